@@ -5,13 +5,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 Params = dict[str, Any]
 """Nested dict of arrays under flax names (`down_blocks_0`, `to_q`, `kernel`)."""
 
 Latent = Float[Array, "b h w c"]
-Image = Float[Array, "b h w 3"]
+Image = Float[Array, "b height width 3"]
+ImageLike = Float[Array | np.ndarray, "b height width 3"]
+MaskLike = Float[Array | np.ndarray, "b height width"]
+Scalar = float | Float[Array, ""]
 
 
 @jax.tree_util.register_dataclass

@@ -1,0 +1,514 @@
+"""Trains the embedded model: VAE, then latents encoded once, then text encoder and U-Net with EMA.
+
+    python scripts/train_scenes.py --preset scenes-64 --out runs/scenes-64
+
+One script for CPU, GPU and TPU. It resumes exactly where it stopped (Orbax checkpoints; every batch is a
+function of the seed and the step), writes losses and picture grids on the way, and with `--export DIR`
+writes the newest weights, in float16 and the diffusers layout, whenever it stops: at the end or when
+`--minutes` run out.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from PIL import Image
+
+from uam_jax import scenes
+from uam_jax.checkpoints import Checkpoint
+from uam_jax.models import VAE, TextConfig, TextEncoder, UNet, UNetConfig, VAEConfig, text_attention
+from uam_jax.pipeline import Editor
+from uam_jax.scenes.bpe import train_tokenizer
+from uam_jax.schedule import Schedule
+from uam_jax.tokenizer import Tokenizer
+from uam_jax.weights import save_safetensors
+
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A part of the VAE's training, with a learning-rate cycle of its own.
+
+    `detail` weighs the error of the pictures' finite differences, that is, of edges.
+    """
+
+    crop: int
+    batch: int
+    steps: int
+    rate: float
+    kl_weight: float
+    detail: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Everything that a run depends on besides the code; written into the export."""
+
+    size: int
+    pictures: int
+    vae_channels: tuple[int, ...]
+    vae_phases: tuple[Phase, ...]
+    unet_channels: tuple[int, ...]
+    text_width: int
+    text_layers: int
+    unet_batch: int
+    unet_steps: int
+    latent_channels: int = 16
+    unet_rate: float = 1.5e-3
+    snr_limit: float = 5.0
+    caption_dropout: float = 0.1
+    caption_keep: float = 0.75
+    ema: float = 0.998
+    seed: int = 0
+
+    @property
+    def vae(self) -> dict[str, Any]:
+        levels = len(self.vae_channels)
+        return {
+            "_class_name": "AutoencoderKL",
+            "act_fn": "silu",
+            "block_out_channels": list(self.vae_channels),
+            "down_block_types": ["DownEncoderBlock2D"] * levels,
+            "force_upcast": False,
+            "in_channels": 3,
+            "latent_channels": self.latent_channels,
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
+            "out_channels": 3,
+            "sample_size": self.size,
+            "up_block_types": ["UpDecoderBlock2D"] * levels,
+        }
+
+    @property
+    def unet(self) -> dict[str, Any]:
+        return {
+            "_class_name": "UNet2DConditionModel",
+            "act_fn": "silu",
+            "attention_head_dim": 8,
+            "block_out_channels": list(self.unet_channels),
+            "cross_attention_dim": self.text_width,
+            "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+            "flip_sin_to_cos": True,
+            "freq_shift": 0,
+            "in_channels": self.latent_channels,
+            "layers_per_block": 2,
+            "norm_eps": 1e-5,
+            "norm_num_groups": 16,
+            "out_channels": self.latent_channels,
+            "sample_size": self.size // 8,
+            "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+            "use_linear_projection": True,
+        }
+
+    def text(self, vocab_size: int) -> dict[str, Any]:
+        return {
+            "architectures": ["CLIPTextModel"],
+            "bos_token_id": vocab_size - 2,
+            "eos_token_id": vocab_size - 1,
+            "hidden_act": "quick_gelu",
+            "hidden_size": self.text_width,
+            "intermediate_size": 4 * self.text_width,
+            "layer_norm_eps": 1e-5,
+            "max_position_embeddings": 77,
+            "model_type": "clip_text_model",
+            "num_attention_heads": 8,
+            "num_hidden_layers": self.text_layers,
+            "pad_token_id": vocab_size - 1,
+            "projection_dim": self.text_width,
+            "vocab_size": vocab_size,
+        }
+
+
+PRESETS = {
+    "scenes-64": Preset(
+        size=64,
+        pictures=12_000,
+        vae_channels=(32, 48, 64, 96),
+        vae_phases=(
+            Phase(crop=64, batch=8, steps=1300, rate=1.5e-3, kl_weight=1e-4, detail=0.0),
+            Phase(crop=64, batch=4, steps=1600, rate=1e-3, kl_weight=2e-5, detail=0.5),
+        ),
+        unet_channels=(64, 96, 128, 128),
+        text_width=96,
+        text_layers=2,
+        unet_batch=64,
+        unet_steps=2000,
+    ),
+    "scenes-128": Preset(
+        size=128,
+        pictures=48_000,
+        vae_channels=(48, 96, 128, 128),
+        vae_phases=(
+            Phase(crop=64, batch=64, steps=10_000, rate=1.5e-3, kl_weight=1e-4, detail=0.5),
+            Phase(crop=128, batch=32, steps=3_000, rate=5e-4, kl_weight=2e-5, detail=0.5),
+        ),
+        unet_channels=(64, 112, 144, 144),
+        text_width=128,
+        text_layers=3,
+        unet_batch=256,
+        unet_steps=20_000,
+    ),
+}
+
+
+class Run:
+    """A run's folder: data made once, checkpoints, log, and the clock."""
+
+    def __init__(self, preset: Preset, folder: Path, minutes: float, every: int):
+        self.preset, self.folder, self.every = preset, folder.resolve(), every
+        self.deadline = time.monotonic() + 60 * minutes
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stored = self.folder / "preset.json"
+        text = json.dumps(dataclasses.asdict(preset), indent=1)
+        if stored.exists() and stored.read_text() != text:
+            raise SystemExit(f"{stored} holds another preset: choose another --out or delete it")
+        stored.write_text(text)
+
+    def cached(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        path = self.folder / f"{name}.npy"
+        if not path.exists():
+            partial = path.with_suffix(".partial.npy")
+            np.save(partial, make())
+            partial.rename(path)
+        return np.load(path, mmap_mode=None)
+
+    def log(self, **row: Any) -> None:
+        print(json.dumps(row), flush=True)
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def train(
+        self,
+        stage: str,
+        state: dict[str, Any],
+        step_of: Callable[[dict[str, Any], int], tuple[dict[str, Any], dict[str, Any]]],
+        steps: int,
+        show: Callable[[dict[str, Any], int], None],
+    ) -> tuple[dict[str, Any], bool]:
+        """Runs a stage from its newest checkpoint; returns the state and whether the stage is done."""
+        options = ocp.CheckpointManagerOptions(max_to_keep=2)
+        with ocp.CheckpointManager(self.folder / stage, options=options) as manager:
+            done = manager.latest_step() or 0
+            if done:
+                state = manager.restore(done, args=ocp.args.StandardRestore(state))
+            losses: list[Any] = []
+            began = time.monotonic()
+            while done < steps and time.monotonic() < self.deadline:
+                state, loss = step_of(state, done)
+                losses.append(loss)
+                done += 1
+                if done % 25 == 0 or done == steps:
+                    means = jax.tree.map(lambda *x: round(float(np.mean(x)), 5), *losses)
+                    seconds = round((time.monotonic() - began) / len(losses), 3)
+                    self.log(stage=stage, step=done, seconds_per_step=seconds, **means)
+                    losses, began = [], time.monotonic()
+                if done % self.every == 0 or done == steps:
+                    manager.save(done, args=ocp.args.StandardSave(state))
+                    show(state, done)
+            if manager.latest_step() != done:
+                manager.save(done, args=ocp.args.StandardSave(state))
+        return state, done >= steps
+
+
+def save_grid(path: Path, pictures: np.ndarray, columns: int) -> None:
+    """Writes pictures in [-1, 1] as a grid, row by row."""
+    n, h, w, _ = pictures.shape
+    grid = pictures.reshape(n // columns, columns, h, w, 3).swapaxes(1, 2)
+    grid = np.clip(grid.reshape(-1, columns * w, 3) * 127.5 + 127.5, 0, 255).round()
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(grid.astype(np.uint8)).save(path)
+
+
+def optimiser(rate: float, steps: int) -> optax.GradientTransformation:
+    """AdamW with warm-up and cosine decay, gradients clipped by their global norm."""
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, min(100, steps // 5), steps, rate / 50)
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.99, weight_decay=0.01)
+    )
+
+
+def as_floats(pictures: np.ndarray) -> np.ndarray:
+    """uint8 -> [-1, 1]."""
+    return pictures.astype(np.float32) / 127.5 - 1
+
+
+def train_vae(run: Run, pictures: np.ndarray, index: int, params: Any) -> tuple[Any, bool]:
+    """One phase: squared and absolute error, the error of finite differences, and a small KL term.
+
+    Returns:
+      The params, and whether the phase is done.
+    """
+    preset, phase = run.preset, run.preset.vae_phases[index]
+    model = VAE(VAEConfig.from_dict(preset.vae))
+    optimise = optimiser(phase.rate, phase.steps)
+
+    def loss_of(params: Any, batch: jax.Array, key: jax.Array) -> Any:
+        mean, log_variance = model.apply({"params": params}, batch, method="encode")
+        noise = jax.random.normal(key, mean.shape)
+        latent = mean + jnp.exp(0.5 * log_variance) * noise
+        error = model.apply({"params": params}, latent, method="decode") - batch
+        mse = jnp.mean(error**2)
+        kl = 0.5 * jnp.mean(mean**2 + jnp.exp(log_variance) - 1 - log_variance)
+        loss = mse + 0.1 * jnp.mean(jnp.abs(error)) + phase.kl_weight * kl
+        edges = sum(jnp.mean(jnp.diff(error, axis=axis) ** 2) for axis in (1, 2))
+        return loss + phase.detail * edges, {"mse": mse, "edges": edges, "kl": kl}
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state: Any, batch: jax.Array, key: jax.Array) -> Any:
+        grads, seen = jax.grad(loss_of, has_aux=True)(state["params"], batch, key)
+        updates, opt = optimise.update(grads, state["opt"], state["params"])
+        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, seen
+
+    def step_of(state: Any, step: int) -> Any:
+        rng = np.random.default_rng((preset.seed, 1, index, step))
+        rows = rng.integers(0, len(pictures), phase.batch)
+        top, left = rng.integers(0, preset.size - phase.crop + 1, 2)
+        crop = pictures[rows, top : top + phase.crop, left : left + phase.crop]
+        return update(state, as_floats(crop), jax.random.key(step))
+
+    reconstruct = jax.jit(lambda params, x: model.apply({"params": params}, x))
+
+    def show(state: Any, step: int) -> None:
+        truth = as_floats(pictures[:8])
+        made = np.asarray(reconstruct(state["params"], truth))
+        name = f"vae-{index}-{step:06d}.png"
+        save_grid(run.folder / "grids" / name, np.concatenate([truth, made]), 8)
+
+    if params is None:
+        params = jax.jit(model.init)(jax.random.key(preset.seed), *model.example_inputs())["params"]
+    state = {"params": params, "opt": optimise.init(params)}
+    state, done = run.train(f"vae-{index}", state, step_of, phase.steps, show)
+    return state["params"], done
+
+
+def encode_all(run: Run, params: Any, pictures: np.ndarray) -> np.ndarray:
+    """The posterior means of all pictures, unscaled."""
+    model = VAE(VAEConfig.from_dict(run.preset.vae))
+    encode = jax.jit(lambda x: model.apply({"params": params}, x, method="encode")[0])
+    parts = [encode(as_floats(pictures[i : i + 64])) for i in range(0, len(pictures), 64)]
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def train_unet(
+    run: Run,
+    latents: np.ndarray,
+    ids: np.ndarray,
+    null: np.ndarray,
+    show: Callable[[dict[str, Any], int], None],
+) -> dict[str, Any]:
+    """Noise prediction over text, with dropped captions and loss weights min(SNR, limit) / SNR.
+
+    Source of the weights: Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy".
+    """
+    preset = run.preset
+    unet = UNet(UNetConfig.from_dict(preset.unet))
+    text = TextEncoder(TextConfig.from_dict(preset.text(int(null.max()) + 1)))
+    optimise = optimiser(preset.unet_rate, preset.unet_steps)
+    alpha_bar = jnp.asarray(Schedule.from_config(SCHEDULER).alpha_bar, jnp.float32)
+
+    def loss_of(params: Any, latent: jax.Array, tokens: jax.Array, key: jax.Array) -> Any:
+        key_t, key_noise = jax.random.split(key)
+        b = latent.shape[0]
+        # One timestep out of each b-th of the range: less variance than b independent ones.
+        strata = (jnp.arange(b) + jax.random.uniform(key_t, (b,))) / b
+        timestep = jnp.minimum((strata * 1000).astype(jnp.int32), 999)
+        level = alpha_bar[timestep][:, None, None, None]
+        noise = jax.random.normal(key_noise, latent.shape)
+        noisy = jnp.sqrt(level) * latent + jnp.sqrt(1 - level) * noise
+        states = text.apply({"params": params["text_encoder"]}, tokens)
+        predicted = unet.apply({"params": params["unet"]}, noisy, timestep, text_attention(states))
+        squared = jnp.mean((predicted - noise) ** 2, axis=(1, 2, 3))
+        snr = (level / (1 - level))[:, 0, 0, 0]
+        return jnp.mean(jnp.minimum(snr, preset.snr_limit) / snr * squared), jnp.mean(squared)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state: Any, latent: jax.Array, tokens: jax.Array, step: jax.Array) -> Any:
+        key = jax.random.fold_in(jax.random.key(preset.seed), step)
+        (loss, mse), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            state["params"], latent, tokens, key
+        )
+        updates, opt = optimise.update(grads, state["opt"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        decay = jnp.minimum(preset.ema, (1 + step) / (10 + step))
+        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state["ema"], params)
+        return {"params": params, "ema": ema, "opt": opt}, {"loss": loss, "mse": mse}
+
+    def step_of(state: Any, step: int) -> Any:
+        rng = np.random.default_rng((preset.seed, 2, step))
+        rows = rng.integers(0, len(latents), preset.unet_batch)
+        phrasing = rng.integers(0, ids.shape[1], preset.unet_batch)
+        tokens = ids[rows, phrasing]
+        tokens = np.where(rng.random((len(rows), 1)) < preset.caption_dropout, null, tokens)
+        return update(state, latents[rows], tokens, jnp.asarray(step))
+
+    def start() -> Any:
+        keys = jax.random.split(jax.random.key(preset.seed))
+        # Initialised outside jit: tracing all initialisers into one program compiles for minutes.
+        params = {
+            "unet": unet.init(keys[0], *unet.example_inputs())["params"],
+            "text_encoder": text.init(keys[1], *text.example_inputs())["params"],
+        }
+        return {
+            "params": params,
+            "ema": jax.tree.map(jnp.copy, params),
+            "opt": optimise.init(params),
+        }
+
+    return run.train("unet", start(), step_of, preset.unet_steps, show)[0]
+
+
+def assemble(
+    run: Run, vae: Any, scaling_factor: float, tokenizer: Tokenizer, ema: Any
+) -> tuple[Checkpoint, dict[str, Any]]:
+    """The model as the library sees it, and its config files by their paths."""
+    preset = run.preset
+    vae_config = preset.vae | {"scaling_factor": scaling_factor}
+    text_config = preset.text(tokenizer.vocab_size)
+    checkpoint = Checkpoint(
+        name=f"{run.folder}",
+        path=run.folder,
+        unet=UNet(UNetConfig.from_dict(preset.unet)),
+        vae=VAE(VAEConfig.from_dict(vae_config)),
+        text_encoder=TextEncoder(TextConfig.from_dict(text_config)),
+        params={"vae": vae, "unet": ema["unet"], "text_encoder": ema["text_encoder"]},
+        tokenizer=tokenizer,
+        schedule=Schedule.from_config(SCHEDULER),
+        weights_hash="in training",
+        settings={},
+    )
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    files = {
+        "model_index.json": index,
+        "unet/config.json": preset.unet,
+        "vae/config.json": vae_config,
+        "text_encoder/config.json": text_config,
+        "scheduler/scheduler_config.json": SCHEDULER,
+    }
+    return checkpoint, files
+
+
+def export(run: Run, folder: Path, checkpoint: Checkpoint, files: dict[str, Any]) -> None:
+    """Writes the diffusers layout: float16 weights in shards of at most 12 MB."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2) + "\n")
+    shutil.copytree(run.folder / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    for component, params in checkpoint.params.items():
+        for old in (folder / component).glob("*.safetensors*"):
+            old.unlink()
+        half = jax.tree.map(lambda x: np.asarray(x, np.float16), params)
+        save_safetensors(half, folder / component, component, shard_bytes=12_000_000)
+
+
+def show_samples(run: Run, checkpoint: Checkpoint, step: int, count: int = 32) -> None:
+    """Draws captions that training has not seen as such; logs how many show object and colour."""
+    world = scenes.sample(jax.random.key(run.preset.seed + 1), count, empty=0.0)
+    pictures = np.asarray(Editor(checkpoint).generate(scenes.captions(world), steps=25))
+    save_grid(run.folder / "grids" / f"unet-{step:06d}.png", pictures, 8)
+    truth = scenes.render_in_chunks(world, size=run.preset.size)
+    save_grid(run.folder / "grids" / "truth.png", truth, 8)
+    named = scenes.nearest_attributes(pictures)
+    right = {
+        a: np.asarray(getattr(named, a)) == np.asarray(getattr(world, a))
+        for a in ("shape", "colour")
+    }
+    run.log(
+        stage="samples",
+        step=step,
+        shape=float(right["shape"].mean()),
+        colour=float(right["colour"].mean()),
+        both=float((right["shape"] & right["colour"]).mean()),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--preset", choices=PRESETS, default="scenes-64")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the run's folder; resumed if it exists"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="stop in good order after so long"
+    )
+    parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
+    parser.add_argument(
+        "--export", type=Path, help="write the checkpoint in the diffusers layout there"
+    )
+    args = parser.parse_args()
+    preset = PRESETS[args.preset]
+    run = Run(preset, args.out, args.minutes, args.every)
+    run.log(device=str(jax.devices()[0]), jax=jax.__version__)
+
+    world = scenes.sample(jax.random.key(preset.seed), preset.pictures)
+    began = time.monotonic()
+    pictures = run.cached(
+        "pictures",
+        lambda: np.round((scenes.render_in_chunks(world, size=preset.size) + 1) * 127.5).astype(
+            np.uint8
+        ),
+    )
+    run.log(stage="pictures", seconds=round(time.monotonic() - began, 1))
+    vae = None
+    for index in range(len(preset.vae_phases)):
+        vae, done = train_vae(run, pictures, index, vae)
+        if not done:
+            return
+    latents = run.cached("latents", lambda: encode_all(run, vae, pictures))
+    scaling_factor = float(1 / latents.std())
+    phrases = [scenes.captions(world, (preset.seed, i), keep=preset.caption_keep) for i in range(4)]
+    tokenizer = train_tokenizer(
+        [text for texts in phrases for text in texts[:4000]],
+        run.folder / "tokenizer",
+        vocab_size=1024,
+    )
+    ids = np.stack([tokenizer.encode(texts) for texts in phrases], axis=1)
+    null = tokenizer.encode([""])
+    run.log(stage="latents", scaling_factor=scaling_factor, vocabulary=int(null.max()) + 1)
+
+    def assembled(state: Any) -> tuple[Checkpoint, dict[str, Any]]:
+        return assemble(run, vae, scaling_factor, tokenizer, state["ema"])
+
+    def show(state: Any, step: int) -> None:
+        show_samples(run, assembled(state)[0], step)
+
+    state = train_unet(run, latents * scaling_factor, ids, null, show)
+    if args.export:
+        export(run, args.export, *assembled(state))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,387 @@
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from checkpoint_files import (
+    INDEX,
+    edit_json,
+    edit_tensors,
+    into_hub_cache,
+    write_checkpoint,
+    write_json,
+)
+
+from uam_jax import checkpoints
+from uam_jax.checkpoints import Checkpoint, convert, load_checkpoint
+from uam_jax.errors import InputError
+from uam_jax.types import Params
+from uam_jax.weights import save_safetensors
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
+    folder = tmp_path_factory.mktemp("model")
+    return folder, write_checkpoint(folder)
+
+
+@pytest.fixture
+def folder(written: tuple[Path, Params], tmp_path: Path) -> Path:
+    """A checkpoint of one's own to spoil."""
+    return shutil.copytree(written[0], tmp_path / "model")
+
+
+def assert_same(a: Checkpoint, b: Checkpoint) -> None:
+    assert jax.tree.structure(a.params) == jax.tree.structure(b.params)
+    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+    assert a.weights_hash == b.weights_hash
+    assert (a.unet, a.vae, a.text_encoder) == (b.unet, b.vae, b.text_encoder)
+    assert a.schedule == b.schedule
+    assert a.settings == b.settings
+    texts = ["a red cube", ""]
+    np.testing.assert_array_equal(a.tokenizer.encode(texts), b.tokenizer.encode(texts))
+
+
+def test_a_folder_is_loaded(written: tuple[Path, Params]) -> None:
+    folder, params = written
+    checkpoint = load_checkpoint(folder)
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.params, params)
+    assert checkpoint.path == folder
+    assert re.fullmatch(r"[0-9a-f]{16}", checkpoint.weights_hash)
+    assert checkpoint.settings == {}
+    assert checkpoint.schedule.steps_offset == 1
+    assert "params" not in repr(checkpoint)
+    ids = jnp.asarray(checkpoint.tokenizer.encode(["a red cube"]))
+    states = checkpoint.text_encoder.apply({"params": checkpoint.params["text_encoder"]}, ids)
+    assert states.shape == (1, 77, 8)
+
+
+def test_absent_optional_keys_take_their_defaults(folder: Path) -> None:
+    whole = load_checkpoint(folder)
+    assert whole.vae.config.scaling_factor == 0.18215
+    edit_json(folder / "vae" / "config.json", scaling_factor=0.18215, force_upcast=True)
+    edit_json(folder / "unet" / "config.json", in_channels=4, freq_shift=0, norm_eps=1e-5)
+    edit_json(folder / "text_encoder" / "config.json", hidden_act="quick_gelu")
+    assert_same(load_checkpoint(folder), whole)
+
+
+@pytest.mark.parametrize("dtype", checkpoints.DTYPES)
+def test_dtype_is_that_of_params_and_computation(folder: Path, dtype: str) -> None:
+    checkpoint = load_checkpoint(folder, dtype=dtype)
+    assert {leaf.dtype for leaf in jax.tree.leaves(checkpoint.params)} == {jnp.dtype(dtype)}
+    assert checkpoint.unet.dtype == checkpoint.vae.dtype == jnp.dtype(dtype)
+    assert checkpoint.weights_hash == load_checkpoint(folder).weights_hash
+
+
+def test_the_half_variant_is_preferred_for_half_precision_only(folder: Path) -> None:
+    params = load_checkpoint(folder).params["vae"]
+    other = jax.tree.map(lambda a: np.asarray(a, np.float16) + 1, params)
+    save_safetensors(other, folder / "vae", "vae", variant="fp16")
+
+    def bias(**options: str) -> np.ndarray:
+        checkpoint = load_checkpoint(folder, **options)
+        return np.asarray(checkpoint.params["vae"]["quant_conv"]["bias"], np.float32)
+
+    np.testing.assert_array_equal(bias(), params["quant_conv"]["bias"])
+    np.testing.assert_array_equal(bias(dtype="float16"), params["quant_conv"]["bias"] + 1)
+    with pytest.raises(InputError, match=r"unet: no diffusion_pytorch_model\.fp16"):
+        load_checkpoint(folder, variant="fp16")
+
+
+def test_settings_beside_the_weights_are_read(folder: Path) -> None:
+    (folder / "uam.toml").write_text("guidance = 5.0\n[mask]\nradius = 2\n")
+    assert load_checkpoint(folder).settings == {"guidance": 5.0, "mask": {"radius": 2}}
+    (folder / "uam.toml").write_text("guidance = = 5.0\n")
+    with pytest.raises(InputError, match=r"uam\.toml: not TOML"):
+        load_checkpoint(folder)
+
+
+def test_an_embedded_model_is_found_by_name(
+    written: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(checkpoints.EMBEDDED, "tiny", written[0])
+    assert load_checkpoint("tiny").name == "tiny"
+
+
+# ---- what isn't a model ----
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("scnes", r"unknown model 'scnes' \(embedded models: scenes;"),
+        ("./scenes2", r"there is no folder \./scenes2 \(embedded models: scenes;"),
+        ("/no/where", "there is no folder /no/where"),
+        ("~/no/where", "there is no folder ~/no/where"),
+        ("~nobody/model", "there is no folder ~nobody/model"),
+        ("a/b/c", "there is no folder a/b/c"),
+        ("..", "is not a model: it has no model_index.json"),
+        ("", "is not a model"),
+        ("\0", "unknown model"),
+        ("x" * 5000, "unknown model"),
+    ],
+)
+def test_a_source_that_is_nothing_is_named(source: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_checkpoint(source)
+
+
+def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"^{re.escape(str(tmp_path))} is not a model"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_single_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "v1-5.safetensors").touch()
+    with pytest.raises(InputError, match="from_single_file"):
+        load_checkpoint(tmp_path / "v1-5.safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int8", "half", ""])
+def test_an_unsupported_dtype_is_named(folder: Path, dtype: str) -> None:
+    with pytest.raises(InputError, match="float32, bfloat16, float16"):
+        load_checkpoint(folder, dtype=dtype)
+
+
+def test_a_revision_of_a_folder_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="goes with a hub id"):
+        load_checkpoint(folder, revision="main")
+
+
+TEXT_ENCODER_2 = ["transformers", "CLIPTextModelWithProjection"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text_encoder_2": TEXT_ENCODER_2}, "also has text_encoder_2"),
+        ({"unet": None, "transformer": ["diffusers", "X"]}, "lacks unet; it also has transformer"),
+        ({"vae": ["diffusers", "AutoencoderTiny"]}, "its vae is a AutoencoderTiny, not"),
+        ({"text_encoder": ["x", "RobertaModel"]}, "its text_encoder is a RobertaModel, not"),
+        ({"scheduler": [None, None]}, "lacks scheduler"),
+    ],
+)
+def test_other_pipelines_are_refused(folder: Path, change: dict, message: str) -> None:
+    write_json(folder / "model_index.json", INDEX | change)
+    with pytest.raises(InputError, match=message):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "vae/config.json"])
+@pytest.mark.parametrize("text", ["{", "[1]", "\xff\xfe"])
+def test_json_that_does_not_parse_is_named(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=re.escape(str(folder / name))):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["unet/config.json", "scheduler/scheduler_config.json", "tokenizer/merges.txt", "text_encoder"],
+)
+def test_a_missing_part_is_named(folder: Path, name: str) -> None:
+    path = folder / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(
+        InputError, match=re.escape(str(path.parent if path.suffix == ".txt" else path))
+    ):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("unet/config.json", {"in_channels": 9}, "inpainting"),
+        ("unet/config.json", {"cross_attention_dim": 12}, "8 wide, the U-Net expects 12"),
+        ("vae/config.json", {"latent_channels": 16}, "latents have 16 channels"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 99}, "99 ids"),
+        ("text_encoder/config.json", {"vocab_size": 300}, "takes 77 below 300"),
+    ],
+)
+def test_parts_that_do_not_fit_are_told(
+    folder: Path, file: str, change: dict, message: str
+) -> None:
+    edit_json(folder / file, **change)
+    with pytest.raises(InputError, match=message):
+        load_checkpoint(folder)
+
+
+# ---- convert ----
+
+
+def test_a_converted_checkpoint_is_the_same(folder: Path, tmp_path: Path) -> None:
+    (folder / "uam.toml").write_text("guidance = 5.0\n")
+    edit_tensors(
+        folder / "unet" / "diffusion_pytorch_model.safetensors",
+        lambda tensors: {name: tensor.astype(np.float16) for name, tensor in tensors.items()},
+    )
+    original = load_checkpoint(folder)
+    first = convert(folder, tmp_path / "new" / "first")
+    assert not list(first.rglob("*.safetensors"))
+    assert [path.name for path in first.parent.iterdir()] == ["first"]
+    assert_same(load_checkpoint(first), original)
+
+    (tmp_path / "empty").mkdir()
+    second = load_checkpoint(convert(first, tmp_path / "empty"), dtype=None)
+    assert_same(second, original)
+    assert second.params["unet"]["conv_in"]["bias"].dtype == jnp.float16  # the stored precision
+    assert second.params["vae"]["quant_conv"]["bias"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_destination_that_holds_something_is_refused(folder: Path, tmp_path: Path, kind) -> None:
+    destination = tmp_path / "taken"
+    if kind == "folder":
+        destination.mkdir()
+        (destination / "note").touch()
+    else:
+        destination.touch()
+    with pytest.raises(InputError, match="taken exists already"):
+        convert(folder, destination)
+    assert destination.is_file() or [path.name for path in destination.iterdir()] == ["note"]
+
+
+def test_a_failed_conversion_leaves_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(params: Params, folder: Path) -> None:
+        (folder / "half").touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_orbax", full)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=r"can't be written: .*No space left"):
+        convert(folder, tmp_path / "converted")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+# ---- the hub ----
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_a_hub_id_works_offline_from_the_cache(folder: Path, cache: Path) -> None:
+    snapshot = into_hub_cache(folder, cache, "org/tiny")
+    checkpoint = load_checkpoint("org/tiny")
+    assert checkpoint.path == snapshot
+    assert checkpoint.name == "org/tiny"
+    assert_same(checkpoint, load_checkpoint(folder))
+    assert_same(load_checkpoint("org/tiny", revision=snapshot.name), checkpoint)
+
+
+def test_a_cached_hub_model_is_converted_into_files(
+    folder: Path, cache: Path, tmp_path: Path
+) -> None:
+    into_hub_cache(folder, cache, "org/tiny")
+    destination = convert("org/tiny", tmp_path / "converted")
+    assert not any(path.is_symlink() for path in destination.rglob("*"))
+    assert_same(load_checkpoint(destination), load_checkpoint(folder))
+
+
+@pytest.mark.parametrize("options", [{}, {"revision": "fp16"}])
+def test_a_hub_id_that_is_nowhere_says_so(cache: Path, options: dict) -> None:
+    with pytest.raises(InputError, match=r"^org/absent.*nothing in the hub's cache, and the hub"):
+        load_checkpoint("org/absent", **options)
+
+
+@pytest.mark.parametrize("source", ["org/-x--y", "org/a..b", "org/name.git"])
+def test_an_impossible_hub_id_says_so(cache: Path, source: str) -> None:
+    with pytest.raises(InputError, match=source):
+        load_checkpoint(source)
+
+
+class Hub:
+    """Stands for the hub: copies what is asked for from a folder, and remembers what that was."""
+
+    def __init__(self, folder: Path, cache: Path):
+        self.folder, self.cache = folder, cache
+        self.fetched: list[str] = []
+
+    def list_repo_files(self, repo: str, *, revision: str | None) -> list[str]:
+        files = (file for file in self.folder.rglob("*") if file.is_file())
+        return [file.relative_to(self.folder).as_posix() for file in files]
+
+    def snapshot_download(
+        self, repo: str, *, revision: str | None, allow_patterns: list[str]
+    ) -> str:
+        for name in self.list_repo_files(repo, revision=revision):
+            if any(fnmatch(name, pattern) for pattern in allow_patterns):
+                self.fetched.append(name)
+                (self.cache / name).parent.mkdir(parents=True, exist_ok=True)
+                os.link(self.folder / name, self.cache / name)
+        return str(self.cache)
+
+
+def add_half(folder: Path, rename: Callable[[str], str] = str) -> None:
+    """Adds sharded fp16 files of the U-Net beside the plain one."""
+    params = load_checkpoint(folder).params["unet"]
+    half = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), params)
+    save_safetensors(half, folder / "unet", "unet", variant="fp16", shard_bytes=5000)
+    for file in folder.glob("unet/*.fp16-*"):
+        file.rename(file.with_name(rename(file.name)))
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.fp16.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    edit_json(index, weight_map={tensor: rename(file) for tensor, file in weight_map.items()})
+
+
+def suffixed(name: str) -> str:
+    """The older spelling: the variant after the shard's number."""
+    return name.replace(".fp16-", "-").replace(".safetensors", ".fp16.safetensors")
+
+
+@pytest.mark.parametrize("rename", [str, suffixed])
+@pytest.mark.parametrize("options", [{}, {"dtype": "float16"}])
+def test_only_what_is_needed_is_downloaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rename, options: dict
+) -> None:
+    add_half(folder, rename)
+    for name in ("unet/model.bin", "safety_checker/model.safetensors", "v1-5.ckpt", "README.md"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    hub = Hub(folder, tmp_path / "download")
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", hub.list_repo_files)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+    assert_same(load_checkpoint("org/tiny", **options), load_checkpoint(folder, **options))
+    weights = {name for name in hub.fetched if "safetensors" in name and name.startswith("unet/")}
+    assert weights
+    assert all(("fp16" in name) == bool(options) for name in weights)
+    assert not [name for name in hub.fetched if name.endswith((".bin", ".ckpt", ".md"))]
+    assert "safety_checker/model.safetensors" not in hub.fetched
+
+
+def test_a_hub_model_of_pickles_is_refused_before_anything_is_downloaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    hub = Hub(folder, tmp_path / "download")
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", hub.list_repo_files)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+    with pytest.raises(InputError, match=r"org/tiny/vae: only diffusion_pytorch_model\.bin"):
+        load_checkpoint("org/tiny")
+    assert not hub.fetched
+
+
+def test_a_download_that_breaks_off_says_so(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(repo: str, **options: object) -> str:
+        raise ConnectionError("reset by peer")
+
+    hub = Hub(folder, tmp_path / "download")
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", hub.list_repo_files)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", broken)
+    with pytest.raises(InputError, match=r"org/tiny: the download failed \(reset by peer\)"):
+        load_checkpoint("org/tiny")

@@ -1,0 +1,524 @@
+"""The program from outside: exit codes, streams and files.
+
+Most run with an editor in closed form; the last ones with real models, from file to file.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoint_files import write_checkpoint
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from uam_jax import backend, cli
+from uam_jax.checkpoints import EMBEDDED
+from uam_jax.config import EditConfig
+from uam_jax.errors import InputError
+
+
+@dataclass
+class FakeEditor:
+    """Inverts the left half, which is all that it says was free, and fades the rest, as a VAE might."""
+
+    name: str = "fake"
+    weights_hash: str = "0123456789abcdef"
+    native_size: int = 64
+    size_multiple: int = 8
+    default_config: EditConfig = field(default_factory=lambda: EditConfig(steps=20))
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    def evaluations(self, config: EditConfig, *, targets: int = 1, user_mask: bool = False) -> int:
+        return config.steps * (2 + targets)
+
+    def edit_latents(
+        self, images: np.ndarray, target: Any, source: Any, **options: Any
+    ) -> SimpleNamespace:
+        self.calls.append({"images": images, "target": target, "source": source, **options})
+        [targets] = target
+        left = np.arange(images.shape[2]) < images.shape[2] // 2
+        edited = np.where(left[:, None], -images[0], images[0] * np.float32(0.9))
+        free = np.broadcast_to(left, images.shape[1:3]).astype(np.float32)
+        if options["masks"] is not None:
+            free = free * options["masks"][0]
+        return SimpleNamespace(
+            images=np.stack([edited] * len(targets)), masks=np.stack([free] * len(targets))
+        )
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        return images
+
+    def decode(self, latent: np.ndarray) -> np.ndarray:
+        return latent
+
+    def invert(self, latent: np.ndarray, **options: Any) -> np.ndarray:
+        self.calls.append(options)
+        return latent
+
+    def reconstruct(self, inversion: np.ndarray) -> np.ndarray:
+        return inversion * np.float32(0.5)
+
+
+@pytest.fixture
+def editor(monkeypatch: pytest.MonkeyPatch) -> FakeEditor:
+    fake = FakeEditor()
+    monkeypatch.setattr(cli, "load_editor", lambda model, compute, console: fake)
+    return fake
+
+
+@pytest.fixture
+def no_editor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        pytest.fail("the model was loaded before the input was checked")
+
+    monkeypatch.setattr(cli, "load_editor", fail)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return picture(tmp_path / "in.png")
+
+
+def picture(path: Path, *shape: int, dtype: type = np.uint8) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    array = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape or (48, 80, 3))
+    Image.fromarray(array.astype(dtype)).save(path)
+    return path
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as opened:
+        return np.asarray(opened)
+
+
+def uam(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+# What an edit does.
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((48, 80, 3), np.uint8), ((48, 80, 4), np.uint8), ((48, 80), np.uint16), ((64, 64), np.uint8)],
+)
+def test_an_edit_changes_what_it_may_and_nothing_else(
+    tmp_path: Path, editor: FakeEditor, shape: tuple[int, ...], dtype: type
+) -> None:
+    image = picture(tmp_path / "in.png", *shape, dtype=dtype)
+    assert uam("edit", image, "--target", "a cube", "--out", tmp_path / "out.png").exit_code == 0
+    before, after = pixels(image), pixels(tmp_path / "out.png")
+    assert after.shape == before.shape and after.dtype == before.dtype
+    kept = int(shape[1] * 0.75)
+    np.testing.assert_array_equal(after[:, kept:], before[:, kept:])
+    assert (after[:, : kept // 3] != before[:, : kept // 3]).mean() > 0.5
+
+
+def test_in_latent_mode_the_whole_picture_is_the_models(
+    tmp_path: Path, editor: FakeEditor, image: Path
+) -> None:
+    out = tmp_path / "out.png"
+    result = uam("edit", image, "--target", "x", "--out", out, "--config", "default",
+                 "--set", "preserve=latent")  # fmt: skip
+    assert result.exit_code == 0
+    assert (pixels(out)[:, 60:] != pixels(image)[:, 60:]).any()
+
+
+def test_the_editor_gets_what_was_asked(tmp_path: Path, editor: FakeEditor, image: Path) -> None:
+    mask = np.zeros((48, 80), np.uint8)
+    mask[:, :20] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    result = uam(
+        "edit", image, "--target", "a", "--target", "b", "--source", "c", "--out", tmp_path / "out",
+        "--mask", tmp_path / "mask.png", "--size", 128, "--config", "default",
+        "--set", "steps=7", "--set", "source_context=prompt", "--save-mask",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "28 network evaluations per picture" in result.stderr
+    [call] = editor.calls
+    assert call["target"] == [["a", "b"]] and call["source"] == "c"
+    assert call["config"].steps == 7
+    assert call["images"].shape == (1, 96, 168, 3)
+    assert call["masks"].shape == (1, 96, 168)
+    np.testing.assert_allclose(call["masks"].mean(), 0.25, atol=0.02)
+    assert files(tmp_path / "out") == {"in-1.png", "in-2.png", "in-1-mask.png", "in-2-mask.png"}
+    used = pixels(tmp_path / "out" / "in-1-mask.png")
+    assert used[:, :10].min() > 200 and not used[:, 20:].any()
+    np.testing.assert_array_equal(
+        pixels(tmp_path / "out" / "in-1.png")[:, 20:], pixels(image)[:, 20:]
+    )
+
+
+def test_without_a_config_the_models_own_settings_count(
+    tmp_path: Path, editor: FakeEditor, image: Path
+) -> None:
+    out = ("--target", "x", "--out", tmp_path / "out.png")
+    assert uam("edit", image, *out, "--set", "guidance=3").exit_code == 0
+    assert uam("edit", image, *out, "--config", "default").exit_code == 0
+    own, preset = (call["config"] for call in editor.calls)
+    assert (own.steps, own.guidance) == (20, 3.0)
+    assert preset.steps == EditConfig.load("default").steps
+
+
+def test_several_pictures_keep_their_names(tmp_path: Path, editor: FakeEditor) -> None:
+    images = [picture(tmp_path / name) for name in ("a.png", "b.webp", "c.gif")]
+    result = uam("edit", *images, "--target", "x", "--out", tmp_path / "new" / "folder")
+    assert result.exit_code == 0, result.stderr
+    assert files(tmp_path / "new") == {"folder/a.png", "folder/b.webp", "folder/c.png"}
+    assert "GIF cannot hold the result" in result.stderr
+
+
+def test_an_input_is_replaced_only_on_demand(
+    tmp_path: Path, editor: FakeEditor, image: Path
+) -> None:
+    before = image.read_bytes()
+    link = tmp_path / "link.png"
+    link.symlink_to(image)
+    for out in (image, tmp_path, link):
+        result = uam("edit", image, "--target", "x", "--out", out)
+        assert result.exit_code == 2 and "--overwrite" in result.stderr
+        assert image.read_bytes() == before
+    assert uam("edit", image, "--target", "x", "--out", image, "--overwrite").exit_code == 0
+    assert image.read_bytes() != before
+
+
+def test_reconstruct(tmp_path: Path, editor: FakeEditor, image: Path) -> None:
+    result = uam("reconstruct", image, "--out", tmp_path / "out.png", "--prompt", "a cube",
+                 "--uniformity", 0.5, "--guidance", 2, "--steps", 9, "--json")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert editor.calls == [{"prompts": "a cube", "uniformity": 0.5, "guidance": 2.0, "steps": 9}]
+    [row] = json.loads(result.stdout)["pictures"]
+    assert 0 < row["psnr"] < 30 and row["psnr_of_vae"] is None  # infinite, which JSON can't say
+    assert pixels(tmp_path / "out.png").shape == (48, 80, 3)
+
+
+def test_convert_and_demo_are_passed_on(
+    tmp_path: Path, editor: FakeEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    checkpoints, world = ModuleType("checkpoints"), ModuleType("demo")
+    checkpoints.convert = lambda source, destination: calls.append(source) or destination
+    world.run_demo = lambda *call: (
+        calls.append(call[:3]) or {"rows": [{"method": "a", "psnr": 1.5}]}
+    )
+    monkeypatch.setitem(sys.modules, "uam_jax.checkpoints", checkpoints)
+    monkeypatch.setattr("uam_jax.checkpoints", checkpoints, raising=False)
+    monkeypatch.setitem(sys.modules, "uam_jax.scenes.demo", world)
+    result = uam("convert", "some/model", tmp_path / "new", "--json")
+    assert json.loads(result.stdout)["model"] == str(tmp_path / "new")
+    result = uam("demo", "--out", tmp_path, "--seed", 3)
+    assert result.exit_code == 0 and "method" in result.stdout and "1.5" in result.stdout
+    assert calls == ["some/model", (editor, tmp_path, 3)]
+
+
+# Streams.
+
+
+def test_json_is_one_document_and_nothing_else_is_on_stdout(
+    tmp_path: Path, editor: FakeEditor, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = editor.edit_latents
+
+    def noisy(*args: Any, **options: Any) -> Any:
+        print("a library's chatter")
+        warnings.warn("seen\nonce", UserWarning, stacklevel=1)
+        warnings.warn("not for the user", DeprecationWarning, stacklevel=1)
+        return original(*args, **options)
+
+    editor.edit_latents = noisy
+    second = picture(tmp_path / "second.png")
+    result = uam("edit", image, second, "--target", "x", "--out", tmp_path / "o", "--json")
+    summary = json.loads(result.stdout)
+    assert summary["ok"] and summary["command"] == "edit"
+    assert [row["output"] for row in summary["pictures"]] == [
+        str(tmp_path / "o" / name) for name in ("in.png", "second.png")
+    ]
+    assert all(0.3 < row["mask_share"] < 0.7 for row in summary["pictures"])
+    assert summary["evaluations"] == 2 * 60
+    assert summary["config"] == editor.default_config.fingerprint()
+    assert summary["weights"] == editor.weights_hash
+    assert summary["seconds"].keys() == {"compile", "run"}
+    assert summary["warnings"] == ["seen once"]
+    assert result.stderr.count("seen once") == 1
+    assert "chatter" in result.stderr and "(2 of 2)" in result.stderr
+    assert "not for the user" not in result.stderr
+
+
+def test_a_summary_for_people_names_the_result(
+    tmp_path: Path, editor: FakeEditor, image: Path
+) -> None:
+    result = uam("edit", image, "--target", "[b]x", "--out", tmp_path / "out.png")
+    assert "out.png" in result.stdout.replace("\n", "") and "[b]x" in result.stdout
+    assert "weights: 0123456789abcdef" in result.stdout
+
+
+# Failures.
+
+
+@pytest.mark.usefixtures("no_editor")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{in}", "--target", " ", "--out", "{new}.png"], "--target is empty"),
+        (["{in}", "--target", "x", "--out", "{new}.xyz"], "cannot write .xyz files"),
+        (["{in}", "{in}", "--target", "x", "--out", "{new}.png"], "one file for 2 pictures"),
+        (["{in}", "{other}/in.png", "--target", "x", "--out", "{new}"], "both be written"),
+        (["{in}", "{text}", "--target", "x", "--out", "{new}"], "convert it to PNG"),
+        (["{missing}", "--target", "x", "--out", "{new}"], "no such file"),
+        (["{other}", "--target", "x", "--out", "{new}"], "is a folder"),
+        (["{in}", "--target", "x", "--out", "{text}/new"], "is a file"),
+        (["{in}", "--target", "x", "--out", "{dir}.png/"], "is a folder, so"),
+        (
+            ["{in}", "--target", "x", "--out", "{new}", "--mask", "{small}"],
+            "must have the same size",
+        ),
+        (["{in}", "--target", "x", "--out", "{new}", "--mask", "{missing}"], "no such file"),
+        (["{in}", "--target", "x", "--out", "{new}", "--set", "maks.radius=1"], "maks"),
+        (["{in}", "--target", "x", "--out", "{new}", "--config", "nothing"], "nothing"),
+        (["{in}", "--target", "x", "--out", "{new}", "--size", "0"], "--size"),
+        (["{in}", "--target", "x", "--out", "{new}", "--dtype", "int8"], "--dtype"),
+        (["{in}", "--out", "{new}"], "--target"),
+    ],
+)
+def test_bad_input_is_told_before_anything_happens(
+    tmp_path: Path, image: Path, arguments: list[str], message: str
+) -> None:
+    names = {"in": image, "new": tmp_path / "new", "missing": tmp_path / "missing.png"}
+    names["other"] = picture(tmp_path / "other" / "in.png").parent
+    names["small"] = picture(tmp_path / "small.png", 8, 8)
+    names["text"] = tmp_path / "text.png"
+    names["text"].write_text("not a picture")
+    names["dir"] = tmp_path / "dir"
+    (tmp_path / "dir.png" / "in.png").mkdir(parents=True)
+    before = files(tmp_path)
+    result = uam("edit", *(argument.format(**names) for argument in arguments))
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split()).replace("│ ", "")
+    assert "Traceback" not in result.stderr and not result.stdout
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (InputError("no model there"), 2, "error: no model there"),
+        (RuntimeError("broken\ndetails"), 1, "error: RuntimeError: broken (--debug"),
+        (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), 1, "out of memory: try a smaller --size"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+    ],
+)
+def test_a_failure_on_the_way_writes_nothing(
+    tmp_path: Path,
+    editor: FakeEditor,
+    image: Path,
+    error: BaseException,
+    code: int,
+    message: str,
+) -> None:
+    original = editor.edit_latents
+
+    def fail_second(*args: Any, **options: Any) -> Any:
+        if editor.calls:
+            raise error
+        return original(*args, **options)
+
+    editor.edit_latents = fail_second
+    second = picture(tmp_path / "second.png")
+    before = files(tmp_path)
+    command = ("edit", image, second, "--target", "x", "--out", tmp_path / "out")
+    result = uam(*command)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr and "details" not in result.stderr
+    assert not result.stdout
+    assert files(tmp_path) == before
+    assert "Traceback" in uam(*command, "--debug").stderr
+    failed = json.loads(uam(*command, "--json").stdout)
+    assert failed["ok"] is False and failed["error"]
+
+
+def test_options_reach_the_backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[Any] = []
+    pipeline = ModuleType("pipeline")
+    pipeline.Editor = SimpleNamespace(
+        load=lambda model, *, dtype: seen.append((model, dtype)) or FakeEditor()
+    )
+    monkeypatch.setitem(sys.modules, "uam_jax.pipeline", pipeline)
+    monkeypatch.setattr(backend, "configure", lambda **options: seen.append(options))
+    monkeypatch.setattr(backend, "describe_model", lambda editor: {"model": editor.name})
+    result = uam("info", "./model", "--dtype", "bfloat16", "--device", "gpu", "--precision", "high",
+                 "--cache-dir", tmp_path)  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "model: fake" in uam("info", "--no-cache").stdout
+    assert seen == [
+        {"device": "gpu", "precision": "high", "cache": tmp_path},
+        ("./model", "bfloat16"),
+        {"device": None, "precision": None, "cache": None},
+        ("scenes", "float32"),
+    ]
+
+
+# The backend.
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("HOME", "/home/someone")
+    for variable, expected in {
+        "/cache": Path("/cache/uam_jax/xla"),
+        "": Path("/home/someone/.cache/uam_jax/xla"),
+        "relative": Path("/home/someone/.cache/uam_jax/xla"),
+    }.items():
+        monkeypatch.setenv("XDG_CACHE_HOME", variable)
+        assert backend.cache_folder() == expected
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/own")
+    assert backend.cache_folder() == Path("/own")
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in its own process: JAX's settings are global, and its import is to be seen."""
+    source = str(Path(cli.__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": source, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_settings_reach_jax_and_programs_the_cache(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = python(f"""
+import pathlib, warnings, jax
+from uam_jax import backend
+from uam_jax.errors import InputError
+folder = pathlib.Path({str(tmp_path)!r})
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    backend.configure(cache=folder / "file" / "cache")
+assert "without a cache" in str(caught[0].message), caught
+backend.configure(device="cpu", precision="highest", cache=folder / "cache")
+assert jax.config.jax_default_matmul_precision == "highest"
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+with backend.CompileClock() as clock:
+    jax.jit(lambda x: x @ x)(jax.numpy.ones((8, 8)))
+assert clock.seconds > 0
+try:
+    backend.configure(device="tpu")
+except InputError as error:
+    assert "--device tpu" in str(error)
+else:
+    raise AssertionError("a TPU out of nothing")
+""")
+    assert done.returncode == 0, done.stderr
+    assert any((tmp_path / "cache").iterdir())
+
+
+def test_help_version_and_bad_input_come_without_jax() -> None:
+    done = python("""
+import sys
+from typer.testing import CliRunner
+from uam_jax import cli
+run = lambda *args: CliRunner().invoke(cli.app, args)
+assert run("--help").exit_code == 0
+assert run("edit", "--help").exit_code == 0
+assert run("--version").stdout.startswith("uam ")
+assert "PIL" not in sys.modules
+assert run("edit", "/nowhere.png", "--target", "x", "--out", "y").exit_code == 2
+assert "jax" not in sys.modules
+""")
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_dash_m() -> None:
+    done = python("import runpy, sys; sys.argv = ['uam', '--version']; runpy.run_module('uam_jax')")
+    assert done.returncode == 0 and done.stdout.startswith("uam "), done.stderr
+
+
+# Real models.
+
+
+@pytest.fixture(scope="module", params=["converted", "scenes"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    if request.param == "scenes":
+        if not EMBEDDED["scenes"].is_dir():
+            pytest.skip("the embedded model is not there yet")
+        return "scenes"
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    write_checkpoint(folder)
+    converted = folder.with_name("converted")
+    assert uam("convert", folder, converted).exit_code == 0
+    return str(converted)
+
+
+def smooth_picture(path: Path) -> Path:
+    rows, columns = np.mgrid[0:96, 0:128]
+    array = np.stack([rows * 2, columns * 2, np.full_like(rows, 90), rows + columns], axis=-1)
+    Image.fromarray(array.astype(np.uint8)).save(path)
+    return path
+
+
+def test_a_real_edit_keeps_every_bit_outside_its_mask(tmp_path: Path, model: str) -> None:
+    image, mask = smooth_picture(tmp_path / "in.png"), np.zeros((96, 128), np.uint8)
+    mask[20:60, 30:90] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    result = uam(
+        "edit", image, "--target", "a red cube", "--target", "a blue ball", "--out", tmp_path,
+        "--mask", tmp_path / "mask.png", "--save-mask", "--model", model, "--no-cache", "--json",
+        "--config", "default", "--set", "steps=4", "--set", "mask.t_mask=600",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert f"{summary['evaluations']} network evaluations" in result.stderr
+    before = pixels(image)
+    for row, number in zip(summary["pictures"], (1, 2), strict=True):
+        after = pixels(tmp_path / f"in-{number}.png")
+        used = pixels(tmp_path / f"in-{number}-mask.png")
+        assert not used[mask == 0].any()
+        np.testing.assert_array_equal(after[used == 0], before[used == 0])
+        np.testing.assert_array_equal(after[..., 3], before[..., 3])
+        assert row["mask_share"] == pytest.approx(used.mean() / 255, abs=0.01)
+    assert (pixels(tmp_path / "in-1.png") != before).any()
+
+
+def test_a_real_reconstruction(tmp_path: Path, model: str) -> None:
+    image = smooth_picture(tmp_path / "in.png")
+    result = uam("reconstruct", image, "--out", tmp_path / "out.png", "--steps", 4,
+                 "--model", model, "--no-cache", "--json")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    summary = json.loads(result.stdout)
+    [row] = summary["pictures"]
+    assert pixels(tmp_path / "out.png").shape == (96, 128, 4)
+    assert row["psnr"] <= row["psnr_of_vae"] + 3
+    assert summary["seconds"].keys() == {"compile", "run"}
+
+
+def test_what_is_told_of_a_real_model(model: str) -> None:
+    summary = json.loads(uam("info", model, "--no-cache", "--json").stdout)
+    assert set(summary["parameters"]) == {"unet", "vae", "text_encoder"}
+    flops = summary["gflop_per_evaluation"]
+    assert 0 < flops["uniform"] < flops["text"]
+    assert len(summary["weights"]) == 16 and summary["device"].startswith("cpu")
+    assert summary["versions"]["jax"]
+
+
+def test_no_model_is_bad_input(tmp_path: Path, image: Path) -> None:
+    before = files(tmp_path)
+    result = uam("edit", image, "--target", "x", "--out", tmp_path / "o.png", "--no-cache",
+                 "--model", tmp_path)  # fmt: skip
+    assert result.exit_code == 2
+    assert "model_index.json" in result.stderr
+    assert files(tmp_path) == before

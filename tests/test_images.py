@@ -1,0 +1,519 @@
+"""Every kind of file in, and the same integers out; every kind of broken file, one clear message."""
+
+import io
+import os
+import re
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import ExifTags, Image, ImageCms
+
+from uam_jax.errors import InputError
+from uam_jax.images import (
+    Picture,
+    default_suffix,
+    encode_image,
+    encode_mask,
+    output_format,
+    read_image,
+    read_mask,
+    resize,
+    working_size,
+    write_files,
+    write_image,
+)
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def integers(*shape: int, dtype: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
+
+
+def save(path: Path, array: np.ndarray, **options: object) -> Path:
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def load(source: Path | bytes) -> tuple[str, np.ndarray]:
+    """Mode and values, as Pillow sees them."""
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        return image.mode, np.asarray(image)
+
+
+def png(width: int, height: int, colour_type: int, depth: int, data: bytes) -> bytes:
+    """A PNG of any header, also of those that Pillow doesn't write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", header),
+            chunk(b"IDAT", zlib.compress(data)),
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
+# What is not edited comes back with the same integers.
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "webp", "bmp", "jp2", "tga", "ppm"])
+def test_lossless_formats_return_the_same_colours(tmp_path: Path, suffix: str) -> None:
+    array = integers(6, 7, 3)
+    options = {"lossless": True} if suffix == "webp" else {}
+    picture = read_image(save(tmp_path / f"in.{suffix}", array, **options))
+    assert picture.size == (6, 7) and not picture.grey
+    assert picture.pixels.dtype == np.float32
+    assert picture.pixels.min() >= -1 and picture.pixels.max() <= 1
+    write_image(tmp_path / f"out.{suffix}", picture.pixels, picture)
+    written = load(tmp_path / f"out.{suffix}")
+    assert written[0] == "RGB"
+    np.testing.assert_array_equal(written[1], array)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "jp2"])
+@pytest.mark.parametrize(
+    ("mode", "shape", "dtype"),
+    [
+        ("L", (4, 5), np.uint8),
+        ("LA", (4, 5, 2), np.uint8),
+        ("RGBA", (4, 5, 4), np.uint8),
+        ("I;16", (4, 5), np.uint16),
+    ],
+)
+def test_depth_grey_and_alpha_are_kept(
+    tmp_path: Path, suffix: str, mode: str, shape: tuple[int, ...], dtype: type
+) -> None:
+    array = integers(*shape, dtype=dtype)
+    picture = read_image(save(tmp_path / f"in.{suffix}", array))
+    assert picture.levels == np.iinfo(dtype).max
+    assert (picture.alpha is not None) == mode.endswith("A")
+    write_image(tmp_path / f"out.{suffix}", picture.pixels, picture)
+    written = load(tmp_path / f"out.{suffix}")
+    assert written[0] == mode
+    np.testing.assert_array_equal(written[1], array)
+
+
+def test_every_16_bit_value_survives(tmp_path: Path) -> None:
+    array = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    picture = read_image(save(tmp_path / "in.png", array))
+    write_image(tmp_path / "out.png", picture.pixels, picture)
+    np.testing.assert_array_equal(load(tmp_path / "out.png")[1], array)
+    assert picture.pixels.min() == -1 and picture.pixels.max() == 1
+
+
+def test_big_endian_16_bit(tmp_path: Path) -> None:
+    array = integers(4, 5, dtype=np.uint16)
+    path = tmp_path / "in.pgm"
+    path.write_bytes(b"P5 5 4 65535\n" + array.astype(">u2").tobytes())
+    picture = read_image(path)
+    write_image(tmp_path / "out.png", picture.pixels, picture)
+    np.testing.assert_array_equal(load(tmp_path / "out.png")[1], array)
+
+
+def test_16_bit_colour_is_read_with_8_bits_and_says_so(tmp_path: Path) -> None:
+    array = integers(4, 5, 3, dtype=np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    (tmp_path / "deep.png").write_bytes(png(5, 4, 2, 16, rows))
+    with pytest.warns(UserWarning, match=r"deep\.png: 16-bit colour is read with 8 bits"):
+        picture = read_image(tmp_path / "deep.png")
+    assert picture.levels == 255
+    np.testing.assert_allclose(picture.pixels, (array >> 8) / 127.5 - 1, atol=1e-6)
+
+
+def test_floats_in_the_unit_range_are_read_and_others_refused(tmp_path: Path) -> None:
+    array = np.linspace(0, 1, 20, dtype=np.float32).reshape(4, 5)
+    picture = read_image(save(tmp_path / "unit.tiff", array))
+    np.testing.assert_allclose(picture.pixels[..., 0], 2 * array - 1, atol=2e-5)
+    with pytest.raises(InputError, match="beyond 0 to 1"):
+        read_image(save(tmp_path / "wide.tiff", array * 2))
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_palette_becomes_colour(tmp_path: Path, transparent: bool) -> None:
+    image = Image.fromarray(integers(4, 5) % 3).convert("P")
+    image.putpalette([10, 20, 30, 200, 100, 0, 0, 0, 255])
+    image.save(tmp_path / "in.png", **({"transparency": 1} if transparent else {}))
+    with Image.open(tmp_path / "in.png") as palette:
+        expected = np.asarray(palette.convert("RGBA"))
+    picture = read_image(tmp_path / "in.png")
+    assert (picture.alpha is not None) == transparent
+    write_image(tmp_path / "out.png", picture.pixels, picture)
+    with Image.open(tmp_path / "out.png") as written:
+        assert written.mode == ("RGBA" if transparent else "RGB")
+        np.testing.assert_array_equal(np.asarray(written.convert("RGBA")), expected)
+
+
+def test_one_bit_becomes_grey(tmp_path: Path) -> None:
+    array = integers(4, 5) > 127
+    picture = read_image(save(tmp_path / "in.png", array))
+    assert picture.grey
+    np.testing.assert_array_equal(picture.pixels[..., 0], np.where(array, 1.0, -1.0))
+
+
+@pytest.mark.parametrize("profile", [None, SRGB])
+def test_cmyk_becomes_rgb_without_its_profile(tmp_path: Path, profile: bytes | None) -> None:
+    # The RGB profile doesn't fit a CMYK picture; it must not make it unreadable.
+    cmyk = Image.new("CMYK", (5, 4), (0, 255, 255, 0))
+    cmyk.save(tmp_path / "in.jpg", icc_profile=profile)
+    with pytest.warns(UserWarning, match="converted to RGB"):
+        picture = read_image(tmp_path / "in.jpg")
+    assert picture.icc_profile is None
+    np.testing.assert_allclose(picture.pixels[0, 0], [1, -1, -1], atol=0.02)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_once(tmp_path: Path, orientation: int) -> None:
+    upright = integers(4, 5, 3)
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = save(tmp_path / "in.png", np.ascontiguousarray(stored), exif=exif)
+    picture = read_image(path)
+    write_image(tmp_path / "out.png", picture.pixels, picture)
+    with Image.open(tmp_path / "out.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), upright)
+        assert ExifTags.Base.Orientation not in image.getexif()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_profile_and_descriptions_are_kept(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "someone"
+    exif[ExifTags.Base.Orientation] = 3
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2020:01:01 00:00:00"
+    path = save(tmp_path / f"in.{suffix}", integers(8, 8, 3), exif=exif, icc_profile=SRGB)
+    picture = read_image(path)
+    write_image(tmp_path / f"out.{suffix}", picture.pixels, picture)
+    with Image.open(tmp_path / f"out.{suffix}") as image:
+        assert image.info["icc_profile"] == SRGB
+        assert image.getexif()[ExifTags.Base.Artist] == "someone"
+        block = image.getexif().get_ifd(ExifTags.IFD.Exif)
+        assert block[ExifTags.Base.DateTimeOriginal] == "2020:01:01 00:00:00"
+
+
+def test_a_profile_alone_is_kept_in_tiff(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "someone"
+    picture = read_image(save(tmp_path / "in.png", integers(4, 4, 3), exif=exif, icc_profile=SRGB))
+    write_image(tmp_path / "out.tif", picture.pixels, picture)
+    assert read_image(tmp_path / "out.tif").icc_profile == SRGB
+
+
+def test_malformed_exif_is_no_obstacle(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "in.jpg", integers(8, 8, 3), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\1\x0f"
+    )
+    assert read_image(path).exif is None
+
+
+def test_jpeg_is_written_finely(tmp_path: Path) -> None:
+    smooth = np.dstack(np.mgrid[0:32, 0:32, 0:1]).repeat(2, -1)[..., :3].astype(np.uint8) * 8
+    picture = read_image(save(tmp_path / "in.png", smooth))
+    write_image(tmp_path / "out.jpg", picture.pixels, picture)
+    error = read_image(tmp_path / "out.jpg").pixels - picture.pixels
+    assert np.abs(error).mean() * 127.5 < 1
+
+
+# Broken, missing and mislabelled files.
+
+
+def hostile(folder: Path) -> dict[str, tuple[Path, str]]:
+    whole = save(folder / "whole.png", integers(64, 64, 3)).read_bytes()
+    (folder / "half.png").write_bytes(whole[: len(whole) // 2])
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0xFF
+    (folder / "flipped.png").write_bytes(flipped)
+    (folder / "text.png").write_text("not a picture at all")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "none.png").write_bytes(png(0, 4, 2, 8, b"\0" * 4))
+    (folder / "bomb.png").write_bytes(png(60000, 60000, 2, 8, b"\0"))
+    (folder / "fuse.png").write_bytes(png(10000, 10000, 2, 8, b"\0"))  # Pillow only warns here
+    (folder / "folder.png").mkdir()
+    return {
+        "half": (folder / "half.png", "damaged or truncated"),
+        "flipped": (folder / "flipped.png", "damaged or truncated"),
+        "text": (folder / "text.png", "convert it to PNG or JPEG"),
+        "empty": (folder / "empty.png", "convert it to PNG or JPEG"),
+        "none": (folder / "none.png", "convert it to PNG or JPEG"),
+        "bomb": (folder / "bomb.png", "scale it down"),
+        "fuse": (folder / "fuse.png", "scale it down"),
+        "folder": (folder / "folder.png", "name the picture files in it"),
+        "missing": (folder / "missing.png", "no such file"),
+        "long": (folder / ("x" * 300), "no such file"),
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["half", "flipped", "text", "empty", "none", "bomb", "fuse", "folder", "missing", "long"],
+)
+def test_a_bad_file_is_named_with_its_remedy(tmp_path: Path, case: str) -> None:
+    path, remedy = hostile(tmp_path)[case]
+    with pytest.raises(InputError, match=remedy) as caught:
+        read_image(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything"
+)
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path / "in.png", integers(4, 4, 3))
+    path.chmod(0)
+    with pytest.raises(InputError, match="permissions"):
+        read_image(path)
+
+
+@given(st.data())
+def test_no_damage_escapes_as_another_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    kind = data.draw(st.sampled_from(["png", "jpeg", "gif", "tiff", "webp", "bmp", "ppm"]))
+    buffer = io.BytesIO()
+    Image.fromarray(integers(12, 12, 3)).save(buffer, kind)
+    content = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / f"x.{kind}"
+    path.write_bytes(content[: data.draw(st.integers(1, len(content)))])
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            picture = read_image(path)
+        except InputError:
+            return
+    assert np.isfinite(picture.pixels).all()
+
+
+def test_the_first_frame_counts(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "in.gif", save_all=True, append_images=frames[1:])
+    with pytest.warns(UserWarning, match="holds 2 frames; only the first"):
+        picture = read_image(tmp_path / "in.gif")
+    np.testing.assert_array_equal(picture.pixels[0, 0], [1, -1, -1])
+
+
+# Masks.
+
+
+def test_a_mask_is_white_where_it_may_change(tmp_path: Path) -> None:
+    array = np.array([[0, 128], [255, 64]], np.uint8)
+    expected = array / 255
+    for name, values in {
+        "grey.png": array,
+        "colour.png": np.dstack([array] * 3),
+        "painted.png": np.dstack([np.full_like(array, 255)] * 3 + [array]),
+        "deep.png": array.astype(np.uint16) * 257,
+    }.items():
+        mask = read_mask(save(tmp_path / name, values), (2, 2))
+        np.testing.assert_allclose(mask, expected, atol=1e-6)
+        assert mask[0, 0] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match="no such file"):
+        read_image(tmp_path / "pipe.png")
+
+
+def test_labels_0_and_1_are_a_mask(tmp_path: Path) -> None:
+    array = np.array([[0, 1], [1, 0]], np.uint8)
+    np.testing.assert_allclose(read_mask(save(tmp_path / "m.png", array), (2, 2)), array)
+
+
+def test_a_mask_that_cannot_be_meant(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", np.zeros((4, 6), np.uint8))
+    with pytest.raises(InputError, match=r"6x4 pixels, its picture 5x4"):
+        read_mask(path, (4, 5))
+    with pytest.raises(InputError, match="all black"):
+        read_mask(path, (4, 6))
+
+
+def test_a_written_mask_is_read_back(tmp_path: Path) -> None:
+    mask = (integers(4, 5) / np.float32(255)).astype(np.float32)
+    (tmp_path / "m.png").write_bytes(encode_mask(mask))
+    assert load(tmp_path / "m.png")[0] == "L"
+    np.testing.assert_allclose(read_mask(tmp_path / "m.png", (4, 5)), mask, atol=1e-6)
+
+
+# Writing.
+
+
+def picture(**fields: object) -> Picture:
+    return Picture(np.zeros((4, 5, 3), np.float32), **fields)
+
+
+def test_values_are_clipped_and_rounded_to_the_nearest() -> None:
+    values = np.array([-7.0, -1.0, 0.001, 0.999, 1.0, 7.0], np.float32)
+    data = encode_image("x.png", np.repeat(values[None, :, None], 3, -1))
+    written = load(data)[1][0, :, 0]
+    np.testing.assert_array_equal(written, [0, 0, 128, 255, 255, 255])
+
+
+def test_the_suffix_decides_and_without_one_the_input() -> None:
+    assert output_format("a.JPG", picture()) == "JPEG"
+    assert output_format("a", picture(file_format="WEBP")) == "WEBP"
+    assert output_format("a.jpg", picture(file_format="MPO")) == "JPEG"
+
+
+def test_a_copy_keeps_the_suffix_unless_it_cannot() -> None:
+    assert default_suffix("a.JPEG", picture(file_format="JPEG")) == ".JPEG"
+    assert default_suffix("photo", picture(file_format="JPEG")) == ".jpg"
+    assert default_suffix("photo.old", picture(file_format="WEBP")) == ".webp"
+    with pytest.warns(UserWarning, match="GIF cannot hold"):
+        assert default_suffix("a.gif", picture(file_format="GIF")) == ".png"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("a.xyz", {}, r"a\.xyz: cannot write \.xyz files; choose from \.png"),
+        ("a.gif", {}, r"cannot write \.gif files"),
+        ("a.pdf", {}, r"cannot write \.pdf files"),
+        ("a", {"file_format": "PSD"}, "cannot write PSD files"),
+        ("a.jpg", {"alpha": np.zeros((4, 5), np.uint8)}, "holds no transparency"),
+    ],
+)
+def test_a_format_that_cannot_hold_the_picture(
+    tmp_path: Path, name: str, fields: dict[str, object], message: str
+) -> None:
+    like = picture(**fields)
+    with pytest.raises(InputError, match=message):
+        write_image(tmp_path / name, like.pixels, like)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_side_beyond_the_format() -> None:
+    with pytest.raises(InputError, match="at most 16383 pixels a side"):
+        output_format("a.webp", Picture(np.zeros((1, 16384, 3), np.float32)))
+
+
+def test_an_opaque_alpha_is_no_obstacle() -> None:
+    opaque = picture(alpha=np.full((4, 5), 255, np.uint8))
+    assert load(encode_image("a.jpg", opaque.pixels, opaque))[0] == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("a.jpg", {"levels": 65535, "grey": True}, "8 bits of the original's 16"),
+        ("a.bmp", {"icc_profile": SRGB}, "no colour profile"),
+    ],
+)
+def test_a_loss_is_told(name: str, fields: dict[str, object], message: str) -> None:
+    like = picture(**fields)
+    with pytest.warns(UserWarning, match=message):
+        assert encode_image(name, like.pixels, like)
+
+
+def test_existing_files_are_safe(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", integers(4, 5, 3))
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="exists"):
+        write_image(path, picture().pixels)
+    assert path.read_bytes() == before
+    write_image(path, picture().pixels, overwrite=True)
+    assert path.read_bytes() != before
+
+
+def test_all_files_are_written_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes = []
+
+    def write(path: Path, data: bytes) -> None:
+        writes.append(path)
+        if len(writes) == 2:
+            path.touch()
+            raise OSError("No space left on device")
+        with path.open("wb") as file:
+            file.write(data)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(OSError, match="No space left"):
+        write_files({tmp_path / "a.png": b"a", tmp_path / "b.png": b"b"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_size_mismatch_is_a_programming_error() -> None:
+    with pytest.raises(ValueError, match=re.escape("6x6 pixels for a picture of 5x4")):
+        encode_image("a.png", np.zeros((6, 6, 3), np.float32), picture())
+
+
+# Sizes.
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "multiple", "expected"),
+    [
+        ((512, 512), 512, 64, (512, 512)),
+        ((3000, 3000), 512, 64, (512, 512)),
+        ((10, 10), 64, 64, (64, 64)),
+        ((3000, 4000), 512, 64, (448, 576)),
+        ((4000, 3000), 512, 64, (576, 448)),
+        ((1080, 1920), 512, 64, (384, 704)),
+        ((200, 300), 64, 64, (64, 64)),
+        ((500, 500), 500, 64, (512, 512)),
+    ],
+)
+def test_known_working_sizes(
+    size: tuple[int, int], side: int, multiple: int, expected: tuple[int, int]
+) -> None:
+    assert working_size(size, side, multiple) == expected
+
+
+@given(st.integers(1, 20000), st.integers(1, 20000), st.integers(1, 12), st.sampled_from([8, 64]))
+def test_working_sizes_are_ones_that_a_model_takes(
+    height: int, width: int, sides: int, multiple: int
+) -> None:
+    result = working_size((height, width), sides * multiple, multiple)
+    assert all(side >= multiple and side % multiple == 0 for side in result)
+    stretch = np.sqrt(width / height)
+    ideal = np.array([sides * multiple / stretch, sides * multiple * stretch])
+    assert (np.abs(np.array(result) - ideal) <= multiple / 2 + 1e-6).all() or min(
+        result
+    ) == multiple
+
+
+def test_a_size_below_the_least(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="multiples of 64"):
+        working_size((100, 100), 32, 64)
+
+
+def test_resizing_is_exact_where_it_can_be() -> None:
+    values = np.linspace(-1, 1, 60, dtype=np.float32).reshape(4, 5, 3)
+    assert resize(values, (4, 5)) is values
+    constant = np.full((7, 9, 3), 0.12345, np.float32)
+    np.testing.assert_allclose(resize(constant, (64, 48)), 0.12345, rtol=1e-6)
+    ramp = np.repeat(np.linspace(-1, 1, 64, dtype=np.float32)[None, :, None], 64, 0).repeat(3, -1)
+    there_and_back = resize(resize(ramp, (512, 512)), (64, 64))
+    # 8-bit steps on the way would leave errors of 1/255.
+    assert np.abs(there_and_back - ramp)[:, 8:-8].max() < 1e-4
+
+
+def test_shrinking_is_antialiased_and_stays_in_range() -> None:
+    board = np.indices((64, 64)).sum(0) % 2 * 2.0 - 1
+    shrunk = resize(board.astype(np.float32), (8, 8))
+    assert shrunk.shape == (8, 8) and np.abs(shrunk).max() < 0.1
+    edge = np.where(np.arange(16) < 8, -1.0, 1.0)[None].repeat(16, 0).astype(np.float32)
+    assert np.abs(resize(edge, (128, 128))).max() <= 1

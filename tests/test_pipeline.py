@@ -1,0 +1,272 @@
+"""The whole flow on a tiny random model: counts, batches, inversions as data, and refusals."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from checkpoint_files import write_checkpoint
+
+from uam_jax import EditConfig, Editor, InputError, programs
+from uam_jax.edit import edit as run_branches
+
+SMALL = EditConfig().updated(
+    {
+        "steps": 6,
+        "guidance": 3.0,
+        "preserve": "latent",
+        "mask": {"t_mask": 400},
+        "control": {"step_start": 1, "block_start": 1},
+    }
+)
+SOURCE, TARGET = "a red cube", "a blue ball"
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
+    folder = tmp_path_factory.mktemp("model")
+    write_checkpoint(folder)
+    loaded = Editor.load(folder)
+    # Those weights are multiples of 1/8 up to 8; a network of them explodes. Smaller ones are tame.
+    params = jax.tree.map(lambda leaf: leaf / 16, loaded.params)
+    checkpoint = dataclasses.replace(loaded.checkpoint, params=params, weights_hash="tiny")
+    return Editor(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
+
+
+def assert_close(a: object, b: object, tolerance: float = 1e-5) -> None:
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=tolerance)
+
+
+VARIANTS = {
+    "default": {},
+    "released": {"auxiliary": "replay"},
+    "anchored source": {"source": "anchored"},
+    "no control": {"source": "anchored", "control": "none"},
+    "original": {"auxiliary": "original"},
+    "prompt": {"source_context": "prompt", "inversion": {"guidance": 2.0}},
+    "no guidance": {"guidance": 1.0, "source_context": "prompt"},
+    "shared inversion": {"inversion": {"uniformity": 1.0}, "auxiliary": "replay"},
+    "no mask": {"mask": {"rule": "none"}},
+    "algorithm1": {"mask": {"rule": "algorithm1"}},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_evaluations_are_those_that_ran(
+    editor: Editor, images: np.ndarray, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SMALL.updated(VARIANTS[name])
+    calls: list[int] = []
+
+    def counted(self, params, latent, step, *rules):
+        # Called back as the loop runs, once per evaluation. No network: only the calls matter.
+        jax.debug.callback(lambda: calls.append(latent.shape[0]))
+        return 0.1 * latent + step.alpha_bar
+
+    monkeypatch.setattr(programs.Network, "noise", counted)
+    compiled = (programs.invert, programs.denoise, programs.edit)
+    for program in compiled:
+        program.clear_cache()
+    source = SOURCE if config.source_context == "prompt" else None
+    result = editor.edit(images[:1], [[TARGET, "a cube"]], source, config=config)
+    jax.effects_barrier()
+    for program in compiled:
+        program.clear_cache()
+    assert sum(calls) == result.evaluations == editor.evaluations(config, targets=2)
+    assert np.isfinite(np.asarray(result.images)).all()
+
+
+def test_counts_of_the_method(editor: Editor) -> None:
+    released = EditConfig.load("released")
+    assert editor.evaluations(released) == 300
+    assert editor.evaluations(released.updated({"auxiliary": "anchored"})) == 220
+    fewest = {"auxiliary": "anchored", "source": "anchored", "control": "none"}
+    assert editor.evaluations(released.updated(fewest)) == 180
+    assert editor.evaluations(released, targets=3) == 150 + 3 * 150
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_batch_equals_its_singles(editor: Editor, seed: int) -> None:
+    images = np.random.default_rng(seed).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
+    targets = [TARGET, "a cube", "a red ball"]
+    together = editor.edit(images, targets, config=SMALL, keep_masks=True)
+    share = float(np.asarray(together.masks).mean())
+    assert 0.1 < share < 0.9
+    for i, target in enumerate(targets):
+        alone = editor.edit(images[i : i + 1], [target], config=SMALL, keep_masks=True)
+        assert_close(alone.step_masks[:, 0], together.step_masks[:, i])
+        assert_close(alone.latents[0], together.latents[i], 1e-4)
+
+
+def test_a_batch_equals_its_singles_in_every_step(
+    editor: Editor, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From shared latents, so that no earlier difference can tip a threshold."""
+    seen = {}
+
+    def recording(predict, source, target, steps, segments, **options):
+        seen.update(predict=predict, options=options, segments=segments, steps=steps)
+        seen.update(source=source, target=target)
+        return run_branches(predict, source, target, steps, segments, **options)
+
+    monkeypatch.setattr(programs, "run_branches", recording)
+    with jax.disable_jit():
+        editor.edit(images[:2], [TARGET, "a cube"], config=SMALL)
+    predict, steps, segments = seen["predict"], seen["steps"], seen["segments"]
+    rng = np.random.default_rng(1)
+    latents = {
+        name: jnp.asarray(rng.normal(size=seen["target"].shape), jnp.float32)
+        for name in ("source", "target")
+    }
+    for segment in segments:
+        step = jax.tree.map(lambda x, at=segment.start: x[at], steps)
+        both = predict(latents, step, segment.controlled)
+        assert set(both) == {"source", "target"}
+        swapped = predict({k: v[::-1] for k, v in latents.items()}, step, segment.controlled)
+        # Prompts stay with their rows, so only the source, which is told nothing, may be compared.
+        assert_close(both["source"][::-1], swapped["source"])
+
+
+def test_given_inversions_are_used_and_not_spent_again(editor: Editor, images: np.ndarray) -> None:
+    z0 = editor.encode(images)
+    source = editor.invert(z0, uniformity=0.0, steps=6)
+    auxiliary = editor.invert(z0, steps=6, keep="all")
+    targets = [TARGET] * 3
+    fresh = editor.edit_latents(z0, targets, config=SMALL)
+    given = editor.edit_latents(z0, targets, config=SMALL, inversions=[source, auxiliary])
+    assert_close(given.latents, fresh.latents)
+    blended = editor.plan(SMALL).blended
+    assert fresh.evaluations - given.evaluations == 3 * (6 + blended)
+
+
+def test_an_inversion_is_a_pytree_that_keeps_what_it_knows(
+    editor: Editor, images: np.ndarray
+) -> None:
+    inversion = editor.invert(editor.encode(images), steps=4, keep="all")
+    doubled = jax.tree.map(lambda x: 2 * x, inversion)
+    assert doubled.key == inversion.key and doubled.levels == (0, 1, 2, 3, 4)
+    assert_close(inversion.at(0), editor.encode(images))
+    assert inversion.key.fingerprint() != dataclasses.replace(inversion.key, steps=5).fingerprint()
+
+
+def test_foreign_inversions_are_refused(editor: Editor, images: np.ndarray) -> None:
+    z0 = editor.encode(images)
+    inversion = editor.invert(z0, steps=6, keep="all")
+
+    def edit(given, latents=z0):
+        return editor.edit_latents(latents, [TARGET] * 3, config=SMALL, inversions=given)
+
+    key = dataclasses.replace(inversion.key, weights_hash="other")
+    with pytest.raises(InputError, match="weights other"):
+        edit(dataclasses.replace(inversion, key=key))
+    with pytest.raises(InputError, match="5 steps.*no use"):
+        edit(editor.invert(z0, steps=5))
+    with pytest.raises(InputError, match="other pictures"):
+        edit(inversion, z0[::-1])
+    with pytest.raises(InputError, match='keep="all"'):
+        editor.edit_latents(
+            z0, [TARGET] * 3, config=SMALL.updated({"source": "anchored"}),
+            inversions=editor.invert(z0, uniformity=0.0, steps=6),
+        )  # fmt: skip
+
+
+def test_uniform_reconstruction_does_not_know_the_prompt(
+    editor: Editor, images: np.ndarray
+) -> None:
+    z0 = editor.encode(images)
+    plain = editor.reconstruct_latents(editor.invert(z0, steps=5))
+    # Uniform maps make the layer depend on the context's mean only: not nothing, but no map.
+    other = editor.reconstruct_latents(editor.invert(z0, SOURCE, uniformity=0.0, steps=5))
+    assert float(jnp.abs(plain - other).max()) > 1e-4
+    assert float(jnp.abs(plain - z0).max()) < float(jnp.abs(z0).max())
+
+
+def test_guidance_changes_a_reconstruction_only_with_a_prompt(
+    editor: Editor, images: np.ndarray
+) -> None:
+    z0 = editor.encode(images)
+    null, told = editor.invert(z0, steps=4), editor.invert(z0, SOURCE, uniformity=0.0, steps=4)
+    assert_close(
+        editor.reconstruct_latents(null, guidance=5.0), editor.reconstruct_latents(null)
+    )
+    difference = editor.reconstruct_latents(told, guidance=5.0) - editor.reconstruct_latents(told)
+    assert float(jnp.abs(difference).max()) > 1e-3
+
+
+def test_pixels_outside_the_mask_are_the_originals(editor: Editor, images: np.ndarray) -> None:
+    masks = np.zeros((3, 8, 8), np.float32)
+    masks[:, :, :4] = 1
+    config = SMALL.updated({"preserve": "pixels"})
+    result = editor.edit(images, [TARGET] * 3, masks=masks, config=config)
+    np.testing.assert_array_equal(np.asarray(result.images)[:, :, 4:], images[:, :, 4:])
+
+
+def test_a_user_mask_from_the_start_keeps_the_rest(editor: Editor, images: np.ndarray) -> None:
+    masks = np.zeros((3, 8, 8), np.float32)
+    config = SMALL.updated(
+        {"auxiliary": "original", "mask": {"user": "replace", "user_from_start": True}}
+    )
+    result = editor.edit(images, [TARGET] * 3, masks=masks, config=config)
+    assert float(np.asarray(result.masks).max()) == 0
+    assert_close(result.latents, editor.encode(images), 2e-3)
+
+
+def test_nested_targets_say_whose_they_are(editor: Editor, images: np.ndarray) -> None:
+    result = editor.edit(images, [["a cube", TARGET], [TARGET], ["a ball"]], config=SMALL)
+    assert result.source_index.tolist() == [0, 0, 1, 2]
+    assert result.images.shape == (4, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target": [""]}, "empty"),
+        ({"target": [[]]}, "empty"),
+        ({"target": "a cube"}, "list"),
+        ({"target": ["a", "b"]}, "2 entries for 1 images"),
+        ({"target": ["a"], "masks": np.ones((1, 9, 8), np.float32)}, "masks have shape"),
+        ({"target": ["a"], "masks": np.full((1, 8, 8), 2, np.float32)}, "outside"),
+        ({"target": ["a"], "config": SMALL.updated({"source_context": "prompt"})}, "source prompt"),
+        ({"target": ["a"], "images": np.zeros((1, 9, 8, 3), np.float32)}, "multiples of 4"),
+    ],
+)
+def test_bad_input_is_named(
+    editor: Editor, images: np.ndarray, arguments: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        editor.edit(**{"images": images[:1], "config": SMALL, **arguments})
+
+
+def test_an_ignored_source_gives_a_warning(editor: Editor, images: np.ndarray) -> None:
+    with pytest.warns(UserWarning, match="source prompt is ignored"):
+        editor.edit(images[:1], [TARGET], SOURCE, config=SMALL)
+
+
+def test_generation_depends_on_seed_and_position_only(editor: Editor) -> None:
+    three = editor.generate([SOURCE, TARGET, SOURCE], seed=1, steps=3)
+    one = editor.generate([SOURCE], seed=1, steps=3)
+    assert_close(three[0], one[0])
+    assert float(jnp.abs(three[0] - three[2]).max()) > 1e-3
+
+
+def test_new_prompts_and_scales_compile_nothing(editor: Editor, images: np.ndarray) -> None:
+    editor.edit(images[:1], [TARGET], config=SMALL)
+    before = programs.edit._cache_size(), programs.invert._cache_size()
+    changed = SMALL.updated({"guidance": 2.0, "mask": {"quantile": 0.3}})
+    editor.edit(images[1:2], ["a cube"], config=changed)
+    assert (programs.edit._cache_size(), programs.invert._cache_size()) == before
+
+
+def test_known_words_are_told(editor: Editor, tmp_path: Path) -> None:
+    settings = {"words": ["a", "red", "cube"]}
+    knowing = Editor(dataclasses.replace(editor.checkpoint, settings=settings))
+    knowing.check_prompts(["a red, cube."])
+    with pytest.warns(UserWarning, match=r"never seen dragon.*--model"):
+        knowing.check_prompts(["a red dragon"])

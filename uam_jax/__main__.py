@@ -1,0 +1,5 @@
+"""`python -m uam_jax` is `uam`."""
+
+from uam_jax.cli import main
+
+main()

@@ -1,0 +1,145 @@
+"""What a command runs on: device, precision and compilation cache of JAX, and their description."""
+
+import os
+import tempfile
+import warnings
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from uam_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from uam_jax.pipeline import Editor
+
+Device = Literal["cpu", "gpu", "tpu"]
+Precision = Literal["default", "high", "highest"]
+
+
+def configure(
+    *, device: Device | None = None, precision: Precision | None = None, cache: Path | None = None
+) -> None:
+    """Sets up JAX; what is None stays as JAX and its environment variables have it.
+
+    A cache folder that can't be written gives a warning, since all works without.
+
+    Raises:
+      InputError: there is no such device.
+    """
+    import jax
+
+    if device == "cpu":
+        jax.config.update("jax_platforms", "cpu")  # leaves the accelerator's memory alone
+    elif device:
+        try:
+            jax.config.update("jax_default_device", jax.devices(device)[0])
+        except RuntimeError:
+            raise InputError(
+                f"--device {device}: JAX finds none; install the extra `cuda` or `tpu`, or leave it out"
+            ) from None
+    if precision:
+        jax.config.update("jax_default_matmul_precision", precision)
+    if cache:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=cache):
+                pass
+        except OSError as error:
+            message = (
+                f"compiling without a cache, since {cache} cannot be written: {error.strerror}"
+            )
+            warnings.warn(message, UserWarning, stacklevel=2)
+        else:
+            jax.config.update("jax_compilation_cache_dir", str(cache))
+            # JAX's own threshold of a second would leave out most of a small model's programs.
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept, unless told otherwise."""
+    if own := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "uam_jax" / "xla"
+
+
+class CompileClock:
+    """Counts the seconds that JAX spends on compiling inside a `with` block."""
+
+    seconds = 0.0
+
+    def __enter__(self) -> Self:
+        import jax.monitoring
+
+        jax.monitoring.register_event_duration_secs_listener(self._hear)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        import jax.monitoring
+
+        jax.monitoring.unregister_event_duration_listener(self._hear)
+
+    def _hear(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event.startswith("/jax/core/compile/"):
+            self.seconds += duration_secs
+
+
+def version() -> str:
+    """This package's version."""
+    return _versions("uam_jax")["uam_jax"]
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions and devices, for a summary."""
+    import jax
+
+    [device] = jax.numpy.zeros(()).devices()  # where arrays go, however that was chosen
+    return {
+        "versions": _versions("uam_jax", "jax", "jaxlib", "flax"),
+        "device": f"{device.platform}: {device.device_kind}",
+        "devices": len(jax.devices(device.platform)),
+    }
+
+
+def describe_model(editor: "Editor") -> dict[str, Any]:
+    """What a model is and what an evaluation of it costs, for a summary."""
+    import jax
+
+    from uam_jax import programs
+    from uam_jax.predictors import Network
+
+    network = Network(editor.checkpoint.unet, editor.checkpoint.schedule)
+    null = editor.condition("")
+    flops = {
+        name: programs.evaluation_flops(network, editor.params["unet"], null, uniform=uniform)
+        for name, uniform in {"text": False, "uniform": True}.items()
+    }
+    return {
+        "model": editor.name,
+        "weights": editor.weights_hash,
+        "parameters": {
+            part: sum(leaf.size for leaf in jax.tree.leaves(tree))
+            for part, tree in editor.params.items()
+        },
+        "native_size": editor.native_size,
+        "size_multiple": editor.size_multiple,
+        "latent_channels": editor.latent_channels,
+        "attention": programs.attention_of(network),
+        "gflop_per_evaluation": {name: count / 1e9 for name, count in flops.items()},
+    }
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    def installed(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return "not installed"
+
+    return {package: installed(package) for package in packages}

@@ -1,0 +1,275 @@
+"""The command `uam`: one function per subcommand, each thin; JAX is imported only when one runs."""
+
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from uam_jax import backend
+from uam_jax.console import Console, run
+from uam_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from uam_jax.jobs import Files, Job, Rows
+    from uam_jax.pipeline import Editor
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Argument, Option = typer.Argument, typer.Option
+Images = Annotated[list[Path], Argument(metavar="IMAGE", help="Pictures, in any common format.")]
+Out = Annotated[str, Option(help="A file for one picture; for several, a folder.")]
+Model = Annotated[
+    str, Option(help="`scenes` (embedded), a folder in the diffusers layout or from `uam convert`, "
+                "or a hub id.")
+]  # fmt: skip
+Size = Annotated[
+    int | None,
+    Option(min=1, help="Work at about N x N pixels, in place of the model's own size."),
+]
+Overwrite = Annotated[bool, Option("--overwrite", help="Let an output replace an input.")]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What to compute on and how; its fields are options of every subcommand that computes."""
+
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], Option(help="Numbers inside the networks.")
+    ] = "float32"
+    device: Annotated[backend.Device | None, Option(help="Default: the best that JAX finds.")] = (
+        None
+    )
+    precision: Annotated[
+        backend.Precision | None,
+        Option(help="Of matrix products; GPUs and TPUs round them by default."),
+    ] = None
+    cache_dir: Annotated[Path | None, Option(help="Folder for compiled programs.")] = None
+    no_cache: Annotated[bool, Option("--no-cache", help="Keep no compiled programs.")] = False
+
+    def configure(self) -> None:
+        """Sets up JAX accordingly."""
+        cache = None if self.no_cache else self.cache_dir or backend.cache_folder()
+        backend.configure(device=self.device, precision=self.precision, cache=cache)
+
+
+def command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+    """Makes a subcommand of `function(console, ...) -> summary`.
+
+    A parameter `compute` stands for the options of `Compute`. Errors become exit codes, the summary
+    goes to stdout, and `--json` and `--debug` are added.
+    """
+
+    def ends(
+        json: Annotated[bool, Option("--json", help="Print one JSON document on stdout.")] = False,
+        debug: Annotated[bool, Option("--debug", help="Show where an error came from.")] = False,
+    ) -> dict[str, bool]:
+        return {"as_json": json, "debug": debug}
+
+    _, *own = inspect.signature(function).parameters.values()
+    shared = inspect.signature(Compute).parameters
+    computes = any(parameter.name == "compute" for parameter in own)
+    options = [parameter for parameter in own if parameter.name != "compute"]
+    options += [*shared.values()] if computes else []
+    options += inspect.signature(ends).parameters.values()
+
+    def subcommand(**values: Any) -> None:
+        ending = ends(json=values.pop("json"), debug=values.pop("debug"))
+        if computes:
+            values["compute"] = Compute(**{name: values.pop(name) for name in shared})
+        raise typer.Exit(run(lambda console: function(console, **values), **ending))
+
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    subcommand.__name__, subcommand.__doc__ = function.__name__, function.__doc__
+    subcommand.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
+        [option.replace(kind=keyword_only) for option in options]
+    )
+    return app.command()(subcommand)
+
+
+def load_editor(model: str, compute: Compute, console: Console) -> "Editor":
+    console.stage(f"loading {model}")
+    compute.configure()
+    from uam_jax.pipeline import Editor
+
+    return Editor.load(model, dtype=compute.dtype)
+
+
+@command
+def demo(
+    console: Console,
+    out: Annotated[Path, Option(help="Folder for the pictures.")] = Path("uam-demo"),
+    seed: Annotated[int, Option(min=0, help="Chooses the scenes.")] = 0,
+    *,
+    compute: Compute,
+) -> dict[str, Any]:
+    """Reconstructs and edits four unseen scenes with the embedded model."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file: give a folder")
+    editor = load_editor("scenes", compute, console)
+    from uam_jax.scenes.demo import run_demo
+
+    return {"command": "demo", **run_demo(editor, out, seed, console.stage)}
+
+
+@command
+def edit(
+    console: Console,
+    images: Images,
+    target: Annotated[list[str], Option(help="What the result shows; repeat it for several.")],
+    out: Out,
+    source: Annotated[str | None, Option(help="What the picture shows now.")] = None,
+    model: Model = "scenes",
+    config: Annotated[
+        str | None, Option(metavar="NAME|FILE", help="`default`, `released` or a TOML file.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, Option("--set", metavar="KEY=VALUE", help="One setting; repeatable.")
+    ] = None,
+    mask: Annotated[
+        Path | None, Option(help="Picture of the same size: white may change, black must not.")
+    ] = None,
+    save_mask: Annotated[
+        bool, Option("--save-mask", help="Write what was free to change beside each result.")
+    ] = False,
+    size: Size = None,
+    overwrite: Overwrite = False,
+    *,
+    compute: Compute,
+) -> dict[str, Any]:
+    """Edits pictures by text."""
+    from uam_jax.config import EditConfig
+    from uam_jax.jobs import edit_job, plan_jobs
+
+    if not all(text.strip() for text in target):
+        raise InputError("--target is empty: say what the result shows")
+    chosen = EditConfig.load(config or "default", overrides or ())
+    jobs = plan_jobs(
+        images, out, targets=len(target), mask=mask, save_mask=save_mask, overwrite=overwrite
+    )
+    editor = load_editor(model, compute, console)
+    if config is None:  # a model's own settings win over the preset
+        chosen = editor.default_config.overridden(overrides or ())
+    evaluations = editor.evaluations(chosen, targets=len(target), user_mask=mask is not None)
+    console.say(f"{evaluations} network evaluations per picture")
+
+    def work(job: "Job") -> "tuple[Files, Rows]":
+        return edit_job(editor, job, targets=target, source=source, config=chosen, size=size)
+
+    return {
+        "command": "edit",
+        **_carry_out(console, editor, jobs, work),
+        "evaluations": evaluations * len(jobs),
+        "config": chosen.fingerprint(),
+    }
+
+
+@command
+def reconstruct(
+    console: Console,
+    images: Images,
+    out: Out,
+    prompt: Annotated[str, Option(help="What the network is told the picture shows.")] = "",
+    uniformity: Annotated[
+        float, Option(min=0, max=1, help="Of the cross-attention maps: 0 the text's, 1 uniform.")
+    ] = 1.0,
+    guidance: Annotated[float, Option(min=0, help="Scale; 1 is none.")] = 1.0,
+    steps: Annotated[int, Option(min=1, max=1000)] = 50,
+    model: Model = "scenes",
+    size: Size = None,
+    overwrite: Overwrite = False,
+    *,
+    compute: Compute,
+) -> dict[str, Any]:
+    """Inverts pictures to noise and back, to see what is lost on the way."""
+    from uam_jax.jobs import plan_jobs, reconstruct_job
+
+    jobs = plan_jobs(images, out, overwrite=overwrite)
+    editor = load_editor(model, compute, console)
+
+    def work(job: "Job") -> "tuple[Files, Rows]":
+        return reconstruct_job(
+            editor, job, prompt=prompt, uniformity=uniformity, guidance=guidance, steps=steps,
+            size=size,
+        )  # fmt: skip
+
+    return {"command": "reconstruct", **_carry_out(console, editor, jobs, work)}
+
+
+@command
+def convert(
+    console: Console,
+    source: Annotated[str, Argument(metavar="SRC", help="A diffusers folder or a hub id.")],
+    destination: Annotated[Path, Argument(metavar="DST", help="A folder to be made.")],
+) -> dict[str, Any]:
+    """Writes a model as an Orbax checkpoint, which --model loads directly."""
+    console.stage(f"converting {source}")
+    from uam_jax import checkpoints
+
+    return {"command": "convert", "model": checkpoints.convert(source, destination)}
+
+
+@command
+def info(
+    console: Console,
+    model: Annotated[str, Argument(help="See `uam edit --model`.")] = "scenes",
+    *,
+    compute: Compute,
+) -> dict[str, Any]:
+    """Tells devices, versions, and what a model is and costs."""
+    editor = load_editor(model, compute, console)
+    console.stage("counting the operations of an evaluation")
+    return {"command": "info", **backend.describe_machine(), **backend.describe_model(editor)}
+
+
+def _carry_out(
+    console: Console,
+    editor: "Editor",
+    jobs: "list[Job]",
+    work: "Callable[[Job], tuple[Files, Rows]]",
+) -> dict[str, Any]:
+    """Does all jobs, then writes their files together; returns the common part of a summary."""
+    from uam_jax.images import write_files
+
+    files: Files = {}
+    rows: Rows = []
+    start = time.perf_counter()
+    with backend.CompileClock() as clock:
+        for number, job in enumerate(jobs, start=1):
+            console.stage(f"{job.source} ({number} of {len(jobs)})")
+            made, figures = work(job)
+            files |= made
+            rows += figures
+    total = time.perf_counter() - start
+    write_files(files)
+    return {
+        "pictures": rows,
+        "model": editor.name,
+        "weights": editor.weights_hash,
+        "seconds": {"compile": clock.seconds, "run": total - clock.seconds},
+        **backend.describe_machine(),
+    }
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"uam {backend.version()}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Edits pictures by text, and leaves the rest of them as it was."""
+
+
+def main() -> None:
+    """Runs the program."""
+    app(prog_name="uam")

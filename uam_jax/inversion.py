@@ -1,0 +1,67 @@
+"""An inversion: latents of some noise levels, which know what they were made with."""
+
+import functools
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+import jax
+from jaxtyping import Array, Float
+
+from uam_jax.errors import InputError
+from uam_jax.types import Latent
+
+
+@dataclass(frozen=True)
+class InversionKey:
+    """What makes two inversions of one image the same."""
+
+    weights_hash: str
+    prompts: tuple[str, ...]
+    uniformity: float
+    guidance: float
+    steps: int
+
+    @property
+    def rows(self) -> int:
+        """Samples of a network call for each image: two where guidance has something to tell apart."""
+        return 2 if self.guidance != 1 and any(self.prompts) else 1
+
+    def __str__(self) -> str:
+        prompts = f"prompts {list(self.prompts)}" if any(self.prompts) else "null prompt"
+        settings = f"uniformity {self.uniformity:g}, guidance {self.guidance:g}, {self.steps} steps"
+        return f"{prompts}, {settings}"
+
+    def fingerprint(self) -> str:
+        """A short hash of the content, the same on every machine."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["latents"], meta_fields=["key", "levels"]
+)
+@dataclass(frozen=True)
+class Inversion:
+    """Latents of some noise levels on the way up.
+
+    Attributes:
+      latents: (levels, b, h, w, c), scaled; `latents[0]` is z0.
+      key: the weights, prompts and settings that it was made with.
+      levels: which levels are kept, in ascending order: 0 is clean, `key.steps` the noisiest.
+    """
+
+    latents: Float[Array, "levels b h w c"]
+    key: InversionKey
+    levels: tuple[int, ...]
+
+    def at(self, level: int) -> Latent:
+        """The latents of one level.
+
+        Raises:
+          InputError: the level was not kept.
+        """
+        if level not in self.levels:
+            raise InputError(
+                f'the inversion keeps levels {self.levels}, and {level} is needed: invert with keep="all"'
+            )
+        return self.latents[self.levels.index(level)]

@@ -1,0 +1,207 @@
+"""Files in, edited files out: first every input is checked, then an `Editor` runs on each picture.
+
+JAX is imported only by what runs, so that bad input is told at once.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from uam_jax.compose import keep_unedited
+from uam_jax.errors import InputError
+from uam_jax.images import (
+    Picture,
+    default_suffix,
+    encode_image,
+    encode_mask,
+    output_format,
+    read_image,
+    read_mask,
+    resize,
+    working_size,
+)
+
+if TYPE_CHECKING:
+    from uam_jax.config import EditConfig
+    from uam_jax.pipeline import Editor
+
+Files = dict[Path, bytes]
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and the names of what is made from it, one per target.
+
+    Attributes:
+      source: the picture's file.
+      outputs: the results' files.
+      masks: the masks' files, beside the results.
+      mask: the user's mask, if there is one.
+    """
+
+    source: Path
+    outputs: list[Path]
+    masks: list[Path]
+    mask: Path | None = None
+
+
+def plan_jobs(
+    images: Sequence[Path],
+    out: str,
+    *,
+    targets: int = 1,
+    mask: Path | None = None,
+    save_mask: bool = False,
+    overwrite: bool = False,
+) -> list[Job]:
+    """Reads every input once and names every output; loads no model and writes nothing.
+
+    Args:
+      images: the pictures.
+      out: a file for one picture, else a folder: one that exists, ends with "/", or has no suffix.
+      targets: results per picture; several are numbered.
+      mask: a mask for all pictures.
+      save_mask: whether masks will be written.
+      overwrite: whether an input may be replaced.
+
+    Raises:
+      InputError: an input can't be read, or an output not be written, or two would be the same.
+    """
+    folder = os.path.isdir(out) or out.endswith(("/", os.sep)) or not Path(out).suffix
+    if not folder and len(images) > 1:
+        raise InputError(f"--out {out} names one file for {len(images)} pictures: give a folder")
+    tags = [f"-{number + 1}" for number in range(targets)] if targets > 1 else [""]
+    jobs = []
+    # Pictures are read again when it is their turn: all at once might not fit into memory.
+    for image in images:
+        picture = read_image(image)
+        if mask:
+            read_mask(mask, picture.size)
+        name = Path(out)
+        if folder:
+            name /= image.with_suffix(default_suffix(image, picture)).name
+        output_format(name, picture)
+        outputs = [name.with_stem(name.stem + tag) for tag in tags]
+        masks = [path.with_name(f"{path.stem}-mask.png") for path in outputs] if save_mask else []
+        jobs.append(Job(image, outputs, masks, mask))
+    inputs = [*images, mask] if mask else list(images)
+    _check_outputs(jobs, [] if overwrite else inputs)
+    return jobs
+
+
+def edit_job(
+    editor: "Editor",
+    job: Job,
+    *,
+    targets: Sequence[str],
+    source: str | None,
+    config: "EditConfig",
+    size: int | None = None,
+) -> tuple[Files, Rows]:
+    """Edits one picture towards every target: the files to write, and a row of figures for each."""
+    import jax.numpy as jnp
+
+    picture, working = _read(editor, job, size)
+    height, width = working.shape[:2]
+    allowed = masks = None
+    if job.mask:
+        allowed = read_mask(job.mask, picture.size)
+        masks = jnp.asarray(resize(allowed, (height, width), linear=True)[None])
+    # From the latents, since the original's pixels are put back below, at their own resolution.
+    latents = editor.encode(jnp.asarray(working[None]))
+    result = editor.edit_latents(latents, [list(targets)], source, masks=masks, config=config)
+    files: Files = {}
+    rows: Rows = []
+    for index, (target, output) in enumerate(zip(targets, job.outputs, strict=True)):
+        edited = np.asarray(result.images[index], np.float32)
+        free = np.asarray(result.masks[index], np.float32)
+        if config.preserve == "pixels":
+            pixels, mask = keep_unedited(picture.pixels, edited, free, within=allowed)
+        else:
+            pixels, mask = resize(edited, picture.size), resize(free, picture.size, linear=True)
+        files[output] = encode_image(output, pixels, picture)
+        if job.masks:
+            files[job.masks[index]] = encode_mask(mask)
+        rows.append(
+            {
+                "input": job.source,
+                "target": target,
+                "output": output,
+                "worked_at": f"{width}x{height}",
+                "mask_share": float(mask.mean()),
+            }
+        )
+    return files, rows
+
+
+def reconstruct_job(
+    editor: "Editor",
+    job: Job,
+    *,
+    prompt: str,
+    uniformity: float,
+    guidance: float,
+    steps: int,
+    size: int | None = None,
+) -> tuple[Files, Rows]:
+    """Inverts and denoises one picture: the file to write, and how near it comes to the original."""
+    import jax.numpy as jnp
+
+    picture, working = _read(editor, job, size)
+    latent = editor.encode(jnp.asarray(working[None]))
+    inversion = editor.invert(
+        latent, prompts=prompt, uniformity=uniformity, guidance=guidance, steps=steps
+    )
+    rebuilt = np.asarray(editor.reconstruct(inversion)[0], np.float32)
+    ceiling = np.asarray(editor.decode(latent)[0], np.float32)
+    [output] = job.outputs
+    row = {
+        "input": job.source,
+        "output": output,
+        "worked_at": f"{working.shape[1]}x{working.shape[0]}",
+        "psnr": _psnr(working, rebuilt),
+        "psnr_of_vae": _psnr(working, ceiling),
+    }
+    return {output: encode_image(output, resize(rebuilt, picture.size), picture)}, [row]
+
+
+def _read(editor: "Editor", job: Job, size: int | None) -> tuple[Picture, np.ndarray]:
+    """The picture, and its pixels at the model's size."""
+    picture = read_image(job.source)
+    side = editor.native_size if size is None else size
+    working = resize(picture.pixels, working_size(picture.size, side, editor.size_multiple))
+    return picture, working
+
+
+def _check_outputs(jobs: Sequence[Job], protected: Sequence[Path]) -> None:
+    makers: dict[Path, Path] = {}
+    for job in jobs:
+        for path in (*job.outputs, *job.masks):
+            if (other := makers.setdefault(path, job.source)) is not job.source:
+                raise InputError(
+                    f"{other} and {job.source} would both be written to {path}: "
+                    "rename one, or run them into different folders"
+                )
+            if any(path.exists() and path.samefile(file) for file in protected):
+                raise InputError(f"{path} is an input: choose another --out, or add --overwrite")
+            _check_place(path)
+
+
+def _check_place(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, so no file can have that name")
+    nearest = next(folder for folder in path.parents if folder.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{nearest} is a file, so {path} cannot be written below it")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{nearest} may not be written: choose another --out")
+
+
+def _psnr(a: np.ndarray, b: np.ndarray) -> float:
+    error = float(np.mean(np.square(a.astype(np.float64) - b))) / 4  # the values' range is 2
+    return -10 * np.log10(error) if error else float("inf")

@@ -1,0 +1,531 @@
+"""The whole flow on one page: image -> latent -> invert -> edit -> image.
+
+`Editor` binds a checkpoint to the samplers. Its programs are compiled once per shape and configuration;
+what they share (an inversion, the auxiliary branch) is computed once for any number of targets.
+"""
+
+import functools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from uam_jax import programs
+from uam_jax.checkpoints import Checkpoint, load_checkpoint
+from uam_jax.compose import keep_unedited
+from uam_jax.config import EditConfig
+from uam_jax.errors import InputError
+from uam_jax.inversion import Inversion, InversionKey
+from uam_jax.plan import Plan
+from uam_jax.predictors import Network
+from uam_jax.types import Conditioning, Image, ImageLike, Latent, MaskLike, Params
+
+Prompts = str | Sequence[str]
+Targets = Sequence[str] | Sequence[Sequence[str]]
+
+
+class _Keys(NamedTuple):
+    """The two inversions of an edit; they may be the same."""
+
+    source: InversionKey
+    auxiliary: InversionKey
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """What an edit returns; T targets in all.
+
+    Attributes:
+      images: (T, h, w, 3) in [-1, 1].
+      latents: (T, h/f, w/f, c), scaled.
+      source_latents: the same of the replayed source branch; None where it was anchored or not needed.
+      auxiliary_latents: (b, h/f, w/f, c), the uniform reconstruction; None where nothing is blended.
+      masks: (T, h, w) in [0, 1]: the share of blended steps and channels in which a pixel was free to
+        change (1 where nothing is blended).
+      evaluations: single-sample U-Net evaluations that this call spent.
+      source_index: (T,), the image that each target belongs to.
+      step_masks: (steps, T, h/f, w/f, c), 1 where free, if asked for.
+    """
+
+    images: Float[Array, "t height width 3"]
+    latents: Float[Array, "t h w c"]
+    source_latents: Float[Array, "t h w c"] | None
+    auxiliary_latents: Float[Array, "b h w c"] | None
+    masks: Float[Array, "t height width"]
+    evaluations: int
+    source_index: np.ndarray
+    step_masks: Float[Array, "m t h w c"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Editor:
+    """A loaded model and the operations on it. Pictures are (b, h, w, 3) float32 in [-1, 1].
+
+    Attributes:
+      checkpoint: networks, weights, tokenizer, schedule.
+    """
+
+    checkpoint: Checkpoint
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "scenes",
+        *,
+        dtype: str = "float32",
+        variant: str | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """Loads a model: an embedded one's name, a folder, an Orbax checkpoint or a hub id.
+
+        Args:
+          model: see `checkpoints.load_checkpoint`.
+          dtype: of weights and computation; norms and softmax are float32 in any case. Products of
+            float32 matrices are less than that on TPU and GPU unless `jax.default_matmul_precision`
+            is set.
+          variant: of the weight files ("fp16").
+          revision: of a hub id.
+
+        Raises:
+          InputError: no such model, or a file of it is at fault.
+        """
+        return cls(load_checkpoint(model, dtype=dtype, variant=variant, revision=revision))
+
+    @property
+    def name(self) -> str:
+        """What the model was asked for by."""
+        return self.checkpoint.name
+
+    @property
+    def weights_hash(self) -> str:
+        """16 hex digits that depend on the stored weights alone."""
+        return self.checkpoint.weights_hash
+
+    @property
+    def native_size(self) -> int:
+        """The side, in pixels, of the pictures that the model was trained on."""
+        return self.checkpoint.unet.config.sample_size * self.checkpoint.vae.config.factor
+
+    @property
+    def size_multiple(self) -> int:
+        """Sides of pictures are multiples of this."""
+        levels = len(self.checkpoint.unet.config.channels)
+        return self.checkpoint.vae.config.factor * 2 ** (levels - 1)
+
+    @property
+    def default_config(self) -> EditConfig:
+        """The preset `default` with the settings that ship beside the weights, which win."""
+        return EditConfig.load("default").updated(self.checkpoint.settings.get("default", {}))
+
+    @property
+    def params(self) -> Params:
+        """The weights of `unet`, `vae` and `text_encoder`."""
+        return self.checkpoint.params
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return self.checkpoint.vae.config.latent_channels
+
+    def evaluations(self, config: EditConfig, *, targets: int = 1, user_mask: bool = False) -> int:
+        """Single-sample U-Net evaluations that an edit of one image takes."""
+        return self.plan(config, user_mask=user_mask).evaluations(targets)
+
+    def plan(self, config: EditConfig, *, user_mask: bool = False) -> Plan:
+        """The evaluations that an edit with `config` takes."""
+        timesteps = self.checkpoint.schedule.timesteps(config.steps)
+        return config.plan(timesteps, user_mask=user_mask)
+
+    # Pictures and text
+
+    def encode(self, images: ImageLike) -> Latent:
+        """Pictures -> scaled latents: the posterior's mean times the scaling factor.
+
+        Raises:
+          InputError: the sides are not multiples of `size_multiple`.
+        """
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise InputError(f"images have shape {images.shape}: (b, h, w, 3) is needed")
+        if any(side % self.size_multiple or not side for side in images.shape[1:3]):
+            raise InputError(
+                f"images are {images.shape[1]}x{images.shape[2]}: {self.name} takes multiples of "
+                f"{self.size_multiple} pixels"
+            )
+        return programs.encode(
+            self.checkpoint.vae, self.params["vae"], jnp.asarray(images, jnp.float32)
+        )
+
+    def decode(self, latents: Latent) -> Image:
+        """Scaled latents -> pictures, clipped to [-1, 1]."""
+        return programs.decode(self.checkpoint.vae, self.params["vae"], latents)
+
+    def condition(self, prompts: Prompts) -> Conditioning:
+        """Text -> what the U-Net is told; over-long prompts are cut with a warning."""
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        ids = jnp.asarray(self.checkpoint.tokenizer.encode(texts))
+        return programs.condition(self.checkpoint.text_encoder, self.params["text_encoder"], ids)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Warns of words that the model has never seen, if it ships a list of those it has."""
+        known = self.checkpoint.settings.get("words")
+        if known is None:
+            return
+        words = {word.strip(".,;:!?\"'()").lower() for text in prompts for word in text.split()}
+        unknown = sorted(words - {*known, ""})
+        if unknown:
+            warnings.warn(
+                f"{self.name} has never seen {', '.join(unknown)}; it knows only: {', '.join(known)}. "
+                "For any other picture give a Stable Diffusion model with --model FOLDER_OR_HUB_ID",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    # The method
+
+    def invert(
+        self,
+        z0: Latent,
+        prompts: Prompts = "",
+        *,
+        uniformity: float = 1.0,
+        guidance: float = 1.0,
+        steps: int = 50,
+        keep: Literal["needed", "all"] = "needed",
+    ) -> Inversion:
+        """Clean latents -> noise, by DDIM (method: §3.3.1).
+
+        Args:
+          z0: scaled latents, from `encode`.
+          prompts: one for all, or one each.
+          uniformity: of the cross-attention maps, from the text's (0) to uniform ones (1).
+          guidance: scale; 1 is none.
+          steps: DDIM steps.
+          keep: "all" latents, or those that reconstruction and an edit by `default_config` need.
+        """
+        if not 0 <= uniformity <= 1:
+            raise InputError(f"uniformity is {uniformity}: it must be from 0 to 1")
+        if keep not in ("needed", "all"):
+            raise InputError(f"keep is {keep!r}: choose needed or all")
+        depth = self.plan(replace(self.default_config, steps=steps)).depth
+        levels = range(steps + 1) if keep == "all" else sorted({0, depth, steps})
+        key = self._key(z0.shape[0], prompts, uniformity, guidance, steps)
+        return self._inversion(z0, key, tuple(levels))
+
+    def reconstruct_latents(self, inversion: Inversion, *, guidance: float | None = None) -> Latent:
+        """Noise -> clean latents, with the prompts and maps of the inversion.
+
+        Args:
+          inversion: of this editor's model.
+          guidance: scale; None takes the inversion's.
+        """
+        self._refuse_foreign(inversion)
+        if guidance is not None:
+            inversion = replace(inversion, key=replace(inversion.key, guidance=float(guidance)))
+        latents, _ = self._denoised(inversion, inversion.key.steps, last=1)
+        return latents
+
+    def reconstruct(self, inversion: Inversion, *, guidance: float | None = None) -> Image:
+        """`reconstruct_latents`, as pictures."""
+        return self.decode(self.reconstruct_latents(inversion, guidance=guidance))
+
+    def edit(
+        self,
+        images: ImageLike,
+        target: Targets,
+        source: Prompts | None = None,
+        *,
+        masks: MaskLike | None = None,
+        inversions: Inversion | Sequence[Inversion] | None = None,
+        config: EditConfig | None = None,
+        keep_masks: bool = False,
+    ) -> EditResult:
+        """Edits pictures by text.
+
+        Args:
+          images: in [-1, 1]; sides are multiples of `size_multiple`.
+          target: a prompt per picture, or a list of prompts per picture.
+          source: what the pictures show: one prompt for all or one each; used where
+            `config.source_context` is "prompt".
+          masks: where each picture may change, in [0, 1]; see `config.mask.user`.
+          inversions: of these pictures, to be used where `config` needs them.
+          config: the model's `default_config` if not given.
+          keep_masks: return every step's mask.
+
+        Raises:
+          InputError: an empty target, counts that do not fit, an inversion of something else.
+        """
+        config = self.default_config if config is None else config
+        z0 = self.encode(images)
+        result = self.edit_latents(
+            z0,
+            target,
+            source,
+            masks=masks,
+            inversions=inversions,
+            config=config,
+            keep_masks=keep_masks,
+        )
+        if config.preserve == "latent":
+            return result
+        pictures = [
+            keep_unedited(
+                np.asarray(images[index], np.float32),
+                np.asarray(edited),
+                np.asarray(free),
+                within=None if masks is None else np.asarray(masks[index], np.float32),
+            )[0]
+            for index, edited, free in zip(
+                result.source_index, result.images, result.masks, strict=True
+            )
+        ]
+        return replace(result, images=jnp.asarray(np.stack(pictures)))
+
+    def edit_latents(
+        self,
+        z0: Latent,
+        target: Targets,
+        source: Prompts | None = None,
+        *,
+        masks: MaskLike | None = None,
+        inversions: Inversion | Sequence[Inversion] | None = None,
+        config: EditConfig | None = None,
+        keep_masks: bool = False,
+    ) -> EditResult:
+        """`edit` from scaled latents; `config.preserve` has no effect, there being no original pixels."""
+        config = self.default_config if config is None else config
+        z0 = jnp.asarray(z0)
+        targets, source_index = _flatten(target, z0.shape[0])
+        prompts = _told(source, config)
+        self.check_prompts([*targets, *([prompts] if isinstance(prompts, str) else prompts)])
+        plan = self.plan(config, user_mask=masks is not None)
+        keys = self._keys(z0.shape[0], prompts, config)
+        inversions, evaluations = self._inversions(z0, keys, plan, config, _listed(inversions))
+        reconstructed, clean = None, None
+        if plan.depth:
+            reconstructed, clean = self._denoised(
+                inversions[keys.auxiliary], plan.depth, last=plan.blended
+            )
+        elif plan.blended:
+            reconstructed, clean = z0, jnp.broadcast_to(z0, (plan.blended, *z0.shape))
+        evaluations += z0.shape[0] * plan.depth + len(targets) * plan.edit_evaluations
+
+        def per_target(x: Array, axis: int = 0) -> Array:
+            return jnp.take(x, jnp.asarray(source_index), axis=axis)
+
+        source_inversion = inversions[keys.source]
+        start = per_target(source_inversion.at(config.steps))
+        condition = self.condition(keys.source.prompts)
+        if len(keys.source.prompts) > 1:
+            condition = jax.tree.map(per_target, condition)
+        trace = programs.edit(
+            self._network,
+            self.params["unet"],
+            per_target(source_inversion.latents[:0:-1], 1)
+            if config.source == "anchored"
+            else start,
+            start,
+            {
+                "null": self.condition(""),
+                "source": condition,
+                "target": self.condition(targets),
+            },
+            None if clean is None else per_target(clean, 1),
+            None if masks is None else per_target(_to_latent(masks, z0.shape)),
+            config.guidance,
+            config.mask.quantile,
+            plan=plan,
+            rule="released" if config.mask.rule == "none" else config.mask.rule,
+            radius=config.mask.radius,
+            source_line=config.mask.source_line,
+            blocks=(config.control.block_start, config.control.block_end),
+            keep_masks=keep_masks,
+        )
+        factor = self.checkpoint.vae.config.factor
+        t, h, w = trace.free.shape
+        return EditResult(
+            images=self.decode(trace.target),
+            latents=trace.target,
+            source_latents=trace.source,
+            auxiliary_latents=reconstructed,
+            masks=jax.image.resize(trace.free, (t, h * factor, w * factor), "linear"),
+            evaluations=evaluations,
+            source_index=source_index,
+            step_masks=trace.masks,
+        )
+
+    def generate(
+        self, prompts: Prompts, seed: int = 0, *, guidance: float = 7.5, steps: int = 50
+    ) -> Image:
+        """Pictures from text alone, at the native size; the i-th depends on seed, i and its prompt."""
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        self.check_prompts(texts)
+        config = self.checkpoint.unet.config
+        shape = (config.sample_size, config.sample_size, config.in_channels)
+        keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(
+            jnp.arange(len(texts))
+        )
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        key = self._key(len(texts), texts, 0.0, guidance, steps)
+        latents, _ = self._denoised(Inversion(noise[None], key, (steps,)), steps, last=1)
+        return self.decode(latents)
+
+    # Parts
+
+    @property
+    def _network(self) -> Network:
+        return Network(self.checkpoint.unet, self.checkpoint.schedule)
+
+    def _key(
+        self, count: int, prompts: Prompts, uniformity: float, guidance: float, steps: int
+    ) -> InversionKey:
+        texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+        if len(set(texts)) == 1:
+            texts = texts[:1]
+        elif len(texts) != count:
+            raise InputError(
+                f"{len(texts)} prompts for {count} images: give one for all or one each"
+            )
+        # Guidance between a prompt and itself is none.
+        scale = float(guidance) if any(texts) else 1.0
+        return InversionKey(self.weights_hash, texts, float(uniformity), scale, steps)
+
+    def _keys(self, count: int, prompts: Prompts, config: EditConfig) -> _Keys:
+        inversion = config.inversion
+        return _Keys(
+            source=self._key(
+                count, prompts, inversion.uniformity, inversion.guidance, config.steps
+            ),
+            auxiliary=self._key(count, "", 1.0, 1.0, config.steps),
+        )
+
+    def _inversions(
+        self,
+        z0: Latent,
+        keys: _Keys,
+        plan: Plan,
+        config: EditConfig,
+        given: Sequence[Inversion],
+    ) -> tuple[dict[InversionKey, Inversion], int]:
+        """Every inversion that the edit takes, given or made now, and the evaluations spent."""
+        levels: dict[InversionKey, set[int]] = {keys.source: {0, config.steps}}
+        if config.source == "anchored":
+            levels[keys.source].update(range(config.steps))
+        if plan.depth:
+            levels.setdefault(keys.auxiliary, set()).update({0, plan.depth})
+        found = self._matched(given, levels, z0)
+        evaluations = 0
+        for key in levels.keys() - found.keys():
+            found[key] = self._inversion(z0, key, tuple(sorted(levels[key])))
+            evaluations += z0.shape[0] * key.rows * max(levels[key])
+        return found, evaluations
+
+    def _inversion(self, z0: Latent, key: InversionKey, levels: tuple[int, ...]) -> Inversion:
+        latents = programs.invert(
+            self._network,
+            self.params["unet"],
+            jnp.asarray(z0),
+            self.condition(key.prompts),
+            self.condition("") if key.rows == 2 else None,
+            key.guidance,
+            uniformity=key.uniformity,
+            steps=key.steps,
+            levels=levels,
+        )
+        return Inversion(latents, key, levels)
+
+    def _denoised(
+        self, inversion: Inversion, depth: int, *, last: int
+    ) -> tuple[Latent, Float[Array, "last b h w c"]]:
+        key = inversion.key
+        return programs.denoise(
+            self._network,
+            self.params["unet"],
+            inversion.at(depth),
+            self.condition(key.prompts),
+            self.condition("") if key.rows == 2 else None,
+            key.guidance,
+            uniformity=key.uniformity,
+            steps=key.steps,
+            depth=depth,
+            last=last,
+        )
+
+    def _refuse_foreign(self, inversion: Inversion) -> None:
+        if inversion.key.weights_hash != self.weights_hash:
+            raise InputError(
+                f"the inversion was made with weights {inversion.key.weights_hash}, this is {self.name} "
+                f"with weights {self.weights_hash}: invert again"
+            )
+
+    def _matched(
+        self, given: Sequence[Inversion], needed: dict[InversionKey, set[int]], z0: Latent
+    ) -> dict[InversionKey, Inversion]:
+        """The given inversions by their key; each must be needed and of these pictures."""
+        found = {}
+        for inversion in given:
+            self._refuse_foreign(inversion)
+            if inversion.key not in needed:
+                wanted = "; or ".join(str(key) for key in needed)
+                raise InputError(
+                    f"the inversion ({inversion.key}) has no use in this edit, which takes {wanted}"
+                )
+            for level in needed[inversion.key]:
+                inversion.at(level)
+            if inversion.at(0).shape != z0.shape or not np.allclose(inversion.at(0), z0, atol=1e-4):
+                raise InputError("the inversion is of other pictures than those to be edited")
+            found[inversion.key] = inversion
+        return found
+
+
+def _told(source: Prompts | None, config: EditConfig) -> Prompts:
+    """What the source branch and its inversion are told."""
+    if config.source_context == "null":
+        if source is not None:
+            warnings.warn(
+                'the source prompt is ignored: source_context is "null"; set it to "prompt" to use it',
+                UserWarning,
+                stacklevel=3,
+            )
+        return ""
+    if source is None:
+        raise InputError('source_context is "prompt": give the source prompt, or set it to "null"')
+    return source
+
+
+def _listed(inversions: Inversion | Sequence[Inversion] | None) -> Sequence[Inversion]:
+    if inversions is None:
+        return []
+    return [inversions] if isinstance(inversions, Inversion) else inversions
+
+
+def _flatten(target: Targets, count: int) -> tuple[list[str], np.ndarray]:
+    """All targets in one list, and the image that each belongs to."""
+    if isinstance(target, str) or len(target) != count:
+        raise InputError(
+            f"target has {1 if isinstance(target, str) else len(target)} entries for {count} images: "
+            "give a list with a prompt, or a list of prompts, per image"
+        )
+    nested = [[entry] if isinstance(entry, str) else list(entry) for entry in target]
+    texts = [text for entry in nested for text in entry]
+    if not all(nested) or not all(text.strip() for text in texts):
+        raise InputError("a target prompt is empty: say what the edited image shows")
+    return texts, np.repeat(np.arange(count), [len(entry) for entry in nested])
+
+
+def _to_latent(masks: MaskLike, shape: Sequence[int]) -> Float[Array, "b h w 1"]:
+    """A picture's mask as shares of latent pixels."""
+    masks = jnp.asarray(masks, jnp.float32)
+    b, h, w, _ = shape
+    if masks.ndim != 3 or masks.shape[0] != b or masks.shape[1] % h or masks.shape[2] % w:
+        raise InputError(f"masks have shape {masks.shape}: (b, h, w) of the images is needed")
+    if not bool(((masks >= 0) & (masks <= 1)).all()):
+        raise InputError("masks have values outside [0, 1]: 1 may change, 0 may not")
+    return masks.reshape(b, h, masks.shape[1] // h, w, masks.shape[2] // w).mean(axis=(2, 4))[
+        ..., None
+    ]

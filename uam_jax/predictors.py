@@ -1,0 +1,154 @@
+"""The U-Net with weights, text and guidance bound: what the samplers and the edit call.
+
+Each function here is a partial of one network, chosen when the loop is traced; nothing is looked up or
+branched on inside it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from uam_jax.control.masactrl import mutual_self_attention, source_of_rows
+from uam_jax.edit import Branches, BranchPredictor
+from uam_jax.models import (
+    UNet,
+    mixed_attention,
+    self_attention,
+    text_attention,
+    uniform_attention,
+    uniform_vectors,
+)
+from uam_jax.plan import Plan
+from uam_jax.schedule import Schedule, to_noise
+from uam_jax.types import AttentionRule, Conditioning, Latent, NoisePredictor, Params, Scalar, Step
+
+
+@dataclass(frozen=True)
+class Network:
+    """The static half of a noise predictor: everything but arrays."""
+
+    unet: UNet
+    schedule: Schedule
+
+    def noise(
+        self,
+        params: Params,
+        latent: Latent,
+        step: Step,
+        cross: AttentionRule,
+        own: AttentionRule = self_attention,
+    ) -> Latent:
+        """One evaluation, as epsilon."""
+        output = self.unet.apply({"params": params}, latent, step.timestep[None], cross, own)
+        return to_noise(output, latent, step.alpha_bar, self.schedule.prediction_type)
+
+
+def _cross_rule(params: Params, states: Array, uniformity: float) -> AttentionRule:
+    """Text maps (0), uniform ones (1), for which the text's are not computed, or between."""
+    if uniformity == 0:
+        return text_attention(states)
+    vectors = uniform_vectors(params, states)
+    if uniformity == 1:
+        return uniform_attention(vectors)
+    return mixed_attention(states, vectors, uniformity)
+
+
+def predictor(
+    network: Network,
+    params: Params,
+    condition: Conditioning,
+    *,
+    batch: int,
+    null: Conditioning | None = None,
+    uniformity: float = 0.0,
+    guidance: Scalar = 1.0,
+) -> NoisePredictor:
+    """One branch alone: an inversion, a reconstruction, the auxiliary branch.
+
+    Args:
+      network: the U-Net and its schedule.
+      params: of the U-Net.
+      condition: of every example, or of all (one row).
+      batch: how many examples there will be.
+      null: the null prompt's (one row); given, each step takes two rows, and `guidance` scales between.
+      uniformity: of the cross-attention maps.
+      guidance: scale; without `null` it has no meaning and is 1.
+    """
+    states = condition.states
+    if null is not None:
+        states = jnp.concatenate([_rows(c.states, batch) for c in (null, condition)])
+    rule = _cross_rule(params, states, uniformity)
+
+    def predict(latent: Latent, step: Step) -> Latent:
+        if null is None:
+            return network.noise(params, latent, step, rule)
+        return _guide(network.noise(params, jnp.concatenate([latent] * 2), step, rule), guidance)
+
+    return predict
+
+
+def branch_predictor(
+    network: Network,
+    params: Params,
+    plan: Plan,
+    *,
+    null: Conditioning,
+    source: Conditioning,
+    target: Conditioning,
+    guidance: Scalar,
+    blocks: tuple[int, int],
+) -> BranchPredictor:
+    """Source and target side by side in one batch, with mutual self-attention where it is active.
+
+    Args:
+      network: the U-Net and its schedule.
+      params: of the U-Net.
+      plan: says how many rows each branch takes: [unconditional,] conditional.
+      null: the null prompt's condition (one row).
+      source: what the source branch is told.
+      target: what the target branch is told.
+      guidance: scale of both branches.
+      blocks: the transformer blocks that the control acts on, [first, end).
+    """
+    conditions = {"source": source, "target": target}
+    rows = {"source": plan.source_rows, "target": plan.target_rows}
+
+    def predict(latents: Branches, step: Step, controlled: bool) -> Branches:
+        names = [name for name in ("source", "target") if name in latents]
+        batch, states = [], []
+        for name in names:
+            pairs = latents[name].shape[0]
+            told = [null, conditions[name]][-rows[name] :]
+            batch += [latents[name]] * rows[name]
+            states += [_rows(condition.states, pairs) for condition in told]
+        own = self_attention
+        if controlled:
+            taken_from = source_of_rows(
+                latents["target"].shape[0],
+                source_rows=rows["source"],
+                target_rows=rows["target"],
+            )
+            own = mutual_self_attention(taken_from, block_start=blocks[0], block_end=blocks[1])
+        rule = text_attention(jnp.concatenate(states))
+        noise = network.noise(params, jnp.concatenate(batch), step, rule, own)
+        guided, first = {}, 0
+        for name in names:
+            count = rows[name] * latents[name].shape[0]
+            part = noise[first : first + count]
+            guided[name] = _guide(part, guidance) if rows[name] == 2 else part
+            first += count
+        return guided
+
+    return predict
+
+
+def _rows(states: Float[Array, "#b s d"], count: int) -> Float[Array, "b s d"]:
+    return jnp.broadcast_to(states, (count, *states.shape[1:]))
+
+
+def _guide(noise: Any, guidance: Scalar) -> Latent:
+    """Classifier-free guidance over a batch of [unconditional, conditional]."""
+    unconditional, conditional = jnp.split(noise, 2)
+    return unconditional + guidance * (conditional - unconditional)
