@@ -435,9 +435,9 @@ class Editor:
             key.guidance,
             uniformity=key.uniformity,
             steps=key.steps,
-            levels=levels,
+            depth=max(levels),
         )
-        return Inversion(latents, key, levels)
+        return Inversion(latents[jnp.asarray(levels)], key, levels)
 
     def _denoised(
         self, inversion: Inversion, depth: int, *, last: int

@@ -47,7 +47,7 @@ def condition(text_encoder: TextEncoder, params: Params, ids: Int[Array, "b s"])
     return Conditioning(text_encoder.apply({"params": params}, ids))
 
 
-@functools.partial(jax.jit, static_argnames=("network", "uniformity", "steps", "levels"))
+@functools.partial(jax.jit, static_argnames=("network", "uniformity", "steps", "depth"))
 def invert(
     network: Network,
     params: Params,
@@ -58,9 +58,9 @@ def invert(
     *,
     uniformity: float,
     steps: int,
-    levels: tuple[int, ...],
+    depth: int,
 ) -> Float[Array, "levels b h w c"]:
-    """Latents of the given levels, the first of which is 0; guided if `null` is given."""
+    """Latents of the levels 0 to `depth` of `steps`; guided if `null` is given."""
     predict = predictor(
         network,
         params,
@@ -70,8 +70,7 @@ def invert(
         uniformity=uniformity,
         guidance=guidance,
     )
-    every = network.schedule.inverting(steps, max(levels))
-    return ddim.invert(predict, z0, every, keep="all")[jnp.asarray(levels)]
+    return ddim.invert(predict, z0, network.schedule.inverting(steps, depth), keep="all")
 
 
 @functools.partial(jax.jit, static_argnames=("network", "uniformity", "steps", "depth", "last"))
@@ -159,8 +158,8 @@ def evaluation_flops(
         rule = uniform_attention(vectors) if uniform else text_attention(states)
         return network.noise(params, latent, step, rule)
 
-    compiled = jax.jit(evaluate).lower(params, condition.states, vectors).compile()
-    return float(compiled.cost_analysis()["flops"])
+    lowered = jax.jit(evaluate).lower(params, condition.states, vectors)
+    return float(lowered.cost_analysis()["flops"])
 
 
 def attention_of(network: Network) -> str:

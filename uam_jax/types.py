@@ -14,7 +14,7 @@ Params = dict[str, Any]
 Latent = Float[Array, "b h w c"]
 Image = Float[Array, "b height width 3"]
 ImageLike = Float[Array | np.ndarray, "b height width 3"]
-MaskLike = Float[Array | np.ndarray, "b height width"]
+MaskLike = Float[Array | np.ndarray, "masks rows columns"]
 Scalar = float | Float[Array, ""]
 
 

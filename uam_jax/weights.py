@@ -140,7 +140,8 @@ def load_params(
         digest.update(np.ascontiguousarray(value, "<f4").data)
         return jnp.asarray(_cast(value, dtype, f"{folder}: tensor {name}")), digest.digest()
 
-    with ThreadPoolExecutor() as pool:  # copying axes about and hashing take the time, without GIL
+    # Moving axes and hashing take the time, and hold no lock; each thread needs a few tensors' room.
+    with ThreadPoolExecutor(max_workers=2) as pool:
         params, digests = zip(*pool.map(load, names, paths), strict=True)
     return jax.tree_util.tree_unflatten(tree, params), hashlib.sha256(b"".join(digests)).hexdigest()
 

@@ -66,7 +66,10 @@ def run_demo(
     rebuilt = made
 
     edits, results = [], {}
-    for name, config in (("default", editor.default_config), ("released", EditConfig.load("released"))):
+    for name, config in (
+        ("default", editor.default_config),
+        ("released", EditConfig.load("released")),
+    ):
         progress(f"editing with {name}")
         told = sources if config.source_context == "prompt" else None
         result = editor.edit(pictures, targets, told, config=config)
