@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from PIL import Image
 
 from uam_jax import scenes
-from uam_jax.checkpoints import Checkpoint
+from uam_jax.checkpoints import SETTINGS, Checkpoint
 from uam_jax.models import VAE, TextConfig, TextEncoder, UNet, UNetConfig, VAEConfig, text_attention
 from uam_jax.pipeline import Editor
 from uam_jax.scenes.bpe import train_tokenizer
@@ -79,6 +79,7 @@ class Preset:
     latent_channels: int = 16
     unet_rate: float = 1.5e-3
     snr_limit: float = 5.0
+    caption_weight: float = 0.1
     caption_dropout: float = 0.1
     caption_keep: float = 0.75
     ema: float = 0.998
@@ -250,6 +251,12 @@ def optimiser(rate: float, steps: int) -> optax.GradientTransformation:
     )
 
 
+def values_named(caption: str) -> list[int]:
+    """The value of every attribute that the caption names, and one past the last for the others."""
+    named = scenes.read_caption(caption)
+    return [named.get(name, len(words)) for name, words in scenes.ATTRIBUTES.items()]
+
+
 def as_floats(pictures: np.ndarray) -> np.ndarray:
     """uint8 -> [-1, 1]."""
     return pictures.astype(np.float32) / 127.5 - 1
@@ -317,11 +324,24 @@ def train_unet(
     latents: np.ndarray,
     ids: np.ndarray,
     null: np.ndarray,
+    named: np.ndarray,
     show: Callable[[dict[str, Any], int], None],
 ) -> dict[str, Any]:
     """Noise prediction over text, with dropped captions and loss weights min(SNR, limit) / SNR.
 
+    From noise prediction alone the text encoder learns to tell one word after the other apart, for
+    thousands of steps. So every state from the end token on must also say, through linear heads that
+    are thrown away, which values the caption named.
+
     Source of the weights: Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy".
+
+    Args:
+      run: its preset says the rest.
+      latents: of all pictures, scaled.
+      ids: tokens, (pictures, phrasings, 77).
+      null: tokens of the null prompt, (1, 77).
+      named: `values_named` of the captions, (pictures, phrasings, attributes).
+      show: called with the state and step at every checkpoint.
     """
     preset = run.preset
     unet = UNet(UNetConfig.from_dict(preset.unet))
@@ -329,7 +349,20 @@ def train_unet(
     optimise = optimiser(preset.unet_rate, preset.unet_steps)
     alpha_bar = jnp.asarray(Schedule.from_config(SCHEDULER).alpha_bar, jnp.float32)
 
-    def loss_of(params: Any, latent: jax.Array, tokens: jax.Array, key: jax.Array) -> Any:
+    classes = [len(words) + 1 for words in scenes.ATTRIBUTES.values()]
+
+    def caption_loss(heads: Any, states: jax.Array, tokens: jax.Array, values: jax.Array) -> Any:
+        after_end = (tokens == null.max()).astype(jnp.float32)
+        logits = [states @ head for head in heads]
+        errors = [
+            optax.softmax_cross_entropy_with_integer_labels(
+                logit, jnp.broadcast_to(values[:, i, None], tokens.shape)
+            )
+            for i, logit in enumerate(logits)
+        ]
+        return jnp.sum(sum(errors) * after_end) / jnp.sum(after_end)
+
+    def loss_of(params: Any, latent: Any, tokens: Any, values: Any, key: jax.Array) -> Any:
         key_t, key_noise = jax.random.split(key)
         b = latent.shape[0]
         # One timestep out of each b-th of the range: less variance than b independent ones.
@@ -342,27 +375,32 @@ def train_unet(
         predicted = unet.apply({"params": params["unet"]}, noisy, timestep, text_attention(states))
         squared = jnp.mean((predicted - noise) ** 2, axis=(1, 2, 3))
         snr = (level / (1 - level))[:, 0, 0, 0]
-        return jnp.mean(jnp.minimum(snr, preset.snr_limit) / snr * squared), jnp.mean(squared)
+        loss = jnp.mean(jnp.minimum(snr, preset.snr_limit) / snr * squared)
+        words = caption_loss(params["heads"], states, tokens, values)
+        return loss + preset.caption_weight * words, {
+            "loss": loss,
+            "mse": jnp.mean(squared),
+            "caption": words,
+        }
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: Any, latent: jax.Array, tokens: jax.Array, step: jax.Array) -> Any:
+    def update(state: Any, latent: Any, tokens: Any, values: Any, step: jax.Array) -> Any:
         key = jax.random.fold_in(jax.random.key(preset.seed), step)
-        (loss, mse), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            state["params"], latent, tokens, key
-        )
+        grads, seen = jax.grad(loss_of, has_aux=True)(state["params"], latent, tokens, values, key)
         updates, opt = optimise.update(grads, state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         decay = jnp.minimum(preset.ema, (1 + step) / (10 + step))
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state["ema"], params)
-        return {"params": params, "ema": ema, "opt": opt}, {"loss": loss, "mse": mse}
+        return {"params": params, "ema": ema, "opt": opt}, seen
 
     def step_of(state: Any, step: int) -> Any:
         rng = np.random.default_rng((preset.seed, 2, step))
         rows = rng.integers(0, len(latents), preset.unet_batch)
         phrasing = rng.integers(0, ids.shape[1], preset.unet_batch)
-        tokens = ids[rows, phrasing]
-        tokens = np.where(rng.random((len(rows), 1)) < preset.caption_dropout, null, tokens)
-        return update(state, latents[rows], tokens, jnp.asarray(step))
+        dropped = rng.random((len(rows), 1)) < preset.caption_dropout
+        tokens = np.where(dropped, null, ids[rows, phrasing])
+        values = np.where(dropped, np.array(classes) - 1, named[rows, phrasing])
+        return update(state, latents[rows], tokens, values, jnp.asarray(step))
 
     def start() -> Any:
         keys = jax.random.split(jax.random.key(preset.seed))
@@ -370,6 +408,7 @@ def train_unet(
         params = {
             "unet": unet.init(keys[0], *unet.example_inputs())["params"],
             "text_encoder": text.init(keys[1], *text.example_inputs())["params"],
+            "heads": [jnp.zeros((preset.text_width, count)) for count in classes],
         }
         return {
             "params": params,
@@ -427,11 +466,15 @@ def export(run: Run, folder: Path, checkpoint: Checkpoint, files: dict[str, Any]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n")
     shutil.copytree(run.folder / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    words = ", ".join(f'"{word}"' for word in sorted(scenes.VOCABULARY))
+    (folder / SETTINGS).write_text(f"# What the captions of the training say.\nwords = [{words}]\n")
     for component, params in checkpoint.params.items():
         for old in (folder / component).glob("*.safetensors*"):
             old.unlink()
         half = jax.tree.map(lambda x: np.asarray(x, np.float16), params)
-        save_safetensors(half, folder / component, component, shard_bytes=12_000_000)
+        save_safetensors(half, folder / component, component, shard_bytes=11_900_000)
+        for file in (folder / component).iterdir():
+            file.chmod(0o644)
 
 
 def show_samples(run: Run, checkpoint: Checkpoint, step: int, count: int = 32) -> None:
@@ -505,7 +548,8 @@ def main() -> None:
     def show(state: Any, step: int) -> None:
         show_samples(run, assembled(state)[0], step)
 
-    state = train_unet(run, latents * scaling_factor, ids, null, show)
+    named = np.stack([[values_named(text) for text in texts] for texts in phrases], axis=1)
+    state = train_unet(run, latents * scaling_factor, ids, null, named, show)
     if args.export:
         export(run, args.export, *assembled(state))
 

@@ -301,7 +301,7 @@ class Editor:
         config = self.default_config if config is None else config
         z0 = jnp.asarray(z0)
         targets, source_index = _flatten(target, z0.shape[0])
-        prompts = _told(source, config)
+        prompts = _source_prompts(source, config)
         self.check_prompts([*targets, *([prompts] if isinstance(prompts, str) else prompts)])
         plan = self.plan(config, user_mask=masks is not None)
         keys = self._keys(z0.shape[0], prompts, config)
@@ -318,11 +318,9 @@ class Editor:
         def per_target(x: Array, axis: int = 0) -> Array:
             return jnp.take(x, jnp.asarray(source_index), axis=axis)
 
+        told = self.condition(keys.source.prompts)
         source_inversion = inversions[keys.source]
         start = per_target(source_inversion.at(config.steps))
-        condition = self.condition(keys.source.prompts)
-        if len(keys.source.prompts) > 1:
-            condition = jax.tree.map(per_target, condition)
         trace = programs.edit(
             self._network,
             self.params["unet"],
@@ -332,7 +330,7 @@ class Editor:
             start,
             {
                 "null": self.condition(""),
-                "source": condition,
+                "source": jax.tree.map(per_target, _per_image(told, z0.shape[0])),
                 "target": self.condition(targets),
             },
             None if clean is None else per_target(clean, 1),
@@ -430,7 +428,7 @@ class Editor:
             self._network,
             self.params["unet"],
             jnp.asarray(z0),
-            self.condition(key.prompts),
+            self._told(key, z0.shape[0]),
             self.condition("") if key.rows == 2 else None,
             key.guidance,
             uniformity=key.uniformity,
@@ -447,7 +445,7 @@ class Editor:
             self._network,
             self.params["unet"],
             inversion.at(depth),
-            self.condition(key.prompts),
+            self._told(key, inversion.latents.shape[1]),
             self.condition("") if key.rows == 2 else None,
             key.guidance,
             uniformity=key.uniformity,
@@ -455,6 +453,14 @@ class Editor:
             depth=depth,
             last=last,
         )
+
+    def _told(self, key: InversionKey, count: int) -> Conditioning:
+        """A row for each image, so that one program serves one prompt for all and one each.
+
+        With uniform maps a single prompt keeps its single row: their vectors are computed once.
+        """
+        condition = self.condition(key.prompts)
+        return condition if key.uniformity == 1 else _per_image(condition, count)
 
     def _refuse_foreign(self, inversion: Inversion) -> None:
         if inversion.key.weights_hash != self.weights_hash:
@@ -483,7 +489,7 @@ class Editor:
         return found
 
 
-def _told(source: Prompts | None, config: EditConfig) -> Prompts:
+def _source_prompts(source: Prompts | None, config: EditConfig) -> Prompts:
     """What the source branch and its inversion are told."""
     if config.source_context == "null":
         if source is not None:
@@ -496,6 +502,10 @@ def _told(source: Prompts | None, config: EditConfig) -> Prompts:
     if source is None:
         raise InputError('source_context is "prompt": give the source prompt, or set it to "null"')
     return source
+
+
+def _per_image(condition: Conditioning, count: int) -> Conditioning:
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape[1:])), condition)
 
 
 def _listed(inversions: Inversion | Sequence[Inversion] | None) -> Sequence[Inversion]:

@@ -16,23 +16,28 @@ from uam_jax.errors import InputError
 from uam_jax.models import layers
 from uam_jax.types import AttentionRule, AttentionSite, Params
 
-# Two levels that attend: one block on the way down, one in the middle, two on the way up, of each.
-CONFIG = UNET | {
-    "block_out_channels": [8, 16],
-    "down_block_types": ["CrossAttnDownBlock2D"] * 2,
-    "up_block_types": ["CrossAttnUpBlock2D"] * 2,
-}
-BLOCKS = 7
-MODULES = {
-    "unet": models.UNet(models.UNetConfig.from_dict(CONFIG)),
-    "vae": models.VAE(models.VAEConfig.from_dict(VAE)),
-    "text_encoder": models.TextEncoder(models.TextConfig.from_dict(TEXT)),
-}
 CONFIGS = {
-    "unet": (models.UNetConfig, CONFIG),
+    "unet": (models.UNetConfig, UNET),
     "vae": (models.VAEConfig, VAE),
     "text_encoder": (models.TextConfig, TEXT),
 }
+MODULES = {
+    "unet": models.UNet(models.UNetConfig.from_dict(UNET)),
+    "vae": models.VAE(models.VAEConfig.from_dict(VAE)),
+    "text_encoder": models.TextEncoder(models.TextConfig.from_dict(TEXT)),
+}
+# Two levels of different width that attend: for what is only traced, since compiling it takes long.
+DEEP = models.UNet(
+    models.UNetConfig.from_dict(
+        UNET
+        | {
+            "block_out_channels": [8, 16],
+            "down_block_types": ["CrossAttnDownBlock2D"] * 2,
+            "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+        }
+    )
+)
+BLOCKS = 7
 
 
 def normal(seed: int, *shape: int) -> Array:
@@ -40,37 +45,40 @@ def normal(seed: int, *shape: int) -> Array:
 
 
 @cache
-def params_of(component: str) -> Params:
+def params_of(module: Any) -> Params:
     rng = np.random.default_rng(0)
 
     def draw(leaf: jax.ShapeDtypeStruct) -> Array:
         fan_in = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 4
         return jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(fan_in), jnp.float32)
 
-    return jax.tree.map(draw, models.expected_params(MODULES[component]))
+    return jax.tree.map(draw, models.expected_params(module))
 
 
-def predict(make_rule: Callable[[Any], AttentionRule], given: Any, dtype: Any = jnp.float32) -> Any:
-    """The jitted U-Net on a batch of three, lowered by the caller or called."""
-    network = models.UNet(MODULES["unet"].config, dtype)
+STATES = normal(2, 3, 5, UNET["cross_attention_dim"])
+LATENT, TIMESTEP = normal(1, 3, 8, 4, 4), jnp.array([1, 500, 981])
+
+
+@cache  # compiling takes seconds
+def predictor(make_rule: Callable[..., AttentionRule], network: Any = MODULES["unet"]) -> Any:
+    """The jitted U-Net, whose cross-attention follows `make_rule(*given)`."""
 
     @jax.jit
-    def run(params: Params, given: Any, latent: Array, timestep: Array) -> Array:
-        return network.apply({"params": params}, latent, timestep, make_rule(given))
+    def run(params: Params, latent: Array, timestep: Array, *given: Any) -> Array:
+        return network.apply({"params": params}, latent, timestep, make_rule(*given))
 
-    return run, (params_of("unet"), given, *LATENT_AND_TIMESTEP)
-
-
-def result(compiled: Any) -> Array:
-    run, arguments = compiled
-    return run(*arguments)
+    return run
 
 
-LATENT_AND_TIMESTEP = normal(1, 3, 8, 4, 4), jnp.array([1, 500, 981])
-STATES = normal(2, 3, 5, CONFIG["cross_attention_dim"])
+def predict(make_rule: Callable[..., AttentionRule], *given: Any) -> Array:
+    return predictor(make_rule)(params_of(MODULES["unet"]), LATENT, TIMESTEP, *given)
 
 
-def map_rule(states: Array, uniformity: float) -> AttentionRule:
+def vectors(network: Any = MODULES["unet"]) -> tuple[Array, ...]:
+    return models.uniform_vectors(params_of(network), STATES)
+
+
+def map_rule(states: Array, uniformity: Any) -> AttentionRule:
     """The definition: cross-attention whose maps are softmax and 1/S in the given parts."""
 
     def rule(site: AttentionSite, x: Array, block: int) -> Array:
@@ -83,29 +91,22 @@ def map_rule(states: Array, uniformity: float) -> AttentionRule:
     return rule
 
 
-def vectors() -> tuple[Array, ...]:
-    return models.uniform_vectors(params_of("unet"), STATES)
-
-
 def assert_close(actual: Any, expected: Any, relative: float) -> None:
     error = np.abs(np.asarray(actual) - np.asarray(expected)).max() / np.abs(expected).max()
     assert error <= relative
 
 
 def test_uniform_vectors_equal_maps_of_one_over_s() -> None:
-    uniform = result(predict(models.uniform_attention, vectors()))
-    assert_close(uniform, result(predict(partial(map_rule, uniformity=1.0), STATES)), 1e-6)
-    text = result(predict(models.text_attention, STATES))
+    uniform = predict(models.uniform_attention, vectors())
+    assert_close(uniform, predict(map_rule, STATES, 1.0), 1e-6)
+    text = predict(models.text_attention, STATES)
     assert np.abs(uniform - text).max() > 0.01 * np.abs(text).max()
 
 
 @pytest.mark.parametrize("uniformity", [0.0, 0.5, 1.0])
 def test_mixed_attention_mixes_the_maps(uniformity: float) -> None:
-    def mixed(given: Any) -> AttentionRule:
-        return models.mixed_attention(*given)
-
-    ours = result(predict(mixed, (STATES, vectors(), uniformity)))
-    assert_close(ours, result(predict(partial(map_rule, uniformity=uniformity), STATES)), 2e-6)
+    ours = predict(models.mixed_attention, STATES, vectors(), uniformity)
+    assert_close(ours, predict(map_rule, STATES, uniformity), 2e-6)
 
 
 def test_uniform_rule_asks_nothing_of_the_layer() -> None:
@@ -118,37 +119,33 @@ def test_uniform_rule_asks_nothing_of_the_layer() -> None:
 
 
 def test_uniform_evaluation_costs_less() -> None:
-    def flops(compiled: Any) -> float:
-        run, arguments = compiled
-        return run.lower(*arguments).cost_analysis()["flops"]
+    def flops(make_rule: Callable[..., AttentionRule], *given: Any) -> float:
+        lowered = predictor(make_rule, DEEP).lower(params_of(DEEP), LATENT, TIMESTEP, *given)
+        return lowered.cost_analysis()["flops"]
 
-    text = flops(predict(models.text_attention, STATES))
-    saved = text - flops(predict(models.uniform_attention, vectors()))
-    pixels, width, tokens, context = 3 * 8 * 4, 8, STATES.shape[1], STATES.shape[2]
-    # Of each block at least the products of Q, of K and V, of the maps and of the output.
-    products = pixels * width * (2 * width + 2 * tokens) + 3 * tokens * context * 2 * width
-    outer = 3  # blocks of the outer level; the others add to it
-    assert saved > outer * 2 * products
+    text = flops(models.text_attention, STATES)
+    uniform = flops(models.uniform_attention, vectors(DEEP))
+    batch, pixels, tokens, width = 3, 8 * 4, STATES.shape[1], 8
+    # The products of Q and of the output, the two of the maps, K and V; twice, multiply and add.
+    per_pixel = 2 * width + 2 * tokens
+    block = 2 * batch * width * (pixels * per_pixel + 2 * tokens * STATES.shape[2])
+    assert text - uniform > 3 * block  # the three blocks of the outer level, at least
 
 
 def test_uniform_vectors_are_in_execution_order() -> None:
     seen: dict[int, tuple] = {}
 
-    def keep_order(states: Array) -> AttentionRule:
-        def rule(site: Any, x: Array, block: int) -> Array:
-            assert block == len(seen)
-            seen[block] = site.path
-            return models.text_attention(states)(site, x, block)
+    def keep_order(site: Any, x: Array, block: int) -> Array:
+        assert block == len(seen)
+        seen[block] = site.path
+        return x
 
-        return rule
-
-    run, arguments = predict(keep_order, STATES)
-    jax.eval_shape(run, *arguments)
-    assert list(seen) == list(range(BLOCKS))
-    found = vectors()
-    assert len(found) == BLOCKS
+    run, params = predictor(lambda: keep_order, DEEP), params_of(DEEP)
+    jax.eval_shape(run, params, LATENT, TIMESTEP)
+    found = vectors(DEEP)
+    assert list(seen) == list(range(BLOCKS)) and len(found) == BLOCKS
     for block, path in seen.items():
-        attn = params_of("unet")
+        attn = params
         for name in path:
             attn = attn[name]
         value = STATES.mean(axis=1) @ attn["to_v"]["kernel"]
@@ -163,13 +160,9 @@ def test_self_attention_rule_may_be_replaced() -> None:
         blocks.append(block)
         return jnp.zeros_like(x)
 
-    rule = models.uniform_attention(vectors())
-    shape = jax.eval_shape(
-        partial(MODULES["unet"].apply, cross=rule, own=own),
-        {"params": params_of("unet")},
-        *LATENT_AND_TIMESTEP,
-    )
-    assert blocks == list(range(BLOCKS)) and shape.shape == LATENT_AND_TIMESTEP[0].shape
+    apply = partial(DEEP.apply, cross=models.text_attention(STATES), own=own)
+    shape = jax.eval_shape(apply, {"params": params_of(DEEP)}, LATENT, TIMESTEP)
+    assert blocks == list(range(BLOCKS)) and shape.shape == LATENT.shape
 
 
 @pytest.mark.parametrize("sides", [(1, 1), (2, 2), (4, 4), (2, 4)])
@@ -182,25 +175,27 @@ def test_products_equal_the_convolution(sides: tuple[int, int]) -> None:
         np.testing.assert_allclose(ours, direct, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "near"), [(jnp.float16, 0.02), (jnp.bfloat16, 0.15)])
 @pytest.mark.parametrize("component", MODULES)
-def test_half_precision(component: str, dtype: Any, near: float) -> None:
-    params = params_of(component)
-    halved = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    module = type(MODULES[component])
+def test_half_precision(component: str) -> None:
+    module = MODULES[component]
+    params = params_of(module)
+    given: tuple = {
+        "unet": (LATENT, TIMESTEP),
+        "vae": (jnp.tanh(normal(3, 2, 8, 4, 3)),),
+        "text_encoder": (jnp.arange(77)[None],),
+    }[component]
 
-    def run(params: Params, dtype: Any) -> Array:
-        network = module(MODULES[component].config, dtype)
-        given = {
-            "unet": lambda: (*LATENT_AND_TIMESTEP, models.text_attention(STATES)),
-            "vae": lambda: (jnp.tanh(normal(3, 2, 8, 4, 3)),),
-            "text_encoder": lambda: (jnp.arange(77)[None],),
-        }[component]()
-        return jax.jit(lambda params: network.apply({"params": params}, *given))(params)
+    def run(dtype: Any) -> Array:
+        rules = (models.text_attention(STATES.astype(dtype)),) if component == "unet" else ()
+        halved = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        network = type(module)(module.config, dtype)
+        return jax.jit(lambda params: network.apply({"params": params}, *given, *rules))(halved)
 
-    full, half = run(params, jnp.float32), run(halved, dtype)
-    assert half.dtype == jnp.float32 and np.isfinite(half).all()
-    assert_close(half, full, near)
+    full = run(jnp.float32)
+    for dtype, near in ((jnp.float16, 0.02), (jnp.bfloat16, 0.15)):
+        half = run(dtype)
+        assert half.dtype == jnp.float32 and np.isfinite(half).all()
+        assert_close(half, full, near)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
@@ -233,22 +228,22 @@ def test_norms_keep_small_differences_beside_a_large_offset() -> None:
 
 
 def test_rows_of_a_batch_are_independent() -> None:
-    run, (params, states, latent, timestep) = predict(models.text_attention, STATES)
-    together = run(params, states, latent, timestep)
+    run = partial(predictor(models.text_attention), params_of(MODULES["unet"]))
+    together = run(LATENT, TIMESTEP, STATES)
     order = jnp.array([2, 0, 1])
-    shuffled = run(params, states[order], latent[order], timestep[order])
+    shuffled = run(LATENT[order], TIMESTEP[order], STATES[order])
     np.testing.assert_allclose(shuffled, together[order], rtol=1e-5, atol=1e-6)
-    disturbed = run(params, states, latent.at[1:].add(3.0), timestep)
+    disturbed = run(LATENT.at[1:].add(normal(3, 2, 8, 4, 4)), TIMESTEP, STATES)
     np.testing.assert_allclose(disturbed[0], together[0], rtol=1e-5, atol=1e-6)
     assert np.abs(disturbed[1] - together[1]).max() > 0.01
 
 
 def test_text_encoder_is_causal() -> None:
-    encode = jax.jit(MODULES["text_encoder"].apply)
+    module = MODULES["text_encoder"]
+    encode = partial(jax.jit(module.apply), {"params": params_of(module)})
     ids = jnp.arange(77)[None]
-    before = encode({"params": params_of("text_encoder")}, ids)
-    after = encode({"params": params_of("text_encoder")}, ids.at[0, 40].set(99))
-    changed = np.abs(after - before).max(axis=-1)[0] > 1e-6
+    difference = encode(ids.at[0, 40].set(99)) - encode(ids)
+    changed = np.abs(difference).max(axis=-1)[0] > 1e-6
     assert not changed[:40].any() and changed[40:].all()
 
 
@@ -328,9 +323,9 @@ def test_absent_keys_take_the_libraries_defaults() -> None:
 
 def test_keys_without_influence_are_accepted() -> None:
     inert = {"_class_name": "x", "upcast_attention": True, "later": None, "also_later": False}
-    assert models.UNetConfig.from_dict(CONFIG | inert) == MODULES["unet"].config
+    assert models.UNetConfig.from_dict(UNET | inert) == MODULES["unet"].config
 
 
 def test_one_number_of_heads_is_for_every_level() -> None:
-    config = models.UNetConfig.from_dict(CONFIG | {"attention_head_dim": [2, 4]})
+    config = models.UNetConfig.from_dict(UNET | {"attention_head_dim": [2, 4]})
     assert (config.heads, MODULES["unet"].config.heads) == ((2, 4), (2, 2))
