@@ -305,11 +305,11 @@ class Editor:
         self.check_prompts([*targets, *([prompts] if isinstance(prompts, str) else prompts)])
         plan = self.plan(config, user_mask=masks is not None)
         keys = self._keys(z0.shape[0], prompts, config)
-        inversions, evaluations = self._inversions(z0, keys, plan, config, _listed(inversions))
+        made, evaluations = self._inversions(z0, keys, plan, config, _listed(inversions))
         reconstructed, clean = None, None
         if plan.depth:
             reconstructed, clean = self._denoised(
-                inversions[keys.auxiliary], plan.depth, last=plan.blended
+                made[keys.auxiliary], plan.depth, last=plan.blended
             )
         elif plan.blended:
             reconstructed, clean = z0, jnp.broadcast_to(z0, (plan.blended, *z0.shape))
@@ -319,7 +319,7 @@ class Editor:
             return jnp.take(x, jnp.asarray(source_index), axis=axis)
 
         told = self.condition(keys.source.prompts)
-        source_inversion = inversions[keys.source]
+        source_inversion = made[keys.source]
         start = per_target(source_inversion.at(config.steps))
         trace = programs.edit(
             self._network,

@@ -5,6 +5,7 @@ What decides a program's shape is static (networks, schedule, plan); weights, pi
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -159,7 +160,8 @@ def evaluation_flops(
         return network.noise(params, latent, step, rule)
 
     lowered = jax.jit(evaluate).lower(params, condition.states, vectors)
-    return float(lowered.cost_analysis()["flops"])
+    costs: Any = lowered.cost_analysis()
+    return float(costs["flops"])
 
 
 def attention_of(network: Network) -> str:

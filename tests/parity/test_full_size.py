@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
-from parity import torch_networks as both  # noqa: E402 (needs the three)
+from parity import torch_networks as both
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 

@@ -4,7 +4,7 @@ A rule is any function `(site, x, block) -> output` (see `types.AttentionRule`);
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from uam_jax.types import AttentionRule, AttentionSite, Params
+
+Backend = Literal["cudnn", "xla"]
 
 
 class Attention(nn.Module):
@@ -56,7 +58,7 @@ def attend(
     return jax.nn.dot_product_attention(q, k, v, implementation=backend)
 
 
-def attention_backend(shape: Sequence[int], dtype: Any, platform: str) -> str:
+def attention_backend(shape: Sequence[int], dtype: Any, platform: str) -> Backend:
     """Which implementation computes `attend`: `"cudnn"` (fused) or `"xla"`.
 
     cuDNN's fused kernel takes half precision and head widths up to 128 that are multiples of 8.

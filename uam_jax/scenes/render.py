@@ -113,7 +113,7 @@ def _shadow(distance: Distance, origin: Vector, light: Vector) -> Array:
         d = distance(*_at(origin, light, t))
         return t + jnp.clip(d, 0.03, 0.25), jnp.minimum(share, 5.0 * d / t)
 
-    start = jnp.full(origin[0].shape, 0.03), jnp.ones(origin[0].shape)
+    start = jnp.full_like(origin[0], 0.03), jnp.ones_like(origin[0])
     share = jnp.clip(lax.fori_loop(0, SHADOW_STEPS, step, start)[1], 0.0, 1.0)
     return share * share * (3 - 2 * share)
 
