@@ -175,8 +175,13 @@ def test_products_equal_the_convolution(sides: tuple[int, int]) -> None:
         np.testing.assert_allclose(ours, direct, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "near"),
+    # XLA's CPU backend has no float16 product that adds in float32, which attention asks for.
+    [(jnp.bfloat16, 0.15), pytest.param(jnp.float16, 0.02, marks=pytest.mark.gpu)],
+)
 @pytest.mark.parametrize("component", MODULES)
-def test_half_precision(component: str) -> None:
+def test_half_precision(component: str, dtype: Any, near: float) -> None:
     module = MODULES[component]
     params = params_of(module)
     given: tuple = {
@@ -191,11 +196,9 @@ def test_half_precision(component: str) -> None:
         network = type(module)(module.config, dtype)
         return jax.jit(lambda params: network.apply({"params": params}, *given, *rules))(halved)
 
-    full = run(jnp.float32)
-    for dtype, near in ((jnp.float16, 0.02), (jnp.bfloat16, 0.15)):
-        half = run(dtype)
-        assert half.dtype == jnp.float32 and np.isfinite(half).all()
-        assert_close(half, full, near)
+    half = run(dtype)
+    assert half.dtype == jnp.float32 and np.isfinite(half).all()
+    assert_close(half, run(jnp.float32), near)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
@@ -275,7 +278,7 @@ def test_fused_attention_only_where_it_works(
         ("unet", "down_block_types", ["CrossAttnDownBlock2D", "AttnDownBlock2D"]),
         ("unet", "norm_num_groups", 3),
         ("unet", "transformer_layers_per_block", [1, 2]),
-        ("unet", "up_block_types", ["UpBlock2D", "CrossAttnUpBlock2D"]),
+        ("unet", "up_block_types", ["CrossAttnUpBlock2D", "UpBlock2D"]),
         ("unet", "invented_by_a_later_version", 3),
         ("vae", "latents_mean", [0.0]),
         ("vae", "shift_factor", 0.1),

@@ -89,7 +89,7 @@ def text_attention(states: Float[Array, "b s e"]) -> AttentionRule:
     return rule
 
 
-def uniform_attention(vectors: Sequence[Float[Array, "#b c"]]) -> AttentionRule:
+def uniform_attention(vectors: Sequence[Float[Array, "#b _"]]) -> AttentionRule:
     """Uniform maps (§3.3.1): the layer's output is one vector for all pixels, known in advance.
 
     Args:
@@ -105,7 +105,7 @@ def uniform_attention(vectors: Sequence[Float[Array, "#b c"]]) -> AttentionRule:
 
 def mixed_attention(
     states: Float[Array, "b s e"],
-    vectors: Sequence[Float[Array, "#b c"]],
+    vectors: Sequence[Float[Array, "#b _"]],
     uniformity: float | Array,
 ) -> AttentionRule:
     """Maps between the text's (0) and uniform ones (1): `(1 - u) softmax(QKᵀ/√d) + u / S`.
@@ -122,7 +122,7 @@ def mixed_attention(
 
 def uniform_vectors(
     unet_params: Params, states: Float[Array, "b s e"]
-) -> tuple[Float[Array, "b c"], ...]:
+) -> tuple[Float[Array, "b _"], ...]:
     """`to_out(mean_s V)` of every cross-attention layer, in execution order (§3.3.1).
 
     They depend on weights and context alone: computed once, used in every step and for every image.
