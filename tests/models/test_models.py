@@ -178,7 +178,7 @@ def test_products_equal_the_convolution(sides: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("dtype", "near"),
     # XLA's CPU backend has no float16 product that adds in float32, which attention asks for.
-    [(jnp.bfloat16, 0.15), pytest.param(jnp.float16, 0.02, marks=pytest.mark.gpu)],
+    [(jnp.bfloat16, 0.15), (jnp.float16, 0.02)],
 )
 @pytest.mark.parametrize("component", MODULES)
 def test_half_precision(component: str, dtype: Any, near: float) -> None:

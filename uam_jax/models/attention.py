@@ -55,6 +55,10 @@ def attend(
     """softmax(QKᵀ/√d)V, logits and softmax in float32; one row of keys and values may serve all."""
     k, v = (jnp.broadcast_to(x, (q.shape[0], *x.shape[1:])) for x in (k, v))
     backend = attention_backend(q.shape, q.dtype, jax.default_backend())
+    if backend == "xla" and q.dtype == jnp.float16:
+        # XLA's CPU has no float16 product with float32 sums.
+        wide = (x.astype(jnp.float32) for x in (q, k, v))
+        return jax.nn.dot_product_attention(*wide, implementation=backend).astype(q.dtype)
     return jax.nn.dot_product_attention(q, k, v, implementation=backend)
 
 

@@ -19,10 +19,10 @@ class _CausalSelfAttention(nn.Module):
     def __call__(self, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
         def project(name: str) -> Array:
             projected = nn.Dense(x.shape[-1], dtype=self.dtype, name=name)(x)
-            return projected.reshape(*x.shape[:2], self.heads, -1)
+            return projected.reshape(*x.shape[:2], self.heads, -1).astype(jnp.float32)
 
         q, k, v = (project(name) for name in ("q_proj", "k_proj", "v_proj"))
-        # 77 tokens once per prompt: no fused kernel is worth its conditions.
+        # 77 tokens once per prompt: no fused kernel and no half precision is worth its conditions.
         out = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="xla")
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="out_proj")(out.reshape(x.shape))
 
