@@ -154,12 +154,12 @@ def measure(editor: Editor, quick: bool) -> dict[str, dict[str, Any]]:
     n = 4 if quick else 1
     report: dict[str, dict[str, Any]] = {
         f"VAE, {256 // n} scenes": measure_vae(editor, 256 // n),
-        f"generation, {96 // n} captions": measure_generation(editor, 96 // n),
-        f"reconstruction against the VAE's, {32 // n} scenes": measure_reconstruction(
-            editor, 32 // n
+        f"generation, {64 // n} captions": measure_generation(editor, 64 // n),
+        f"reconstruction against the VAE's, {16 // n} scenes": measure_reconstruction(
+            editor, 16 // n
         ),
     }
-    before, after, changed = edits(64 // n)
+    before, after, changed = edits(32 // n)
     exact = np.asarray(scenes.edit_mask(before, after, size=editor.native_size))
     for name, config in (
         ("default", editor.default_config),
