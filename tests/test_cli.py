@@ -479,6 +479,7 @@ def test_a_real_edit_keeps_every_bit_outside_its_mask(tmp_path: Path, model: str
         "edit", image, "--target", "a red cube", "--target", "a blue ball", "--out", tmp_path,
         "--mask", tmp_path / "mask.png", "--save-mask", "--model", model, "--no-cache", "--json",
         "--config", "default", "--set", "steps=4", "--set", "mask.t_mask=600",
+        "--set", "mask.user=replace", "--size", 32,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     summary = json.loads(result.stdout)
