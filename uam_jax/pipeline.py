@@ -24,6 +24,7 @@ from uam_jax.errors import InputError
 from uam_jax.inversion import Inversion, InversionKey
 from uam_jax.plan import Plan
 from uam_jax.predictors import Network
+from uam_jax.tokenizer import unknown_words
 from uam_jax.types import Conditioning, Image, ImageLike, Latent, MaskLike, Params
 
 Prompts = str | Sequence[str]
@@ -176,9 +177,7 @@ class Editor:
         known = self.checkpoint.settings.get("words")
         if known is None:
             return
-        words = {word.strip(".,;:!?\"'()").lower() for text in prompts for word in text.split()}
-        unknown = sorted(words - {*known, ""})
-        if unknown:
+        if unknown := unknown_words(prompts, known):
             warnings.warn(
                 f"{self.name} has never seen {', '.join(unknown)}; it knows only: {', '.join(known)}. "
                 "For any other picture give a Stable Diffusion model with --model FOLDER_OR_HUB_ID",
