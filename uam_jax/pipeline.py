@@ -226,7 +226,7 @@ class Editor:
         self._refuse_foreign(inversion)
         if guidance is not None:
             inversion = replace(inversion, key=replace(inversion.key, guidance=float(guidance)))
-        latents, _ = self._denoised(inversion, inversion.key.steps, last=1)
+        latents, _ = self._denoised(inversion, inversion.key.steps)
         return latents
 
     def reconstruct(self, inversion: Inversion, *, guidance: float | None = None) -> Image:
@@ -369,7 +369,7 @@ class Editor:
         )
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         key = self._key(len(texts), texts, 0.0, guidance, steps)
-        latents, _ = self._denoised(Inversion(noise[None], key, (steps,)), steps, last=1)
+        latents, _ = self._denoised(Inversion(noise[None], key, (steps,)), steps)
         return self.decode(latents)
 
     # Parts
@@ -437,8 +437,8 @@ class Editor:
         return Inversion(latents[jnp.asarray(levels)], key, levels)
 
     def _denoised(
-        self, inversion: Inversion, depth: int, *, last: int
-    ) -> tuple[Latent, Float[Array, "last b h w c"]]:
+        self, inversion: Inversion, depth: int, *, last: int = 0
+    ) -> tuple[Latent, Float[Array, "last b h w c"] | None]:
         key = inversion.key
         return programs.denoise(
             self._network,

@@ -4,10 +4,13 @@ Each function here is a partial of one network, chosen when the loop is traced; 
 branched on inside it.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from uam_jax.control.masactrl import mutual_self_attention, source_of_rows
@@ -24,6 +27,9 @@ from uam_jax.plan import Plan
 from uam_jax.schedule import Schedule, to_noise
 from uam_jax.types import AttentionRule, Conditioning, Latent, NoisePredictor, Params, Scalar, Step
 
+SELF_ATTENTION = Partial(self_attention)
+"""The plain rule, as a pytree."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -32,13 +38,15 @@ class Network:
     unet: UNet
     schedule: Schedule
 
+    # Traced once for all programs and loops with the same shapes and rules.
+    @functools.partial(jax.jit, static_argnames="self")
     def noise(
         self,
         params: Params,
         latent: Latent,
         step: Step,
         cross: AttentionRule,
-        own: AttentionRule = self_attention,
+        own: AttentionRule = SELF_ATTENTION,
     ) -> Latent:
         """One evaluation, as epsilon."""
         output = self.unet.apply({"params": params}, latent, step.timestep[None], cross, own)
@@ -123,7 +131,7 @@ def branch_predictor(
             told = [null, conditions[name]][-rows[name] :]
             batch += [latents[name]] * rows[name]
             states += [_rows(condition.states, pairs) for condition in told]
-        own = self_attention
+        own = SELF_ATTENTION
         if controlled:
             taken_from = source_of_rows(
                 latents["target"].shape[0],

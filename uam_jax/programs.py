@@ -87,8 +87,8 @@ def denoise(
     steps: int,
     depth: int,
     last: int,
-) -> tuple[Latent, Float[Array, "last b h w c"]]:
-    """From level `depth` of `steps` to 0; also the clean estimates of the `last` steps."""
+) -> tuple[Latent, Float[Array, "last b h w c"] | None]:
+    """From level `depth` of `steps` to 0; also the clean estimates of the `last` steps, if any."""
     predict = predictor(
         network,
         params,
@@ -98,9 +98,10 @@ def denoise(
         uniformity=uniformity,
         guidance=guidance,
     )
-    return ddim.denoise_with_clean(
-        predict, latent, network.schedule.denoising(steps, depth), last=last
-    )
+    levels = network.schedule.denoising(steps, depth)
+    if not last:
+        return ddim.denoise(predict, latent, levels), None
+    return ddim.denoise_with_clean(predict, latent, levels, last=last)
 
 
 @functools.partial(

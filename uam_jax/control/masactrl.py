@@ -4,7 +4,9 @@ Source: Cao et al., MasaCtrl, ICCV 2023 (arXiv 2304.08465), §3.2.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -31,13 +33,26 @@ def mutual_self_attention(
     """
     # Keys and values are projected once per row that is taken from, not once per row that takes.
     taken, place = np.unique(np.asarray(source_of), return_inverse=True)
+    return _MutualSelfAttention(
+        tuple(taken.tolist()), tuple(place.tolist()), block_start, block_end
+    )
 
-    def rule(site: AttentionSite, x: Float[Array, "b n c"], block: int) -> Float[Array, "b n c"]:
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class _MutualSelfAttention:
+    taken: tuple[int, ...]
+    place: tuple[int, ...]
+    block_start: int
+    block_end: int
+
+    def __call__(
+        self, site: AttentionSite, x: Float[Array, "b n c"], block: int
+    ) -> Float[Array, "b n c"]:
         query = site.query(x)
-        if block_start <= block < block_end:
+        if self.block_start <= block < self.block_end:
+            taken, place = np.asarray(self.taken), np.asarray(self.place)
             key, value = (part[place] for part in (site.key(x[taken]), site.value(x[taken])))
         else:
             key, value = site.key(x), site.value(x)
         return site.project(site.attend(query, key, value))
-
-    return rule

@@ -1,6 +1,7 @@
 """Attention: one layer, and the rules that say what it computes (text maps, uniform maps, its own pixels).
 
-A rule is any function `(site, x, block) -> output` (see `types.AttentionRule`); a control is another.
+A rule is any function `(site, x, block) -> output` (see `types.AttentionRule`); a control is another. What a
+rule closes over is a pytree (`Partial`), so that one trace of the network serves every program with its shapes.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from uam_jax.types import AttentionRule, AttentionSite, Params
@@ -85,12 +87,7 @@ def self_attention(site: AttentionSite, x: Float[Array, "b n c"], block: int) ->
 
 def text_attention(states: Float[Array, "b s e"]) -> AttentionRule:
     """The plain rule for cross-attention: every pixel attends to the text."""
-
-    def rule(site: AttentionSite, x: Array, block: int) -> Array:
-        del block
-        return site.project(site.attend(site.query(x), site.key(states), site.value(states)))
-
-    return rule
+    return Partial(_text, states)
 
 
 def uniform_attention(vectors: Sequence[Float[Array, "#b _"]]) -> AttentionRule:
@@ -99,12 +96,7 @@ def uniform_attention(vectors: Sequence[Float[Array, "#b _"]]) -> AttentionRule:
     Args:
       vectors: `uniform_vectors` of the context, one per transformer block.
     """
-
-    def rule(site: AttentionSite, x: Array, block: int) -> Array:
-        del site
-        return vectors[block][:, None, :].astype(x.dtype)
-
-    return rule
+    return Partial(_uniform, vectors)
 
 
 def mixed_attention(
@@ -116,12 +108,29 @@ def mixed_attention(
 
     The output projection is affine, so mixing its outputs is mixing the maps.
     """
-    text, uniform = text_attention(states), uniform_attention(vectors)
+    return Partial(_mixed, states, vectors, uniformity)
 
-    def rule(site: AttentionSite, x: Array, block: int) -> Array:
-        return (1 - uniformity) * text(site, x, block) + uniformity * uniform(site, x, block)
 
-    return rule
+def _text(states: Array, site: AttentionSite, x: Array, block: int) -> Array:
+    del block
+    return site.project(site.attend(site.query(x), site.key(states), site.value(states)))
+
+
+def _uniform(vectors: Sequence[Array], site: AttentionSite, x: Array, block: int) -> Array:
+    del site
+    return vectors[block][:, None, :].astype(x.dtype)
+
+
+def _mixed(
+    states: Array,
+    vectors: Sequence[Array],
+    uniformity: float | Array,
+    site: AttentionSite,
+    x: Array,
+    block: int,
+) -> Array:
+    text, uniform = _text(states, site, x, block), _uniform(vectors, site, x, block)
+    return (1 - uniformity) * text + uniformity * uniform
 
 
 def uniform_vectors(

@@ -45,14 +45,14 @@ def run_demo(
     progress("encoding")
     z0 = editor.encode(pictures)
     ceiling = np.asarray(editor.decode(z0))
-    reconstructions = []
+    reconstructions, inversions = [], {}
     for name, prompts, uniformity in (
         ("source prompt", sources, 0.0),
         ("null prompt", "", 0.0),
         ("uniform maps", "", 1.0),
     ):
         progress(f"reconstructing with {name}")
-        inversion = editor.invert(z0, prompts, uniformity=uniformity)
+        inversion = inversions[name] = editor.invert(z0, prompts, uniformity=uniformity)
         made = np.asarray(editor.reconstruct(inversion))
         reconstructions.append(
             {
@@ -71,8 +71,13 @@ def run_demo(
         ("released", EditConfig.load("released")),
     ):
         progress(f"editing with {name}")
-        told = sources if config.source_context == "prompt" else None
-        result = editor.edit(pictures, targets, told, config=config)
+        # Both start from the null prompt's inversion, and blend with the uniform one's.
+        result = editor.edit(
+            pictures,
+            targets,
+            inversions=[inversions["null prompt"], inversions["uniform maps"]],
+            config=config,
+        )
         results[name] = result
         made = np.asarray(result.images)
         edits.append(
