@@ -532,8 +532,13 @@ def main() -> None:
     parser.add_argument(
         "--start", help="begin with this model's VAE, U-Net and text encoder, as `scenes`"
     )
+    parser.add_argument("--steps", dest="unet_steps", type=int, help="of the U-Net's training")
+    parser.add_argument("--rate", dest="unet_rate", type=float, help="its highest learning rate")
+    parser.add_argument("--seed", type=int, help="of weights, batches and noise")
     args = parser.parse_args()
-    preset = PRESETS[args.preset]
+    changed = {name: getattr(args, name) for name in ("unet_steps", "unet_rate", "seed")}
+    changed = {name: value for name, value in changed.items() if value is not None}
+    preset = dataclasses.replace(PRESETS[args.preset], **changed)
     run = Run(preset, args.out, args.minutes, args.every)
     run.log(device=str(jax.devices()[0]), jax=jax.__version__)
 
@@ -546,20 +551,25 @@ def main() -> None:
         ),
     )
     run.log(stage="pictures", seconds=round(time.monotonic() - began, 1))
-    first = dict(load_checkpoint(args.start).params) if args.start else {}
+    begun = load_checkpoint(args.start) if args.start else None
+    first = dict(begun.params) if begun else {}
     vae = first.pop("vae", None)
     for index in range(0 if vae else len(preset.vae_phases)):
         vae, done = train_vae(run, pictures, index, vae)
         if not done:
             return
     latents = run.cached("latents", lambda: encode_all(run, vae, pictures))
-    scaling_factor = float(1 / latents.std())
+    scaling_factor = begun.vae.config.scaling_factor if begun else float(1 / latents.std())
     phrases = [scenes.captions(world, (preset.seed, i), keep=preset.caption_keep) for i in range(4)]
-    tokenizer = train_tokenizer(
-        [text for texts in phrases for text in texts[:4000]],
-        run.folder / "tokenizer",
-        vocab_size=1024,
-    )
+    if begun:
+        shutil.copytree(begun.path / "tokenizer", run.folder / "tokenizer", dirs_exist_ok=True)
+        tokenizer = begun.tokenizer
+    else:
+        tokenizer = train_tokenizer(
+            [text for texts in phrases for text in texts[:4000]],
+            run.folder / "tokenizer",
+            vocab_size=1024,
+        )
     ids = np.stack([tokenizer.encode(texts) for texts in phrases], axis=1)
     null = tokenizer.encode([""])
     run.log(stage="latents", scaling_factor=scaling_factor, vocabulary=int(null.max()) + 1)
