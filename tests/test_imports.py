@@ -14,12 +14,12 @@ REPOSITORY = Path(__file__).parent.parent
 # A unit is a module or a subpackage, with all in it that has no place of its own. It imports units of earlier lines.
 LAYERS = (
     {"errors"},
-    {"types", "files"},
+    {"types", "files", "parallel"},
     {"schedule", "plan", "models", "tokenizer", "images", "grid", "inversion"},
     {"ddim", "masks", "control", "weights", "compose"},
     {"edit", "checkpoints", "scenes"},
     {"config", "predictors"},
-    {"programs"},
+    {"programs", "requests"},
     {"pipeline"},
     {"uam_jax"},  # the public names, in __init__.py
     {"backend", "console", "jobs", "scenes.demo"},

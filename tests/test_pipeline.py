@@ -260,10 +260,10 @@ def test_generation_depends_on_seed_and_position_only(editor: Editor) -> None:
 
 def test_new_prompts_and_scales_compile_nothing(editor: Editor, images: np.ndarray) -> None:
     editor.edit(images[:1], [TARGET], config=SMALL)
-    before = programs.edit._cache_size(), programs.invert._cache_size()
+    before = programs.edit.compilations, programs.invert.compilations
     changed = SMALL.updated({"guidance": 2.0, "mask": {"quantile": 0.3}})
     editor.edit(images[1:2], ["a cube"], config=changed)
-    assert (programs.edit._cache_size(), programs.invert._cache_size()) == before
+    assert (programs.edit.compilations, programs.invert.compilations) == before
 
 
 def test_known_words_are_told(editor: Editor, tmp_path: Path) -> None:

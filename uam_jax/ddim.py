@@ -5,7 +5,7 @@ the direction lies in the steps alone. Against diffusers, see `schedule` for the
 here is its step with eta 0 and without clipping.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -45,7 +45,7 @@ def invert(
     latent: Latent,
     steps: Step,
     *,
-    keep: Literal["last", "all"] = "last",
+    keep: Literal["last", "all"] | Sequence[int] = "last",
 ) -> Latent | Trajectory:
     """Takes a clean latent up through `steps`, as `Schedule.inverting` gives them.
 
@@ -53,12 +53,25 @@ def invert(
       predict: the noise predictor.
       latent: z0, level 0.
       steps: inverting steps, lowest noise first.
-      keep: "last" returns the noisiest latent; "all" the latents of every level, [0] is z0.
+      keep: "last" returns the noisiest latent; "all" the latents of every level, [0] is z0; level
+        numbers return those, and only those are held meanwhile.
     """
     if keep == "last":
         return _follow(predict, latent, steps, lambda clean, reached: None)[0]
-    _, reached = _follow(predict, latent, steps, lambda clean, reached: reached)
-    return jnp.concatenate([latent[None], reached])
+    if keep == "all":
+        _, reached = _follow(predict, latent, steps, lambda clean, reached: reached)
+        return jnp.concatenate([latent[None], reached])
+    levels = jnp.asarray(keep).reshape(-1, 1, 1, 1, 1)
+
+    def advance(carried: tuple[Latent, Trajectory], inputs: Any) -> tuple[Any, None]:
+        latent, kept = carried
+        step, level = inputs
+        reached = ddim_step(latent, predict(latent, step), step)
+        return (reached, jnp.where(levels == level, reached, kept)), None
+
+    numbered = steps, jnp.arange(1, steps.index.shape[0] + 1)
+    kept = jnp.broadcast_to(latent, (len(keep), *latent.shape))
+    return jax.lax.scan(advance, (latent, kept), numbered)[0][1]
 
 
 def denoise(predict: NoisePredictor, latent: Latent, steps: Step) -> Latent:

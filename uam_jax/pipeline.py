@@ -22,13 +22,20 @@ from uam_jax.compose import keep_unedited
 from uam_jax.config import EditConfig
 from uam_jax.errors import InputError
 from uam_jax.inversion import Inversion, InversionKey
+from uam_jax.parallel import Devices
 from uam_jax.plan import Plan
 from uam_jax.predictors import Network
+from uam_jax.requests import (
+    Prompts,
+    Targets,
+    flatten_targets,
+    latent_masks,
+    listed,
+    per_image,
+    source_prompts,
+)
 from uam_jax.tokenizer import unknown_words
 from uam_jax.types import Conditioning, Image, ImageLike, Latent, MaskLike, Params
-
-Prompts = str | Sequence[str]
-Targets = Sequence[str] | Sequence[Sequence[str]]
 
 
 class _Keys(NamedTuple):
@@ -64,15 +71,46 @@ class EditResult:
     step_masks: Float[Array, "m t h w c"] | None = None
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What the edits of some pictures share, whatever their targets.
+
+    Attributes:
+      config: the edits' settings.
+      plan: their evaluations.
+      z0: (b, h/f, w/f, c), the pictures' latents.
+      start: the source's noisiest latent.
+      trajectory: the source's latent before every step, most noise first, if it is anchored on them.
+      told: the source's condition, a row per picture.
+      auxiliary: the uniform reconstruction; None where nothing is blended.
+      auxiliary_clean: (m, b, h/f, w/f, c), the auxiliary branch's clean estimates of the blended steps.
+      masks: (b, h/f, w/f, 1), the user's.
+      evaluations: single-sample U-Net evaluations spent.
+    """
+
+    config: EditConfig
+    plan: Plan
+    z0: Latent
+    start: Latent
+    trajectory: Float[Array, "n b h w c"] | None
+    told: Conditioning
+    auxiliary: Latent | None
+    auxiliary_clean: Float[Array, "m b h w c"] | None
+    masks: Float[Array, "b h w 1"] | None
+    evaluations: int
+
+
 @dataclass(frozen=True, eq=False)
 class Editor:
     """A loaded model and the operations on it. Pictures are (b, h, w, 3) float32 in [-1, 1].
 
     Attributes:
       checkpoint: networks, weights, tokenizer, schedule.
+      devices: over which batches are split; None: JAX's default device.
     """
 
     checkpoint: Checkpoint
+    devices: Devices | None = None
 
     @classmethod
     def load(
@@ -97,6 +135,13 @@ class Editor:
           InputError: no such model, or a file of it is at fault.
         """
         return cls(load_checkpoint(model, dtype=dtype, variant=variant, revision=revision))
+
+    def on(self, devices: Devices | None) -> Self:
+        """The same model with its weights on every device, each taking its part of a batch."""
+        checkpoint = self.checkpoint
+        if devices is not None:
+            checkpoint = replace(checkpoint, params=devices.replicate(checkpoint.params))
+        return replace(self, checkpoint=checkpoint, devices=devices)
 
     @property
     def name(self) -> str:
@@ -159,12 +204,15 @@ class Editor:
                 f"{self.size_multiple} pixels"
             )
         return programs.encode(
-            self.checkpoint.vae, self.params["vae"], jnp.asarray(images, jnp.float32)
+            self.checkpoint.vae,
+            self.params["vae"],
+            jnp.asarray(images, jnp.float32),
+            on=self.devices,
         )
 
     def decode(self, latents: Latent) -> Image:
         """Scaled latents -> pictures, clipped to [-1, 1]."""
-        return programs.decode(self.checkpoint.vae, self.params["vae"], latents)
+        return programs.decode(self.checkpoint.vae, self.params["vae"], latents, on=self.devices)
 
     def condition(self, prompts: Prompts) -> Conditioning:
         """Text -> what the U-Net is told; over-long prompts are cut with a warning."""
@@ -297,43 +345,71 @@ class Editor:
         keep_masks: bool = False,
     ) -> EditResult:
         """`edit` from scaled latents; `config.preserve` has no effect, there being no original pixels."""
+        flatten_targets(target, z0.shape[0])  # its errors come before anything is computed
+        prepared = self.prepare(z0, source, masks=masks, inversions=inversions, config=config)
+        return self.edit_prepared(prepared, target, keep_masks=keep_masks)
+
+    def prepare(
+        self,
+        z0: Latent,
+        source: Prompts | None = None,
+        *,
+        masks: MaskLike | None = None,
+        inversions: Inversion | Sequence[Inversion] | None = None,
+        config: EditConfig | None = None,
+    ) -> Prepared:
+        """The part of `edit_latents` that all targets share: the inversions and the auxiliary branch."""
         config = self.default_config if config is None else config
         z0 = jnp.asarray(z0)
-        targets, source_index = _flatten(target, z0.shape[0])
-        prompts = _source_prompts(source, config)
-        self.check_prompts([*targets, *([prompts] if isinstance(prompts, str) else prompts)])
+        prompts = source_prompts(source, config)
+        self.check_prompts([prompts] if isinstance(prompts, str) else prompts)
+        allowed = None if masks is None else latent_masks(masks, z0.shape)
         plan = self.plan(config, user_mask=masks is not None)
         keys = self._keys(z0.shape[0], prompts, config)
-        made, evaluations = self._inversions(z0, keys, plan, config, _listed(inversions))
-        reconstructed, clean = None, None
+        made, evaluations = self._inversions(z0, keys, plan, config, listed(inversions))
+        auxiliary, clean = None, None
         if plan.depth:
-            reconstructed, clean = self._denoised(
-                made[keys.auxiliary], plan.depth, last=plan.blended
-            )
+            auxiliary, clean = self._denoised(made[keys.auxiliary], plan.depth, last=plan.blended)
         elif plan.blended:
-            reconstructed, clean = z0, jnp.broadcast_to(z0, (plan.blended, *z0.shape))
-        evaluations += z0.shape[0] * plan.depth + len(targets) * plan.edit_evaluations
-
-        def per_target(x: Array, axis: int = 0) -> Array:
-            return jnp.take(x, jnp.asarray(source_index), axis=axis)
-
-        told = self.condition(keys.source.prompts)
+            auxiliary, clean = z0, jnp.broadcast_to(z0, (plan.blended, *z0.shape))
         source_inversion = made[keys.source]
-        start = per_target(source_inversion.at(config.steps))
+        return Prepared(
+            config=config,
+            plan=plan,
+            z0=z0,
+            start=source_inversion.at(config.steps),
+            trajectory=source_inversion.latents[:0:-1] if config.source == "anchored" else None,
+            told=per_image(self.condition(keys.source.prompts), z0.shape[0]),
+            auxiliary=auxiliary,
+            auxiliary_clean=clean,
+            masks=allowed,
+            evaluations=evaluations + z0.shape[0] * plan.depth,
+        )
+
+    def edit_prepared(
+        self, prepared: Prepared, target: Targets, *, keep_masks: bool = False
+    ) -> EditResult:
+        """The part of `edit_latents` that depends on the targets."""
+        config, plan, count = prepared.config, prepared.plan, prepared.z0.shape[0]
+        targets, source_index = flatten_targets(target, count)
+        self.check_prompts(targets)
+        one_each = len(targets) == count
+
+        def per_target(x: Array | None, axis: int = 0) -> Array | None:
+            return x if x is None or one_each else jnp.take(x, jnp.asarray(source_index), axis)
+
         trace = programs.edit(
             self._network,
             self.params["unet"],
-            per_target(source_inversion.latents[:0:-1], 1)
-            if config.source == "anchored"
-            else start,
-            start,
+            jnp.copy(per_target(prepared.start)),
+            per_target(prepared.trajectory, 1),
             {
                 "null": self.condition(""),
-                "source": jax.tree.map(per_target, _per_image(told, z0.shape[0])),
+                "source": jax.tree.map(per_target, prepared.told),
                 "target": self.condition(targets),
             },
-            None if clean is None else per_target(clean, 1),
-            None if masks is None else per_target(_to_latent(masks, z0.shape)),
+            per_target(prepared.auxiliary_clean, 1),
+            per_target(prepared.masks),
             config.guidance,
             config.mask.quantile,
             plan=plan,
@@ -342,6 +418,7 @@ class Editor:
             source_line=config.mask.source_line,
             blocks=(config.control.block_start, config.control.block_end),
             keep_masks=keep_masks,
+            on=self.devices,
         )
         factor = self.checkpoint.vae.config.factor
         t, h, w = trace.free.shape
@@ -349,9 +426,9 @@ class Editor:
             images=self.decode(trace.target),
             latents=trace.target,
             source_latents=trace.source,
-            auxiliary_latents=reconstructed,
+            auxiliary_latents=prepared.auxiliary,
             masks=jax.image.resize(trace.free, (t, h * factor, w * factor), "linear"),
-            evaluations=evaluations,
+            evaluations=prepared.evaluations + len(targets) * plan.edit_evaluations,
             source_index=source_index,
             step_masks=trace.masks,
         )
@@ -427,14 +504,14 @@ class Editor:
             self._network,
             self.params["unet"],
             jnp.asarray(z0),
-            self._told(key, z0.shape[0]),
-            self.condition("") if key.rows == 2 else None,
+            *self._told(key, z0.shape[0]),
             key.guidance,
             uniformity=key.uniformity,
             steps=key.steps,
-            depth=max(levels),
+            levels=levels,
+            on=self.devices,
         )
-        return Inversion(latents[jnp.asarray(levels)], key, levels)
+        return Inversion(latents, key, levels)
 
     def _denoised(
         self, inversion: Inversion, depth: int, *, last: int = 0
@@ -444,22 +521,22 @@ class Editor:
             self._network,
             self.params["unet"],
             inversion.at(depth),
-            self._told(key, inversion.latents.shape[1]),
-            self.condition("") if key.rows == 2 else None,
+            *self._told(key, inversion.latents.shape[1]),
             key.guidance,
             uniformity=key.uniformity,
             steps=key.steps,
             depth=depth,
             last=last,
+            on=self.devices,
         )
 
-    def _told(self, key: InversionKey, count: int) -> Conditioning:
-        """A row for each image, so that one program serves one prompt for all and one each.
-
-        With uniform maps a single prompt keeps its single row: their vectors are computed once.
-        """
-        condition = self.condition(key.prompts)
-        return condition if key.uniformity == 1 else _per_image(condition, count)
+    def _told(
+        self, key: InversionKey, count: int
+    ) -> tuple[Conditioning | None, Conditioning | None]:
+        """A row for each image, so that one program serves one prompt for all and one each; and null's."""
+        null_alone = not any(key.prompts)
+        condition = None if null_alone else per_image(self.condition(key.prompts), count)
+        return condition, self.condition("") if null_alone or key.rows == 2 else None
 
     def _refuse_foreign(self, inversion: Inversion) -> None:
         if inversion.key.weights_hash != self.weights_hash:
@@ -486,55 +563,3 @@ class Editor:
                 raise InputError("the inversion is of other pictures than those to be edited")
             found[inversion.key] = inversion
         return found
-
-
-def _source_prompts(source: Prompts | None, config: EditConfig) -> Prompts:
-    """What the source branch and its inversion are told."""
-    if config.source_context == "null":
-        if source is not None:
-            warnings.warn(
-                'the source prompt is ignored: source_context is "null"; set it to "prompt" to use it',
-                UserWarning,
-                stacklevel=3,
-            )
-        return ""
-    if source is None:
-        raise InputError('source_context is "prompt": give the source prompt, or set it to "null"')
-    return source
-
-
-def _per_image(condition: Conditioning, count: int) -> Conditioning:
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape[1:])), condition)
-
-
-def _listed(inversions: Inversion | Sequence[Inversion] | None) -> Sequence[Inversion]:
-    if inversions is None:
-        return []
-    return [inversions] if isinstance(inversions, Inversion) else inversions
-
-
-def _flatten(target: Targets, count: int) -> tuple[list[str], np.ndarray]:
-    """All targets in one list, and the image that each belongs to."""
-    if isinstance(target, str) or len(target) != count:
-        raise InputError(
-            f"target has {1 if isinstance(target, str) else len(target)} entries for {count} images: "
-            "give a list with a prompt, or a list of prompts, per image"
-        )
-    nested = [[entry] if isinstance(entry, str) else list(entry) for entry in target]
-    texts = [text for entry in nested for text in entry]
-    if not all(nested) or not all(text.strip() for text in texts):
-        raise InputError("a target prompt is empty: say what the edited image shows")
-    return texts, np.repeat(np.arange(count), [len(entry) for entry in nested])
-
-
-def _to_latent(masks: MaskLike, shape: Sequence[int]) -> Float[Array, "b h w 1"]:
-    """A picture's mask as shares of latent pixels."""
-    masks = jnp.asarray(masks, jnp.float32)
-    b, h, w, _ = shape
-    if masks.ndim != 3 or masks.shape[0] != b or masks.shape[1] % h or masks.shape[2] % w:
-        raise InputError(f"masks have shape {masks.shape}: (b, h, w) of the images is needed")
-    if not bool(((masks >= 0) & (masks <= 1)).all()):
-        raise InputError("masks have values outside [0, 1]: 1 may change, 0 may not")
-    return masks.reshape(b, h, masks.shape[1] // h, w, masks.shape[2] // w).mean(axis=(2, 4))[
-        ..., None
-    ]

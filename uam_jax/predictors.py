@@ -66,31 +66,33 @@ def _cross_rule(params: Params, states: Array, uniformity: float) -> AttentionRu
 def predictor(
     network: Network,
     params: Params,
-    condition: Conditioning,
-    *,
+    condition: Conditioning | None,
+    null: Conditioning | None,
+    uniformity: float,
+    guidance: Scalar,
     batch: int,
-    null: Conditioning | None = None,
-    uniformity: float = 0.0,
-    guidance: Scalar = 1.0,
 ) -> NoisePredictor:
     """One branch alone: an inversion, a reconstruction, the auxiliary branch.
 
     Args:
       network: the U-Net and its schedule.
       params: of the U-Net.
-      condition: of every example, or of all (one row).
-      batch: how many examples there will be.
-      null: the null prompt's (one row); given, each step takes two rows, and `guidance` scales between.
+      condition: of every example; None if all are told the null prompt.
+      null: the null prompt's (one row); with a condition, each step takes two rows, and `guidance`
+        scales between.
       uniformity: of the cross-attention maps.
-      guidance: scale; without `null` it has no meaning and is 1.
+      guidance: scale; without both conditions it has no meaning and is 1.
+      batch: how many examples there will be.
     """
-    states = condition.states
-    if null is not None:
-        states = jnp.concatenate([_rows(c.states, batch) for c in (null, condition)])
+    told = [given for given in (null, condition) if given is not None]
+    guided = len(told) == 2
+    # Of uniform maps, one row's vectors serve all.
+    rows = batch if guided or uniformity != 1 else told[0].states.shape[0]
+    states = jnp.concatenate([_rows(given.states, rows) for given in told])
     rule = _cross_rule(params, states, uniformity)
 
     def predict(latent: Latent, step: Step) -> Latent:
-        if null is None:
+        if not guided:
             return network.noise(params, latent, step, rule)
         return _guide(network.noise(params, jnp.concatenate([latent] * 2), step, rule), guidance)
 

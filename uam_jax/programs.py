@@ -1,9 +1,9 @@
-"""The compiled programs behind `Editor`: one jitted function per arrow of the flow.
+"""The compiled programs behind `Editor`: one pure function per arrow of the flow.
 
 What decides a program's shape is static (networks, schedule, plan); weights, pictures and text are arrays.
+Each says where its batch axes are, so that it runs on any number of devices (`on=`).
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,63 +23,65 @@ from uam_jax.models import (
     uniform_attention,
     uniform_vectors,
 )
+from uam_jax.parallel import program
 from uam_jax.plan import Plan
 from uam_jax.predictors import Network, branch_predictor, predictor
 from uam_jax.types import Conditioning, Image, Latent, Params, Scalar
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(static=["vae"], batched={"images": 0}, out=0)
 def encode(vae: VAE, params: Params, images: Image) -> Latent:
     """The posterior's mean, scaled."""
     mean, _ = vae.apply({"params": params}, images, method="encode")
     return mean * vae.config.scaling_factor
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(static=["vae"], batched={"latents": 0}, out=0)
 def decode(vae: VAE, params: Params, latents: Latent) -> Image:
     """Pictures of scaled latents, clipped."""
     images = vae.apply({"params": params}, latents / vae.config.scaling_factor, method="decode")
     return jnp.clip(images, -1.0, 1.0)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(static=["text_encoder"], batched={"ids": 0}, out=0)
 def condition(text_encoder: TextEncoder, params: Params, ids: Int[Array, "b s"]) -> Conditioning:
     """What the U-Net is told."""
     return Conditioning(text_encoder.apply({"params": params}, ids))
 
 
-@functools.partial(jax.jit, static_argnames=("network", "uniformity", "steps", "depth"))
+@program(
+    static=["network", "uniformity", "steps", "levels"],
+    batched={"z0": 0, "condition": 0},
+    out=1,
+)
 def invert(
     network: Network,
     params: Params,
     z0: Latent,
-    condition: Conditioning,
+    condition: Conditioning | None,
     null: Conditioning | None,
     guidance: Scalar,
     *,
     uniformity: float,
     steps: int,
-    depth: int,
+    levels: tuple[int, ...],
 ) -> Float[Array, "levels b h w c"]:
-    """Latents of the levels 0 to `depth` of `steps`; guided if `null` is given."""
-    predict = predictor(
-        network,
-        params,
-        condition,
-        batch=z0.shape[0],
-        null=null,
-        uniformity=uniformity,
-        guidance=guidance,
-    )
-    return ddim.invert(predict, z0, network.schedule.inverting(steps, depth), keep="all")
+    """Latents of some levels of `steps`; see `predictor` for the conditions."""
+    predict = predictor(network, params, condition, null, uniformity, guidance, z0.shape[0])
+    return ddim.invert(predict, z0, network.schedule.inverting(steps, max(levels)), keep=levels)
 
 
-@functools.partial(jax.jit, static_argnames=("network", "uniformity", "steps", "depth", "last"))
+@program(
+    static=["network", "uniformity", "steps", "depth", "last"],
+    batched={"latent": 0, "condition": 0},
+    out=(0, 1),
+    donated=["latent"],
+)
 def denoise(
     network: Network,
     params: Params,
     latent: Latent,
-    condition: Conditioning,
+    condition: Conditioning | None,
     null: Conditioning | None,
     guidance: Scalar,
     *,
@@ -89,30 +91,30 @@ def denoise(
     last: int,
 ) -> tuple[Latent, Float[Array, "last b h w c"] | None]:
     """From level `depth` of `steps` to 0; also the clean estimates of the `last` steps, if any."""
-    predict = predictor(
-        network,
-        params,
-        condition,
-        batch=latent.shape[0],
-        null=null,
-        uniformity=uniformity,
-        guidance=guidance,
-    )
+    predict = predictor(network, params, condition, null, uniformity, guidance, latent.shape[0])
     levels = network.schedule.denoising(steps, depth)
     if not last:
         return ddim.denoise(predict, latent, levels), None
     return ddim.denoise_with_clean(predict, latent, levels, last=last)
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("network", "plan", "rule", "radius", "source_line", "blocks", "keep_masks"),
+@program(
+    static=["network", "plan", "rule", "radius", "source_line", "blocks", "keep_masks"],
+    batched={
+        "start": 0,
+        "trajectory": 1,
+        "conditions": {"null": None, "source": 0, "target": 0},
+        "auxiliary_clean": 1,
+        "user_mask": 0,
+    },
+    out=EditTrace(target=0, source=0, free=0, masks=1),
+    donated=["start"],
 )
 def edit(
     network: Network,
     params: Params,
-    source: Latent | Float[Array, "n b h w c"],
     start: Latent,
+    trajectory: Float[Array, "n b h w c"] | None,
     conditions: dict[str, Conditioning],
     auxiliary_clean: Float[Array, "m b h w c"] | None,
     user_mask: Float[Array, "b h w 1"] | None,
@@ -126,13 +128,13 @@ def edit(
     blocks: tuple[int, int],
     keep_masks: bool,
 ) -> EditTrace:
-    """The source and target branches; `conditions` are of "null", "source" and "target"."""
+    """The source and target branches from `start`; the source is anchored on its `trajectory`, if given."""
     predict = branch_predictor(
         network, params, plan, **conditions, guidance=guidance, blocks=blocks
     )
     return run_branches(
         predict,
-        source,
+        start if trajectory is None else trajectory,
         start,
         network.schedule.denoising(plan.steps),
         plan.segments,
