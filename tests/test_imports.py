@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parent.parent
 LAYERS = (
     {"errors"},
     {"types", "files", "parallel"},
-    {"schedule", "plan", "models", "tokenizer", "images", "grid", "inversion"},
+    {"schedule", "plan", "models", "tokenizer", "images", "grid", "report", "inversion"},
     {"ddim", "masks", "control", "weights", "compose"},
     {"edit", "checkpoints", "scenes"},
     {"config", "predictors"},
