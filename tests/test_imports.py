@@ -14,15 +14,27 @@ REPOSITORY = Path(__file__).parent.parent
 # A unit is a module or a subpackage, with all in it that has no place of its own. It imports units of earlier lines.
 LAYERS = (
     {"errors"},
-    {"types", "files", "parallel"},
-    {"schedule", "plan", "models", "tokenizer", "images", "grid", "report", "inversion"},
-    {"ddim", "masks", "control", "weights", "compose"},
+    {"types", "files", "parallel", "storage"},
+    {
+        "schedule",
+        "plan",
+        "models",
+        "tokenizer",
+        "images",
+        "manifest",
+        "ledger",
+        "grid",
+        "report",
+        "inversion",
+    },
+    {"ddim", "data", "runner", "cache", "masks", "control", "weights", "compose"},
     {"edit", "checkpoints", "scenes"},
     {"config", "predictors"},
     {"programs", "requests"},
     {"pipeline"},
     {"uam_jax"},  # the public names, in __init__.py
-    {"backend", "console", "jobs", "scenes.demo"},
+    {"backend", "console", "jobs", "batch", "scenes.demo"},
+    {"batch_command"},
     {"cli"},
     {"__main__"},
 )
@@ -38,7 +50,7 @@ ONLY = {
 RESERVED = {
     "models": {"checkpoints", "predictors", "programs"},
     "flax": {"models"},
-    "PIL": {"images", "grid"},
+    "PIL": {"images", "manifest", "ledger", "grid"},
     "optax": set(),
     "torch": set(),
     "diffusers": set(),

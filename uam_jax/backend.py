@@ -64,6 +64,28 @@ def cache_folder() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "uam_jax" / "xla"
 
 
+def join_processes(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> tuple[int, int]:
+    """Joins the processes of several hosts, which each keep to their own devices; returns (index, count).
+
+    What is None is found by JAX: on TPU VMs, under SLURM and the like.
+
+    Raises:
+      InputError: there is nothing to join, or it can't be reached.
+    """
+    import jax
+
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise InputError(
+            f"--distributed: {first}; give --coordinator, --processes and --process, or use --shard"
+        ) from None
+    return jax.process_index(), jax.process_count()
+
+
 class CompileClock:
     """Counts the seconds that JAX spends on compiling inside a `with` block."""
 
@@ -92,7 +114,7 @@ class CompileClock:
 
 def version() -> str:
     """This package's version."""
-    return _versions("uam_jax")["uam_jax"]
+    return versions("uam_jax")["uam_jax"]
 
 
 def describe_machine() -> dict[str, Any]:
@@ -101,7 +123,7 @@ def describe_machine() -> dict[str, Any]:
 
     [device] = jax.numpy.zeros(()).devices()  # where arrays go, however that was chosen
     return {
-        "versions": _versions("uam_jax", "jax", "jaxlib", "flax"),
+        "versions": versions("uam_jax", "jax", "jaxlib", "flax"),
         "device": f"{device.platform}: {device.device_kind}",
         "devices": len(jax.devices(device.platform)),
     }
@@ -135,7 +157,7 @@ def describe_model(editor: "Editor") -> dict[str, Any]:
     }
 
 
-def _versions(*packages: str) -> dict[str, str]:
+def versions(*packages: str) -> dict[str, str]:
     def installed(package: str) -> str:
         try:
             return metadata.version(package)

@@ -30,6 +30,12 @@ Size = Annotated[
     int | None,
     Option(min=1, help="Work at about N x N pixels, in place of the model's own size."),
 ]
+Config = Annotated[
+    str | None, Option(metavar="NAME|FILE", help="`default`, `released` or a TOML file.")
+]
+Overrides = Annotated[
+    list[str] | None, Option("--set", metavar="KEY=VALUE", help="One setting; repeatable.")
+]
 Overwrite = Annotated[bool, Option("--overwrite", help="Let an output replace an input.")]
 
 
@@ -123,12 +129,8 @@ def edit(
     out: Out,
     source: Annotated[str | None, Option(help="What the picture shows now.")] = None,
     model: Model = "scenes",
-    config: Annotated[
-        str | None, Option(metavar="NAME|FILE", help="`default`, `released` or a TOML file.")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, Option("--set", metavar="KEY=VALUE", help="One setting; repeatable.")
-    ] = None,
+    config: Config = None,
+    overrides: Overrides = None,
     mask: Annotated[
         Path | None, Option(help="Picture of the same size: white may change, black must not.")
     ] = None,
@@ -197,6 +199,95 @@ def reconstruct(
         )  # fmt: skip
 
     return {"command": "reconstruct", **_carry_out(console, editor, jobs, work)}
+
+
+@command
+def batch(
+    console: Console,
+    manifest: Annotated[
+        str,
+        Argument(
+            help="JSONL or Parquet with `image` and `target` (one or several), if wanted `source`, `id`, "
+            "`mask`, `set`; or a folder of pictures. A path, or any URL that fsspec knows."
+        ),
+    ],
+    out: Annotated[str, Option(help="Folder for results; a job that stopped goes on there.")],
+    target: Annotated[
+        list[str] | None, Option(help="For a folder: what the results show; repeatable.")
+    ] = None,
+    source: Annotated[str | None, Option(help="For a folder: what the pictures show.")] = None,
+    model: Model = "scenes",
+    config: Config = None,
+    overrides: Overrides = None,
+    size: Size = None,
+    multiple: Annotated[
+        int | None, Option(min=1, help="Round sides to this; more makes fewer sizes to compile.")
+    ] = None,
+    micro: Annotated[int, Option("--batch", min=1, help="Pictures per device at a time.")] = 4,
+    devices: Annotated[int | None, Option(min=1, help="How many; default: all.")] = None,
+    parallel: Annotated[
+        Literal["shard_map", "pmap"], Option(help="How batches are split over devices.")
+    ] = "shard_map",
+    suffix: Annotated[
+        str | None, Option("--format", metavar="png|jpg|webp|tiff", help="Default: as the input.")
+    ] = None,
+    shard: Annotated[
+        str | None, Option(metavar="I/N", help="Take part I (from 0) of N; then `uam merge`.")
+    ] = None,
+    distributed: Annotated[
+        bool, Option("--distributed", help="Take I and N from the cluster (TPU VMs, SLURM).")
+    ] = False,
+    coordinator: Annotated[
+        str | None, Option(metavar="HOST:PORT", help="With --distributed, where it can't be found.")
+    ] = None,
+    processes: Annotated[int | None, Option(min=1, help="Likewise: how many there are.")] = None,
+    process: Annotated[int | None, Option(min=0, help="Likewise: which this one is.")] = None,
+    cache: Annotated[
+        Path | None, Option(help="Folder that keeps inversions for later edits.")
+    ] = None,
+    cache_size: Annotated[float, Option(min=0, help="What it may hold, in GB.")] = 10.0,
+    max_failures: Annotated[
+        int | None, Option(min=0, help="Stop when more results fail than that.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, Option("--retry-failed", help="Try results again that failed before.")
+    ] = False,
+    allow_change: Annotated[
+        bool, Option("--allow-change", help="Go on with other settings than those begun with.")
+    ] = False,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Check everything, tell what it takes, and write nothing.")
+    ] = False,
+    *,
+    compute: Compute,
+) -> dict[str, Any]:
+    """Edits a whole data set; can be killed and started again at any time."""
+    from uam_jax.batch_command import BatchOptions, run_batch
+
+    compute.configure()
+    options = BatchOptions(
+        manifest=manifest, out=out, targets=tuple(target or ()), source=source, model=model,
+        dtype=compute.dtype, config=config, overrides=tuple(overrides or ()), size=size,
+        multiple=multiple, micro=micro, devices=devices, parallel=parallel,
+        suffix=suffix and "." + suffix.removeprefix("."), shard=shard,
+        distributed=distributed or coordinator is not None, coordinator=coordinator,
+        processes=processes, process=process, cache=cache, cache_bytes=int(cache_size * 1e9),
+        max_failures=max_failures, retry_failed=retry_failed, allow_change=allow_change,
+    )  # fmt: skip
+    return {"command": "batch", **run_batch(options, console, dry_run=dry_run)}
+
+
+@command
+def merge(
+    console: Console,
+    folder: Annotated[str, Argument(metavar="DIR", help="The --out of `uam batch`.")],
+) -> dict[str, Any]:
+    """Makes one ledger, table and gallery of all processes' parts, and tells what is missing."""
+    from uam_jax.batch import finish_job
+    from uam_jax.storage import Folder
+
+    console.stage(f"merging {folder}")
+    return {"command": "merge", **finish_job(Folder(folder))}
 
 
 @command

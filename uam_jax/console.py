@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -11,12 +12,15 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from rich.console import Console as Screen
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from uam_jax.errors import InputError
+from uam_jax.errors import InputError, Preempted
 
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+_LINE_SECONDS = 10
 
 
 class Console:
@@ -26,10 +30,12 @@ class Console:
         self.warnings: list[str] = []
         self._screen = Screen(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(),
+            SpinnerColumn(), BarColumn(24), TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
             console=self._screen, transient=True, disable=not self._screen.is_terminal,
         )  # fmt: skip
         self._stage = self._progress.add_task("starting", total=None)
+        self._told = 0.0
 
     def say(self, message: str) -> None:
         """Prints a line."""
@@ -40,7 +46,15 @@ class Console:
         if self._progress.disable:
             self.say(name)
         else:
-            self._progress.reset(self._stage, description=name)
+            self._progress.reset(self._stage, description=name, total=None)
+
+    def advance(self, done: int, total: int, message: str) -> None:
+        """Shows how far a long run is: as a bar, or where there is no terminal as a line every so often."""
+        if not self._progress.disable:
+            self._progress.update(self._stage, description=message, completed=done, total=total)
+        elif done == total or time.monotonic() - self._told > _LINE_SECONDS:
+            self._told = time.monotonic()
+            self.say(message)
 
     def warn(self, message: str) -> None:
         """Prints a warning, once."""
@@ -83,6 +97,8 @@ def run(work: Callable[[Console], Mapping[str, Any]], *, as_json: bool, debug: b
             error, code, message = caught, INTERRUPTED, "interrupted"
         except InputError as caught:
             error, code, message = caught, BAD_INPUT, str(caught)
+        except Preempted as caught:
+            error, code, message = caught, TERMINATED, str(caught)
         except Exception as caught:  # the outermost frame: whatever it is, it ends as one line
             error, code, message = caught, FAILED, _one_line(caught)
     if error is not None:

@@ -1,5 +1,9 @@
-"""The one exception that means "the input is at fault": raised anywhere, turned into exit code 2 by the CLI."""
+"""What ends a command: bad input (exit code 2), and a machine that is taken away (143)."""
 
 
 class InputError(ValueError):
     """Bad user input. The message names the file, key or value and says what to do about it."""
+
+
+class Preempted(Exception):
+    """The process was asked to end and has brought what it had in hand to an end. The message tells how to go on."""

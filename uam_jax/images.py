@@ -8,10 +8,11 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -111,25 +112,52 @@ class Picture:
         return self.pixels.shape[0], self.pixels.shape[1]
 
 
-def read_image(path: str | Path) -> Picture:
+def read_image(path: str | Path, content: bytes | None = None) -> Picture:
     """Reads any picture that Pillow knows, turned upright as its EXIF orientation says.
 
     Palette pictures become RGB or RGBA, 1-bit ones grey, CMYK ones sRGB. Of several frames the first
     counts, with a warning, as for 16-bit colour, of which Pillow reads the upper 8 bits.
 
+    Args:
+      path: the file.
+      content: its bytes, if they are at hand; `path` is then only told.
+
     Raises:
       InputError: the file is missing, no picture, damaged, or too large to be decoded safely.
     """
     path = Path(path)
-    if os.path.isdir(path):
-        raise InputError(f"{path} is a folder: name the picture files in it")
-    if not os.path.isfile(path):  # a pipe would be waited for, perhaps for ever
-        raise InputError(f"{path}: no such file; check the path")
+    if content is None:
+        if os.path.isdir(path):
+            raise InputError(f"{path} is a folder: name the picture files in it")
+        if not os.path.isfile(path):  # a pipe would be waited for, perhaps for ever
+            raise InputError(f"{path}: no such file; check the path")
+    with _faults_told(path):
+        picture, notes = _decode(path if content is None else io.BytesIO(content))
+    for note in notes:
+        warnings.warn(f"{path}: {note}", UserWarning, stacklevel=2)
+    return picture
+
+
+def picture_size(path: str | Path, file: BinaryIO) -> tuple[int, int]:
+    """The (height, width) of a picture, upright, from the beginning of its file alone.
+
+    Raises:
+      InputError: as `read_image`.
+    """
+    with _faults_told(path), Image.open(file) as image:
+        _refuse_bomb(image)
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (width, height) if turned else (height, width)
+
+
+@contextmanager
+def _faults_told(path: str | Path) -> Iterator[None]:
+    """Whatever Pillow raises, as an `InputError` that names the file."""
     try:
         with warnings.catch_warnings(action="ignore"):
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture, notes = _decode(path)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            yield
+    except Image.DecompressionBombError:
         raise InputError(
             f"{path} unpacks to more than {Image.MAX_IMAGE_PIXELS:,} pixels: scale it down first"
         ) from None
@@ -146,18 +174,17 @@ def read_image(path: str | Path) -> Picture:
         raise InputError(
             f"{path} cannot be decoded ({error}): it may be damaged or truncated, export it anew"
         ) from error
-    for note in notes:
-        warnings.warn(f"{path}: {note}", UserWarning, stacklevel=2)
-    return picture
 
 
-def read_mask(path: str | Path, size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
+def read_mask(
+    path: str | Path, size: tuple[int, int], content: bytes | None = None
+) -> Float[np.ndarray, "h w"]:
     """Reads a mask: white (1) may change, black or transparent (0) must not; 0/1 labels count as 0/255.
 
     Raises:
       InputError: as `read_image`, or the mask's size isn't `size` (height, width), or it's all black.
     """
-    picture = read_image(path)
+    picture = read_image(path, content)
     if picture.size != size:
         raise InputError(
             f"{path}: the mask has {_by(picture.size)} pixels, its picture {_by(size)}: "
@@ -316,9 +343,10 @@ def resize(
     return np.clip(stacked, values.min(), values.max()).reshape(height, width, *values.shape[2:])
 
 
-def _decode(path: Path) -> tuple[Picture, list[str]]:
+def _decode(file: Path | BinaryIO) -> tuple[Picture, list[str]]:
     """The picture, and what the user should know about how it was read."""
-    with Image.open(path) as image:
+    with Image.open(file) as image:
+        _refuse_bomb(image)
         file_format = image.format or ""
         rawmodes = str([tile[3] for tile in image.tile])
         frames = getattr(image, "n_frames", 1)
@@ -340,6 +368,12 @@ def _decode(path: Path) -> tuple[Picture, list[str]]:
     if grey:
         pixels = np.repeat(pixels, 3, axis=-1)
     return Picture(pixels, levels, grey, alpha, file_format, icc_profile, exif), notes
+
+
+def _refuse_bomb(image: Image.Image) -> None:
+    """Refuses what Pillow warns of; a filter would not, when pictures are read in several threads."""
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError
 
 
 def _channels(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, bool]:

@@ -85,6 +85,7 @@ class Prepared:
       auxiliary: the uniform reconstruction; None where nothing is blended.
       auxiliary_clean: (m, b, h/f, w/f, c), the auxiliary branch's clean estimates of the blended steps.
       masks: (b, h/f, w/f, 1), the user's.
+      inversions: those that were used.
       evaluations: single-sample U-Net evaluations spent.
     """
 
@@ -97,6 +98,7 @@ class Prepared:
     auxiliary: Latent | None
     auxiliary_clean: Float[Array, "m b h w c"] | None
     masks: Float[Array, "b h w 1"] | None
+    inversions: Sequence[Inversion]
     evaluations: int
 
 
@@ -157,6 +159,11 @@ class Editor:
     def native_size(self) -> int:
         """The side, in pixels, of the pictures that the model was trained on."""
         return self.checkpoint.unet.config.sample_size * self.checkpoint.vae.config.factor
+
+    @property
+    def size_factor(self) -> int:
+        """Pixels to a latent pixel, along a side."""
+        return self.checkpoint.vae.config.factor
 
     @property
     def size_multiple(self) -> int:
@@ -383,6 +390,7 @@ class Editor:
             auxiliary=auxiliary,
             auxiliary_clean=clean,
             masks=allowed,
+            inversions=list(made.values()),
             evaluations=evaluations + z0.shape[0] * plan.depth,
         )
 
@@ -420,7 +428,7 @@ class Editor:
             keep_masks=keep_masks,
             on=self.devices,
         )
-        factor = self.checkpoint.vae.config.factor
+        factor = self.size_factor
         t, h, w = trace.free.shape
         return EditResult(
             images=self.decode(trace.target),
@@ -478,6 +486,19 @@ class Editor:
             auxiliary=self._key(count, "", 1.0, 1.0, config.steps),
         )
 
+    def inversions_needed(
+        self,
+        source: Prompts | None = None,
+        *,
+        count: int,
+        config: EditConfig | None = None,
+        user_mask: bool = False,
+    ) -> dict[InversionKey, tuple[int, ...]]:
+        """The inversions that an edit of `count` pictures takes, and the levels that it needs of each."""
+        config = self.default_config if config is None else config
+        keys = self._keys(count, source_prompts(source, config), config)
+        return _levels(keys, self.plan(config, user_mask=user_mask), config)
+
     def _inversions(
         self,
         z0: Latent,
@@ -487,15 +508,11 @@ class Editor:
         given: Sequence[Inversion],
     ) -> tuple[dict[InversionKey, Inversion], int]:
         """Every inversion that the edit takes, given or made now, and the evaluations spent."""
-        levels: dict[InversionKey, set[int]] = {keys.source: {0, config.steps}}
-        if config.source == "anchored":
-            levels[keys.source].update(range(config.steps))
-        if plan.depth:
-            levels.setdefault(keys.auxiliary, set()).update({0, plan.depth})
+        levels = _levels(keys, plan, config)
         found = self._matched(given, levels, z0)
         evaluations = 0
         for key in levels.keys() - found.keys():
-            found[key] = self._inversion(z0, key, tuple(sorted(levels[key])))
+            found[key] = self._inversion(z0, key, levels[key])
             evaluations += z0.shape[0] * key.rows * max(levels[key])
         return found, evaluations
 
@@ -546,7 +563,7 @@ class Editor:
             )
 
     def _matched(
-        self, given: Sequence[Inversion], needed: dict[InversionKey, set[int]], z0: Latent
+        self, given: Sequence[Inversion], needed: dict[InversionKey, tuple[int, ...]], z0: Latent
     ) -> dict[InversionKey, Inversion]:
         """The given inversions by their key; each must be needed and of these pictures."""
         found = {}
@@ -563,3 +580,12 @@ class Editor:
                 raise InputError("the inversion is of other pictures than those to be edited")
             found[inversion.key] = inversion
         return found
+
+
+def _levels(keys: _Keys, plan: Plan, config: EditConfig) -> dict[InversionKey, tuple[int, ...]]:
+    levels: dict[InversionKey, set[int]] = {keys.source: {0, config.steps}}
+    if config.source == "anchored":
+        levels[keys.source].update(range(config.steps))
+    if plan.depth:
+        levels.setdefault(keys.auxiliary, set()).update({0, plan.depth})
+    return {key: tuple(sorted(values)) for key, values in levels.items()}

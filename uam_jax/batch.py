@@ -1,0 +1,430 @@
+"""A data-set job of edits: plan, check against an earlier run, worker, ledger and gallery."""
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from uam_jax.cache import InversionCache
+from uam_jax.compose import keep_unedited
+from uam_jax.config import EditConfig
+from uam_jax.data import Batch, Bucket, Group, Size, batches, count_by, group, read_item
+from uam_jax.errors import InputError
+from uam_jax.images import default_suffix, encode_image, encode_mask, output_format, resize
+from uam_jax.ledger import Ledger, Row, merge, read_rows
+from uam_jax.manifest import Item
+from uam_jax.report import render_report
+from uam_jax.runner import Outcome, Progress, Stop, run
+from uam_jax.storage import Folder
+
+if TYPE_CHECKING:
+    from uam_jax.pipeline import Editor, Prepared
+
+JOB, EXPECTED = "job.json", "expected.txt"
+_PREVIEW_SIDE = 512
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a job's results, besides the manifest: kept in `job.json`, and compared when it goes on.
+
+    Attributes:
+      model: as it was asked for.
+      weights: their hash.
+      dtype: of the computation.
+      config: the edits' settings.
+      side: pictures are worked on at about side² pixels.
+      multiple: of which their sides are multiples.
+      micro: pictures per device at a time.
+      suffix: of the results; None: as the originals'.
+    """
+
+    model: str
+    weights: str
+    dtype: str
+    config: Mapping[str, Any]
+    side: int
+    multiple: int
+    micro: int
+    suffix: str | None = None
+
+    def refuse_other(self, folder: Folder) -> None:
+        """Compares with what the folder's job was begun with.
+
+        Raises:
+          InputError: something differs; all of it is told.
+        """
+        before = json.loads(folder.read(JOB) or b"{}")
+        now = json.loads(json.dumps(asdict(self)))
+        changed = [
+            f"{key} was {_short(before[key])}, is {_short(now[key])}"
+            for key in now
+            if key in before and before[key] != now[key]
+        ]
+        if changed:
+            raise InputError(
+                f"{folder.url} holds a job with other settings ({'; '.join(changed)}): choose another "
+                "--out, or add --allow-change to go on with the new ones"
+            )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job, decided.
+
+    Attributes:
+      items: of the whole manifest.
+      groups: of the whole job, whatever part of it this process takes.
+      settings: of all.
+      config: of items without settings of their own.
+    """
+
+    items: Sequence[Item]
+    groups: Sequence[Group]
+    settings: Settings
+    config: EditConfig
+
+    @cached_property
+    def expected(self) -> list[str]:
+        """The ids of all results, in the manifest's order."""
+        return [name for item in self.items for name in item.results]
+
+    def part(self, shard: tuple[int, int]) -> list[Group]:
+        """The groups of process I of N: every N-th, so that each has some of every size."""
+        index, count = shard
+        return list(self.groups[index::count])
+
+    def config_of(self, bucket: Bucket) -> EditConfig:
+        return self.config.overridden(bucket.settings)
+
+    def describe(self, editor: "Editor", done: int) -> dict[str, Any]:
+        """What the job takes, told before it runs."""
+        rows = []
+        for bucket, count in count_by(self.groups).items():
+            if not all(bucket.size):
+                continue
+            config = self.config_of(bucket)
+            each = editor.evaluations(config, targets=bucket.targets, user_mask=bucket.masked)
+            rows.append(
+                {
+                    "size": str(bucket),
+                    "pictures": count,
+                    "targets": bucket.targets,
+                    "settings": ", ".join(bucket.settings) or None,
+                    "evaluations_per_picture": each,
+                    "evaluations": each * count,
+                }
+            )
+        shapes = {(row["size"], row["settings"]) for row in rows}
+        return {
+            "pictures": len(self.items),
+            "results": len(self.expected),
+            "done_before": done,
+            "compiled_shapes": len(shapes),
+            "evaluations": sum(row["evaluations"] for row in rows),
+            "buckets": rows,
+        }
+
+
+def plan_job(
+    items: Sequence[Item],
+    sizes: Sequence[Size | InputError],
+    config: EditConfig,
+    settings: Settings,
+) -> Plan:
+    """Sorts items into groups, and checks the settings of each.
+
+    Raises:
+      InputError: an item's settings are at fault.
+    """
+    groups = group(
+        items, sizes, side=settings.side, multiple=settings.multiple, micro=settings.micro
+    )
+    plan = Plan(items, groups, settings, config)
+    for each in {members.bucket: members for members in groups}.values():
+        try:
+            plan.config_of(each.bucket)
+        except InputError as error:
+            raise InputError(f"item {each.items[0].id}: {error}") from None
+    return plan
+
+
+def check_items(
+    items: Sequence[Item], sizes: Sequence[Size | InputError], suffix: str | None
+) -> list[str]:
+    """Reads every picture and mask as the job would, and says what is wrong with which."""
+    faults = []
+    for item, size in zip(items, sizes, strict=True):
+        try:
+            if isinstance(size, InputError):
+                raise size
+            picture, _ = read_item(item)
+            with warnings.catch_warnings(action="ignore"):
+                output_format(f"x{suffix or default_suffix(item.image, picture)}", picture)
+        except InputError as error:
+            faults.append(f"{item.id}: {error}")
+    return faults
+
+
+def run_job(
+    editor: "Editor",
+    plan: Plan,
+    folder: Folder,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    devices: int = 1,
+    versions: str = "",
+    cache: InversionCache | None = None,
+    retry_failed: bool = False,
+    max_failures: int | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = lambda message: None,
+    stop: Stop | None = None,
+) -> Progress:
+    """Does what has no row in the ledger yet; see `runner.run`."""
+    folder.write(JOB, json.dumps(asdict(plan.settings), indent=1).encode())
+    folder.write(EXPECTED, "".join(json.dumps(name) + "\n" for name in plan.expected).encode())
+    wanted = set(plan.expected) - done_before(folder, retry_failed=retry_failed)
+    groups = [
+        members
+        for members in plan.part(shard)
+        if any(name in wanted for item in members.items for name in item.results)
+    ]
+    mine = sum(
+        name in wanted for members in groups for item in members.items for name in item.results
+    )
+    worker = EditWorker(editor, plan, wanted, versions=versions, cache=cache)
+    return run(
+        batches(groups, devices=devices, micro=plan.settings.micro),
+        worker,
+        folder,
+        Ledger(folder, shard),
+        total=mine,
+        report=report,
+        say=say,
+        max_failures=max_failures,
+        stop=stop,
+    )
+
+
+def done_before(folder: Folder, *, retry_failed: bool = False) -> set[str]:
+    """The ids of results that need no further work."""
+    rows = read_rows(folder).values()
+    return {row["id"] for row in rows if row["status"] == "ok" or not retry_failed}
+
+
+def finish_job(folder: Folder, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Merges all processes' ledgers, writes table and gallery, and tells what is missing; can be repeated.
+
+    Raises:
+      InputError: the folder holds no job.
+    """
+    content = folder.read(EXPECTED)
+    if content is None:
+        raise InputError(f"{folder.url} holds no job: give a folder that `uam batch` wrote to")
+    expected = [json.loads(line) for line in content.decode().splitlines()]
+    rows = merge(folder, expected)
+    found = {row["id"] for row in rows}
+    missing = [name for name in expected if name not in found]
+    failed = sum(row["status"] != "ok" for row in rows)
+    job = json.loads(folder.read(JOB) or b"{}")
+    summary = {
+        "results": len(expected),
+        "ok": len(rows) - failed,
+        "failed": failed,
+        "missing": len(missing),
+    }
+    told = {"model": job.get("model"), "weights": job.get("weights"), **summary, **(facts or {})}
+    for name, data in render_report(rows, title="Edited pictures", facts=told).items():
+        folder.write(name, data)
+    return {**summary, "first_missing": missing[:5], "gallery": folder.path("index.html")}
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """A batch's arrays: (targets, slots, ...)."""
+
+    images: list[np.ndarray]
+    free: list[np.ndarray]
+    prepared: "Prepared"
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EditWorker:
+    """Edits batches; see `runner.Worker`.
+
+    Attributes:
+      editor: on its devices.
+      plan: of the job.
+      wanted: ids of results that are to be made.
+      versions: told in every row.
+      cache: of inversions.
+    """
+
+    editor: "Editor"
+    plan: Plan
+    wanted: set[str]
+    versions: str = ""
+    cache: InversionCache | None = None
+    _seen: dict[str, bool] = field(default_factory=dict)
+
+    def compute(self, batch: Batch) -> Callable[[], list[Outcome]]:
+        """Inverts once, edits towards every target, and waits for the devices."""
+        if not batch.valid:
+            failed = self.give_up(batch, "")
+            return lambda: failed
+        import jax
+        import jax.numpy as jnp
+
+        began = time.perf_counter()
+        config = self.plan.config_of(batch.bucket)
+        # Padding says what its neighbour says: no further program, no further warning.
+        like = [
+            batch.items[slot if slot in batch.valid else batch.valid[0]]
+            for slot in range(len(batch.items))
+        ]
+        items = [item for item in like if item is not None]
+        sources = None
+        if config.source_context == "prompt":
+            sources = [item.source or "" for item in items]
+        z0 = self.editor.encode(jnp.asarray(batch.pixels))
+        masks = None if batch.weights is None else jnp.asarray(batch.weights)
+        inversions = None
+        digests = [hashlib.sha256(slot.tobytes()).hexdigest() for slot in batch.pixels]
+        if self.cache:
+            needed = self.editor.inversions_needed(
+                sources, config=config, count=len(items), user_mask=masks is not None
+            )
+            inversions = self.cache.load(digests, needed)
+        prepared = self.editor.prepare(
+            z0, sources, masks=masks, inversions=inversions, config=config
+        )
+        results = [
+            self.editor.edit_prepared(prepared, [item.targets[number] for item in items])
+            for number in range(batch.bucket.targets)
+        ]
+        jax.block_until_ready([result.images for result in results])
+        seconds = time.perf_counter() - began
+
+        def finish() -> list[Outcome]:
+            if self.cache and not inversions:
+                self.cache.store(digests, prepared.inversions)
+            images = [np.asarray(result.images, np.float32) for result in results]
+            free = [np.asarray(result.masks, np.float32) for result in results]
+            return self._outcomes(batch, config, _Computed(images, free, prepared, seconds))
+
+        return finish
+
+    def give_up(self, batch: Batch, reason: str) -> list[Outcome]:
+        """Failed rows, with each picture's own reason where it has one."""
+        return [
+            Outcome(
+                self._row(
+                    batch, slot, number, status="failed", reason=batch.reasons[slot] or reason
+                )
+            )
+            for slot, number in self._places(batch)
+        ]
+
+    def _places(self, batch: Batch) -> list[tuple[int, int]]:
+        """The (slot, target) pairs that are wanted."""
+        return [
+            (slot, number)
+            for slot, item in enumerate(batch.items)
+            if item is not None
+            for number, name in enumerate(item.results)
+            if name in self.wanted
+        ]
+
+    def _outcomes(self, batch: Batch, config: EditConfig, made: _Computed) -> list[Outcome]:
+        places = self._places(batch)
+        seconds = made.seconds / max(len(places), 1)
+        outcomes = []
+        for slot, number in places:
+            row = self._row(batch, slot, number, status="ok", seconds=round(seconds, 3))
+            try:
+                if fault := batch.reasons[slot]:
+                    raise InputError(fault)
+                files = self._files(
+                    batch, slot, config, made.images[number][slot], made.free[number][slot], row
+                )
+            except InputError as error:
+                row |= {"status": "failed", "reason": str(error), "output": None}
+                files = {}
+            outcomes.append(Outcome(row, files))
+        return outcomes
+
+    def _files(
+        self,
+        batch: Batch,
+        slot: int,
+        config: EditConfig,
+        edited: np.ndarray,
+        free: np.ndarray,
+        row: Row,
+    ) -> dict[str, bytes]:
+        """One result's files; their names and figures go into its row."""
+        item, picture = batch.items[slot], batch.pictures[slot]
+        assert item is not None and picture is not None
+        if not np.isfinite(edited).all():
+            raise InputError("the network gave numbers that are not finite: try --dtype float32")
+        suffix = self.plan.settings.suffix or default_suffix(item.image, picture)
+        if config.preserve == "pixels":
+            pixels, mask = keep_unedited(picture.pixels, edited, free, within=batch.masks[slot])
+        else:
+            pixels, mask = resize(edited, picture.size), resize(free, picture.size, linear=True)
+        row["output"] = f"images/{row['id']}{suffix}"
+        row["mask"] = f"masks/{row['id']}.png"
+        row["preview"] = f"originals/{item.id}.jpg"
+        row["mask_share"] = round(float(mask.mean()), 5)
+        height, width = picture.size
+        row["size"] = f"{width}x{height}"
+        scale = min(1.0, _PREVIEW_SIDE / max(height, width))
+        small = resize(
+            picture.pixels, (max(round(height * scale), 1), max(round(width * scale), 1))
+        )
+        with warnings.catch_warnings(action="ignore"):
+            return {
+                row["output"]: encode_image(row["output"], pixels, picture),
+                row["mask"]: encode_mask(mask),
+                row["preview"]: encode_image("preview.jpg", small),
+            }
+
+    def _row(self, batch: Batch, slot: int, number: int, **known: Any) -> Row:
+        item = batch.items[slot]
+        assert item is not None
+        height, width = batch.bucket.size
+        return {
+            "id": item.results[number],
+            "item": item.id,
+            "status": "failed",
+            "reason": None,
+            "image": item.image,
+            "target": item.targets[number],
+            "source": item.source,
+            "output": None,
+            "preview": None,
+            "mask": None,
+            "mask_share": None,
+            "seconds": None,
+            "size": None,
+            "worked_at": f"{width}x{height}",
+            "batch": batch.micro,
+            "halved": batch.micro < self.plan.settings.micro,
+            "config": self.plan.config_of(batch.bucket).fingerprint(),
+            "weights": self.plan.settings.weights,
+            "versions": self.versions,
+            **known,
+        }
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else hashlib.sha256(text.encode()).hexdigest()[:8]

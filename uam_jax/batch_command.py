@@ -1,0 +1,248 @@
+"""`uam batch`: from options to a job, and what is told on the way."""
+
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsspec.core import url_to_fs
+
+from uam_jax import backend
+from uam_jax.batch import (
+    Plan,
+    Settings,
+    check_items,
+    done_before,
+    finish_job,
+    plan_job,
+    run_job,
+)
+from uam_jax.cache import InversionCache
+from uam_jax.config import EditConfig
+from uam_jax.console import Console
+from uam_jax.data import measure
+from uam_jax.errors import InputError, Preempted
+from uam_jax.manifest import Item, read_folder, read_manifest
+from uam_jax.parallel import Devices
+from uam_jax.runner import Progress, Stop
+from uam_jax.storage import Folder
+
+if TYPE_CHECKING:
+    from uam_jax.pipeline import Editor
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """The options of `uam batch`, which tells what each means."""
+
+    manifest: str
+    out: str
+    targets: tuple[str, ...] = ()
+    source: str | None = None
+    model: str = "scenes"
+    dtype: str = "float32"
+    config: str | None = None
+    overrides: tuple[str, ...] = ()
+    size: int | None = None
+    multiple: int | None = None
+    micro: int = 4
+    devices: int | None = None
+    parallel: str = "shard_map"
+    suffix: str | None = None
+    shard: str | None = None
+    distributed: bool = False
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    cache: Path | None = None
+    cache_bytes: int = 10_000_000_000
+    max_failures: int | None = None
+    retry_failed: bool = False
+    allow_change: bool = False
+
+
+def run_batch(options: BatchOptions, console: Console, *, dry_run: bool = False) -> dict[str, Any]:
+    """Runs a job, or only tells what it would take.
+
+    Raises:
+      InputError: anything that is at fault before the job begins.
+      Preempted: SIGTERM came; the message holds the command that goes on.
+    """
+    shard = _shard(options)  # first: on several hosts, they wait for each other
+    folder = Folder(options.out)
+    items = _items(options)
+    preset = EditConfig.load(options.config or "default", options.overrides)
+    console.stage(f"looking at {len(items)} pictures")
+    seen = [0]
+
+    def look() -> None:
+        seen[0] += 1
+        console.advance(seen[0], len(items), f"{seen[0]} of {len(items)} pictures looked at")
+
+    sizes = measure(items, look)
+    console.stage(f"loading {options.model}")
+    from uam_jax.pipeline import Editor
+
+    editor = Editor.load(options.model, dtype=options.dtype)
+    editor = editor.on(Devices.local(options.devices, options.parallel))
+    config = preset
+    if options.config is None:  # a model's own settings win over the preset
+        config = editor.default_config.overridden(options.overrides)
+    plan = plan_job(items, sizes, config, _settings(options, editor, config))
+    if not options.allow_change:
+        plan.settings.refuse_other(folder)
+    known = set(plan.expected) & done_before(folder, retry_failed=options.retry_failed)
+    described = plan.describe(editor, len(known))
+    console.say(
+        f"{described['pictures']} pictures, {described['results']} results, {len(known)} of them done; "
+        f"{described['compiled_shapes']} shapes to compile: "
+        + ", ".join(f"{row['size']} ({row['pictures']})" for row in described["buckets"])
+    )
+    if dry_run:
+        return _dry_run(options, console, plan, editor, described)
+    return {**_run(options, console, plan, editor, folder, shard), **backend.describe_machine()}
+
+
+def _run(
+    options: BatchOptions,
+    console: Console,
+    plan: Plan,
+    editor: "Editor",
+    folder: Folder,
+    shard: tuple[int, int],
+) -> dict[str, Any]:
+    devices = len(editor.devices or ())
+
+    def report(progress: Progress) -> None:
+        left = "" if progress.left is None else f", {_clock(progress.left)} left"
+        console.advance(
+            progress.done,
+            progress.total,
+            f"{progress.done} of {progress.total}, {progress.recent:.3g} images/s{left}, "
+            f"{progress.failed} failed, {devices} device{'s' * (devices != 1)}",
+        )
+
+    console.stage("editing")
+    with Stop().listening() as stop:
+        progress = run_job(
+            editor,
+            plan,
+            folder,
+            shard=shard,
+            devices=devices,
+            versions=", ".join(f"{k} {v}" for k, v in backend.versions("uam_jax", "jax").items()),
+            cache=InversionCache(options.cache, options.cache_bytes) if options.cache else None,
+            retry_failed=options.retry_failed,
+            max_failures=options.max_failures,
+            report=report,
+            say=console.say,
+            stop=stop,
+        )
+    for reason in progress.reasons[:5]:
+        console.warn(reason)
+    if progress.done < progress.total:
+        command = shlex.join(["uam", *sys.argv[1:]])
+        raise Preempted(f"stopped after {progress.done} of {progress.total}; to go on: {command}")
+    figures = {
+        "made": progress.done,
+        "failed_now": progress.failed,
+        "seconds": round(progress.seconds, 2),
+        "images_per_second": round(progress.done / progress.seconds, 4) if progress.done else None,
+    }
+    if shard[1] > 1:
+        return {**figures, "shard": f"{shard[0]}/{shard[1]}", "next": f"uam merge {options.out}"}
+    console.stage("writing the gallery")
+    return {**figures, **finish_job(folder, {"images per second": figures["images_per_second"]})}
+
+
+def _dry_run(
+    options: BatchOptions,
+    console: Console,
+    plan: Plan,
+    editor: "Editor",
+    described: dict[str, Any],
+) -> dict[str, Any]:
+    console.stage("reading every picture")
+    sizes = measure(plan.items)
+    faults = check_items(plan.items, sizes, options.suffix)
+    for fault in faults[:5]:
+        console.warn(fault)
+    editor.check_prompts([text for item in plan.items for text in item.targets])
+    console.stage("timing an evaluation")
+    return {
+        **described,
+        "faults": faults,
+        "estimated_seconds": _estimate(plan, editor, described["buckets"]),
+        **backend.describe_machine(),
+    }
+
+
+def _estimate(plan: Plan, editor: "Editor", buckets: list[dict[str, Any]]) -> float | None:
+    """All evaluations at the speed of one, measured at the commonest size; pictures in and out not counted."""
+    import jax.numpy as jnp
+
+    sizes = [each.bucket.size for each in plan.groups if all(each.bucket.size)]
+    if not sizes:
+        return None
+    height, width = max(set(sizes), key=sizes.count)
+    rows = plan.settings.micro * len(editor.devices or (None,))
+    factor = editor.size_factor
+    z0 = jnp.zeros((rows, height // factor, width // factor, editor.latent_channels))
+    editor.invert(z0, steps=4).latents.block_until_ready()  # compiles
+    began = time.perf_counter()
+    editor.invert(z0, steps=4).latents.block_until_ready()
+    seconds = (time.perf_counter() - began) / (4 * rows)
+    area = sum(
+        row["evaluations"] * int(row["size"].split()[0].split("x")[0])
+        * int(row["size"].split()[0].split("x")[1])
+        for row in buckets
+    ) / (height * width)  # fmt: skip
+    return round(seconds * area, 1)
+
+
+def _items(options: BatchOptions) -> list[Item]:
+    try:
+        filesystem, path = url_to_fs(options.manifest)
+        is_folder = filesystem.isdir(path)
+    except Exception as error:
+        raise InputError(f"{options.manifest}: can't be read ({error})") from None
+    if is_folder:
+        if not options.targets or not all(text.strip() for text in options.targets):
+            raise InputError("for a folder, say with --target what the results show")
+        return read_folder(options.manifest, options.targets, source=options.source)
+    if options.targets or options.source:
+        raise InputError("--target and --source are for a folder; a manifest has its own")
+    return read_manifest(options.manifest)
+
+
+def _settings(options: BatchOptions, editor: "Editor", config: EditConfig) -> Settings:
+    return Settings(
+        model=options.model,
+        weights=editor.weights_hash,
+        dtype=options.dtype,
+        config=config.to_dict(),
+        side=options.size or editor.native_size,
+        multiple=max(options.multiple or 0, editor.size_multiple),
+        micro=options.micro,
+        suffix=options.suffix,
+    )
+
+
+def _shard(options: BatchOptions) -> tuple[int, int]:
+    if options.distributed:
+        if options.shard:
+            raise InputError("--shard and --distributed both say which part to take: give one")
+        return backend.join_processes(options.coordinator, options.processes, options.process)
+    if options.shard is None:
+        return 0, 1
+    index, _, count = options.shard.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise InputError(f"--shard {options.shard}: give I/N with I from 0 to N-1, as 0/4")
+    return int(index), int(count)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,229 @@
+"""Items to fixed batches: sizes to buckets, buckets to groups, groups read ahead and padded.
+
+A *group* is `micro` pictures of one bucket, in the manifest's order: what one device computes at a time. It
+depends on the manifest alone, never on what is done already or on how many devices or processes there are,
+so that an item always has the same neighbours and its result the same bits.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+from jaxtyping import Float
+
+from uam_jax.errors import InputError
+from uam_jax.images import Picture, picture_size, read_image, read_mask, resize, working_size
+from uam_jax.manifest import Item
+from uam_jax.storage import open_binary, read_bytes
+
+_READERS = 16
+"""Threads that look at the heads of picture files."""
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """What pictures must have in common to share a batch.
+
+    Attributes:
+      size: at which they are worked on.
+      masked: they come with the user's mask.
+      targets: prompts per picture.
+      settings: "key=value" of their own.
+    """
+
+    size: Size
+    masked: bool = False
+    targets: int = 1
+    settings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.size[1]}x{self.size[0]}" + " with masks" * self.masked
+
+
+@dataclass(frozen=True)
+class Group:
+    """Up to `micro` items of a bucket."""
+
+    bucket: Bucket
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures in memory, `devices * micro` slots; slots without an item, or that can't be read, are padding.
+
+    Attributes:
+      bucket: of all.
+      micro: slots per device.
+      items: None in padding.
+      pictures: as read; None in padding.
+      reasons: why a picture can't be used.
+      pixels: at the bucket's size, in [-1, 1].
+      masks: the user's, at the pictures' own sizes.
+      weights: the user's masks at the bucket's size, if the bucket has any.
+    """
+
+    bucket: Bucket
+    micro: int
+    items: tuple[Item | None, ...]
+    pictures: tuple[Picture | None, ...]
+    reasons: tuple[str | None, ...]
+    pixels: Float[np.ndarray, "b h w 3"]
+    masks: tuple[np.ndarray | None, ...]
+    weights: Float[np.ndarray, "b h w"] | None
+
+    @property
+    def valid(self) -> list[int]:
+        """The slots that hold a picture."""
+        return [slot for slot, picture in enumerate(self.pictures) if picture is not None]
+
+    def halves(self) -> "tuple[Batch, Batch]":
+        """The same slots in two batches of half as many per device."""
+        middle = len(self.items) // 2
+
+        def part(slots: slice) -> Batch:
+            return replace(
+                self,
+                micro=self.micro // 2,
+                items=self.items[slots],
+                pictures=self.pictures[slots],
+                reasons=self.reasons[slots],
+                pixels=self.pixels[slots],
+                masks=self.masks[slots],
+                weights=None if self.weights is None else self.weights[slots],
+            )
+
+        return part(slice(None, middle)), part(slice(middle, None))
+
+
+def measure(
+    items: Sequence[Item], seen: Callable[[], None] = lambda: None
+) -> list[Size | InputError]:
+    """Every picture's size, read from the head of its file, or why it can't be told.
+
+    Args:
+      items: in any order.
+      seen: called after each.
+    """
+
+    def size(item: Item) -> Size | InputError:
+        try:
+            with open_binary(item.image) as file:
+                return picture_size(item.image, file)
+        except FileNotFoundError:
+            return InputError(f"{item.image}: no such file; check the path")
+        except InputError as error:
+            return error
+        except Exception as error:  # a file system's own
+            return InputError(f"{item.image}: can't be read ({type(error).__name__}: {error})")
+        finally:
+            seen()
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(size, items))
+
+
+def group(
+    items: Sequence[Item],
+    sizes: Sequence[Size | InputError],
+    *,
+    side: int,
+    multiple: int,
+    micro: int,
+) -> list[Group]:
+    """Items in groups of `micro`, bucket by bucket; those without a size form groups of their own.
+
+    Args:
+      items: in the manifest's order.
+      sizes: of each.
+      side: pictures are worked on at about side² pixels, in their own aspect ratio.
+      multiple: to which both sides are rounded; a larger one makes fewer buckets.
+      micro: pictures per group.
+    """
+    found: dict[Bucket, list[Item]] = {}
+    for item, size in zip(items, sizes, strict=True):
+        at = (0, 0) if isinstance(size, InputError) else working_size(size, side, multiple)
+        bucket = Bucket(at, item.mask is not None, len(item.targets), item.settings)
+        found.setdefault(bucket, []).append(item)
+    return [
+        Group(bucket, tuple(members[first : first + micro]))
+        for bucket, members in sorted(found.items())
+        for first in range(0, len(members), micro)
+    ]
+
+
+def batches(
+    groups: Sequence[Group], *, devices: int, micro: int, threads: int = 8
+) -> Iterator[Batch]:
+    """Groups, in order, `devices` of a bucket at a time, read ahead in threads.
+
+    What can't be read is padding with its reason; it fails nothing else.
+    """
+    import grain
+
+    together = [
+        (bucket, tuple(run[first : first + devices]))
+        for bucket, members in groupby(groups, key=lambda group: group.bucket)
+        for run in [list(members)]
+        for first in range(0, len(run), devices)
+    ]
+    if not together:
+        return
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    read = grain.MapDataset.source(together).map(lambda each: _read(*each, devices, micro))
+    yield from read.to_iter_dataset(options)
+
+
+def _read(bucket: Bucket, groups: Iterable[Group], devices: int, micro: int) -> Batch:
+    items: list[Item | None] = [None] * (devices * micro)
+    for number, members in enumerate(groups):
+        items[number * micro : number * micro + len(members.items)] = members.items
+    height, width = bucket.size if all(bucket.size) else (1, 1)
+    pixels = np.zeros((len(items), height, width, 3), np.float32)
+    weights = np.ones((len(items), height, width), np.float32) if bucket.masked else None
+    pictures: list[Picture | None] = [None] * len(items)
+    reasons: list[str | None] = [None] * len(items)
+    masks: list[np.ndarray | None] = [None] * len(items)
+    for slot, item in enumerate(items):
+        if item is None:
+            continue
+        try:
+            picture, mask = read_item(item)
+            if not all(bucket.size):
+                raise InputError(f"{item.image}: was not there when the job began; run it again")
+            pixels[slot] = resize(picture.pixels, bucket.size)
+            if weights is not None and mask is not None:
+                weights[slot] = resize(mask, bucket.size, linear=True)
+            pictures[slot], masks[slot] = picture, mask
+        except InputError as error:
+            reasons[slot] = str(error)
+    return Batch(
+        bucket, micro, tuple(items), tuple(pictures), tuple(reasons), pixels, tuple(masks), weights
+    )
+
+
+def read_item(item: Item) -> tuple[Picture, np.ndarray | None]:
+    """An item's picture, and the user's mask at its size.
+
+    Raises:
+      InputError: one of them is missing or at fault.
+    """
+    with warnings.catch_warnings(action="ignore"):
+        picture = read_image(item.image, read_bytes(item.image))
+        if item.mask is None:
+            return picture, None
+        return picture, read_mask(item.mask, picture.size, read_bytes(item.mask))
+
+
+def count_by(groups: Iterable[Group]) -> Mapping[Bucket, int]:
+    """How many items each bucket has."""
+    counts: dict[Bucket, int] = {}
+    for each in groups:
+        counts[each.bucket] = counts.get(each.bucket, 0) + len(each.items)
+    return counts

@@ -1,0 +1,122 @@
+"""A job's ledger: a line of JSON for every result, added when the result's files are written.
+
+A process writes one file, `results.jsonl` or, for shard I of N, `results.I-of-N.jsonl`, and reads them all; `merge`
+makes one `results.jsonl` and a Parquet table. Where files can't be added to (object stores), a process writes its
+lines in numbered pieces instead.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from uam_jax.errors import InputError
+from uam_jax.storage import Folder
+
+Row = dict[str, Any]
+
+LEDGER = "results.jsonl"
+TABLE = "results.parquet"
+_PIECE = 500
+"""Lines of a piece, at most."""
+
+
+class Ledger:
+    """The rows of this process, on disk."""
+
+    def __init__(self, folder: Folder, shard: tuple[int, int] = (0, 1)):
+        """Opens the ledger; a line that a killed process left unfinished is removed.
+
+        Args:
+          folder: the job's.
+          shard: (index, count) of this process.
+        """
+        self._folder, self._stem = folder, "results"
+        if shard != (0, 1):
+            self._stem += f".{shard[0]}-of-{shard[1]}"
+        self._piece: list[Row] = []
+        self._number = len(folder.names(f"{self._stem}.piece-*.jsonl"))
+        if folder.is_local:
+            _mend(folder, f"{self._stem}.jsonl")
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Writes rows; when this returns they are there, whatever happens to the process."""
+        if self._folder.is_local:
+            self._folder.append(f"{self._stem}.jsonl", to_lines(rows))
+            return
+        self._piece += rows
+        self._folder.write(f"{self._stem}.piece-{self._number:06d}.jsonl", to_lines(self._piece))
+        if len(self._piece) >= _PIECE:
+            self._piece, self._number = [], self._number + 1
+
+
+def read_rows(folder: Folder) -> dict[str, Row]:
+    """All processes' rows by their id: of several of an id, the last "ok" one, else the last."""
+    found: dict[str, Row] = {}
+    # The merged one first, since what the others have is newer.
+    for name in sorted(folder.names("results*.jsonl"), key=lambda name: name != LEDGER):
+        for row in from_lines(folder.read(name) or b"", name):
+            if row["status"] == "ok" or found.get(row["id"], row)["status"] != "ok":
+                found[row["id"]] = row
+    return found
+
+
+def merge(folder: Folder, expected: Sequence[str]) -> list[Row]:
+    """Writes every process's rows as one ledger and one table; running it again changes nothing.
+
+    The processes' own files stay: one may still be running.
+
+    Args:
+      folder: the job's.
+      expected: ids in the order that the rows are to have; others follow.
+
+    Returns:
+      The rows.
+    """
+    found = read_rows(folder)
+    order = {name: number for number, name in enumerate(expected)}
+    rows = sorted(found.values(), key=lambda row: order.get(row["id"], len(order)))
+    folder.write(LEDGER, to_lines(rows))
+    folder.write(TABLE, to_parquet(rows))
+    return rows
+
+
+def to_lines(rows: Iterable[Row]) -> bytes:
+    """A line of JSON per row."""
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    return "".join(lines).encode("utf-8", "surrogatepass")
+
+
+def from_lines(content: bytes, name: str) -> Iterator[Row]:
+    """The rows of whole lines; the part after the last line's end was never finished.
+
+    Raises:
+      InputError: a whole line is no row.
+    """
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row["id"], str) or not isinstance(row["status"], str):
+                raise TypeError
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{name} line {number} is no ledger line: remove it, and its result is made again"
+            ) from None
+        yield row
+
+
+def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The rows as a table; a column per key."""
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = dict.fromkeys(key for row in rows for key in row)
+    table = pyarrow.table({name: [row.get(name) for row in rows] for name in columns})
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink)
+    return sink.getvalue().to_pybytes()
+
+
+def _mend(folder: Folder, name: str) -> None:
+    content = folder.read(name)
+    if content and not content.endswith(b"\n"):
+        folder.write(name, content[: content.rfind(b"\n") + 1])
