@@ -8,6 +8,8 @@ import pytest
 
 # A GPU run says so: JAX_PLATFORMS=cuda,cpu pytest -m gpu.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Eight devices to split batches over; what does not ask for them runs on the first.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 # A test that asks the network is wrong: the hub's client answers from its cache or fails.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

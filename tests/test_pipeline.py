@@ -29,7 +29,10 @@ SOURCE, TARGET = "a red cube", "a blue ball"
 
 @pytest.fixture(scope="module")
 def editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
-    folder = tmp_path_factory.mktemp("model")
+    return tiny_editor(tmp_path_factory.mktemp("model"))
+
+
+def tiny_editor(folder: Path) -> Editor:
     write_checkpoint(folder)
     loaded = Editor.load(folder)
     # Those weights are multiples of 1/8 up to 8; a network of them explodes. Smaller ones are tame.

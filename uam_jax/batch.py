@@ -121,12 +121,15 @@ class Plan:
                     "evaluations": each * count,
                 }
             )
-        shapes = {(row["size"], row["settings"]) for row in rows}
+        shapes: dict[str, int] = {}
+        for row in rows:
+            name = " with ".join(filter(None, (row["size"], row["settings"])))
+            shapes[name] = shapes.get(name, 0) + row["pictures"]
         return {
             "pictures": len(self.items),
             "results": len(self.expected),
             "done_before": done,
-            "compiled_shapes": len(shapes),
+            "shapes": [f"{name} ({count})" for name, count in shapes.items()],
             "evaluations": sum(row["evaluations"] for row in rows),
             "buckets": rows,
         }
@@ -147,11 +150,19 @@ def plan_job(
         items, sizes, side=settings.side, multiple=settings.multiple, micro=settings.micro
     )
     plan = Plan(items, groups, settings, config)
-    for each in {members.bucket: members for members in groups}.values():
+    for members in groups:
+        first = members.items[0]
         try:
-            plan.config_of(each.bucket)
+            own = plan.config_of(members.bucket)
         except InputError as error:
-            raise InputError(f"item {each.items[0].id}: {error}") from None
+            raise InputError(f"item {first.id}: {error}") from None
+        if own.source_context == "prompt":
+            for item in members.items:
+                if item.source is None:
+                    raise InputError(
+                        f'item {item.id} has no source prompt, and source_context is "prompt": give it, '
+                        "or --set source_context=null"
+                    )
     return plan
 
 

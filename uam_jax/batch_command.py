@@ -97,8 +97,7 @@ def run_batch(options: BatchOptions, console: Console, *, dry_run: bool = False)
     described = plan.describe(editor, len(known))
     console.say(
         f"{described['pictures']} pictures, {described['results']} results, {len(known)} of them done; "
-        f"{described['compiled_shapes']} shapes to compile: "
-        + ", ".join(f"{row['size']} ({row['pictures']})" for row in described["buckets"])
+        f"{len(described['shapes'])} shapes to compile: " + ", ".join(described["shapes"])
     )
     if dry_run:
         return _dry_run(options, console, plan, editor, described)
@@ -154,7 +153,8 @@ def _run(
     if shard[1] > 1:
         return {**figures, "shard": f"{shard[0]}/{shard[1]}", "next": f"uam merge {options.out}"}
     console.stage("writing the gallery")
-    return {**figures, **finish_job(folder, {"images per second": figures["images_per_second"]})}
+    speed = {"images per second": figures["images_per_second"]} if progress.done else {}
+    return {**figures, **finish_job(folder, speed)}
 
 
 def _dry_run(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -138,7 +138,7 @@ def read_image(path: str | Path, content: bytes | None = None) -> Picture:
     return picture
 
 
-def picture_size(path: str | Path, file: BinaryIO) -> tuple[int, int]:
+def picture_size(path: str | Path, file: io.IOBase) -> tuple[int, int]:
     """The (height, width) of a picture, upright, from the beginning of its file alone.
 
     Raises:
@@ -343,7 +343,7 @@ def resize(
     return np.clip(stacked, values.min(), values.max()).reshape(height, width, *values.shape[2:])
 
 
-def _decode(file: Path | BinaryIO) -> tuple[Picture, list[str]]:
+def _decode(file: Path | io.IOBase) -> tuple[Picture, list[str]]:
     """The picture, and what the user should know about how it was read."""
     with Image.open(file) as image:
         _refuse_bomb(image)

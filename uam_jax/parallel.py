@@ -179,7 +179,7 @@ def _map(tree: Any, axes: Any, change: Callable[[Any, int], Any]) -> Any:
 
 def _batch(tree: Any, axes: Any) -> int:
     sizes: set[int] = set()
-    _map(tree, axes, lambda leaf, axis: sizes.add(leaf.shape[axis]))
+    _map(tree, axes, lambda leaf, axis: sizes.add(leaf.shape[axis]) or leaf)
     [size] = sizes
     return size
 

@@ -1,0 +1,88 @@
+"""A job of the real engine with a stand-in for the network, to be killed: python job_stand_in.py DIR COUNT [I N]."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from uam_jax.ledger import Ledger, read_rows
+from uam_jax.runner import Outcome, Progress, Stop, run
+from uam_jax.storage import Folder
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A batch."""
+
+    values: tuple[int, ...]
+    bucket: str = "numbers"
+
+    @property
+    def micro(self) -> int:
+        return len(self.values)
+
+    def halves(self) -> "tuple[Numbers, Numbers]":
+        middle = len(self.values) // 2
+        return replace(self, values=self.values[:middle]), replace(
+            self, values=self.values[middle:]
+        )
+
+
+@dataclass
+class Squares:
+    """A worker: every number's square, as a file."""
+
+    pause: float = 0.0
+    fits: int = 1000
+    wanted: frozenset[str] | None = None
+
+    def compute(self, batch: Numbers) -> Callable[[], list[Outcome]]:
+        if batch.micro > self.fits:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.\nmore")
+        time.sleep(self.pause)
+        return lambda: [
+            self.outcome(value, batch.micro) for value in batch.values if self.wants(value)
+        ]
+
+    def wants(self, value: int) -> bool:
+        return self.wanted is None or f"{value:03d}" in self.wanted
+
+    def give_up(self, batch: Numbers, reason: str) -> list[Outcome]:
+        return [
+            Outcome({"id": f"{v:03d}", "status": "failed", "reason": reason}) for v in batch.values
+        ]
+
+    def outcome(self, value: int, micro: int) -> Outcome:
+        if value % 10 == 9:
+            return Outcome({"id": f"{value:03d}", "status": "failed", "reason": "ends with 9"})
+        name = f"images/{value:03d}.txt"
+        row = {"id": f"{value:03d}", "status": "ok", "reason": None, "output": name, "batch": micro}
+        return Outcome(row, {name: str(value**2).encode() * 1000})
+
+
+def numbers(count: int, micro: int = 4) -> Iterator[Numbers]:
+    for first in range(0, count, micro):
+        yield Numbers(tuple(range(first, min(first + micro, count))))
+
+
+def main(out: str, count: int, index: int = 0, shards: int = 1, pause: float = 0.02) -> Progress:
+    """What `run_job` does, with numbers for pictures."""
+    folder = Folder(out)
+    done = set(read_rows(folder))
+    wanted = frozenset(f"{value:03d}" for value in range(count)) - done
+    left = [
+        batch
+        for batch in list(numbers(count))[index::shards]
+        if any(f"{value:03d}" in wanted for value in batch.values)
+    ]
+    with Stop().listening() as stop:
+        return run(
+            left, Squares(pause, wanted=wanted), folder, Ledger(folder, (index, shards)),
+            total=len(wanted), stop=stop,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    print("started", flush=True)
+    progress = main(sys.argv[1], int(sys.argv[2]), *map(int, sys.argv[3:]))
+    print(f"made {progress.done}", flush=True)

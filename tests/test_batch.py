@@ -1,0 +1,258 @@
+"""A data-set job on a tiny model: the same bytes however it was cut up, and failures that stay alone."""
+
+import json
+import uuid
+from pathlib import Path
+
+import fsspec
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet
+import pytest
+from test_pipeline import tiny_editor
+
+from uam_jax import EditConfig, Editor, InputError
+from uam_jax.batch import Settings, check_items, done_before, finish_job, plan_job, run_job
+from uam_jax.cache import InversionCache
+from uam_jax.data import measure
+from uam_jax.images import read_image, write_image
+from uam_jax.ledger import read_rows
+from uam_jax.manifest import Item
+from uam_jax.parallel import Devices, Program
+from uam_jax.runner import Progress, TooManyFailures
+from uam_jax.storage import Folder
+
+CONFIG = EditConfig().updated(
+    {"steps": 3, "guidance": 3.0, "mask": {"t_mask": 400, "radius": 0}, "control": "none"}
+)
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
+    return tiny_editor(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
+    """Seven pictures of two sizes; one has two targets, one is damaged."""
+    folder = tmp_path_factory.mktemp("set")
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(7):
+        pixels = rng.uniform(-1, 1, (12, 12, 3)).astype(np.float32)
+        path = folder / f"{number}.{'jpg' if number == 3 else 'png'}"
+        write_image(path, pixels)
+        made.append(Item(f"set/{number}", str(path), ("a blue ball",)))
+    made[2] = Item("set/2", made[2].image, ("a blue ball", "a cube"))
+    Path(made[5].image).write_bytes(Path(made[5].image).read_bytes()[:200])
+    return made
+
+
+def job(editor: Editor, items: list[Item], out: object, **options: object) -> Progress:
+    devices = options.pop("on", 1)
+    config = options.pop("config", CONFIG)
+    settings = Settings("tiny", editor.weights_hash, "float32", config.to_dict(), 8, 4, 2)
+    plan = plan_job(items, measure(items), config, settings)
+    if devices != 1:
+        editor = editor.on(Devices.local(devices))
+    return run_job(editor, plan, Folder(str(out)), devices=devices, **options)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    found = (
+        path for part in ("images", "masks", "originals") for path in (folder / part).rglob("*.*")
+    )
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+@pytest.fixture(scope="module")
+def whole(editor: Editor, items: list[Item], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    progress = job(editor, items, folder)
+    assert (progress.done, progress.failed) == (8, 1)
+    return folder
+
+
+def test_results_lie_under_their_ids_with_their_rows(whole: Path, items: list[Item]) -> None:
+    names = {f"set/{number}" for number in (0, 1, "2-1", "2-2", 3, 4, 6)}
+    made = files(whole)
+    assert {name.split(".")[0] for name in made if name.startswith("images")} == {
+        f"images/{name}" for name in names
+    }
+    assert "images/set/3.jpg" in made and "originals/set/2.jpg" in made
+    rows = read_rows(Folder(str(whole)))
+    assert rows["set/2-2"]["target"] == "a cube" and rows["set/2-2"]["item"] == "set/2"
+    assert rows["set/5"]["status"] == "failed" and "damaged or truncated" in rows["set/5"]["reason"]
+    good = rows["set/0"]
+    assert (good["size"], good["worked_at"], good["batch"]) == ("12x12", "8x8", 2)
+    assert good["config"] == CONFIG.fingerprint() and good["weights"] == "tiny"
+    assert 0 < good["mask_share"] <= 1
+    first, second = (read_image(whole / f"images/set/2-{n}.png").pixels for n in (1, 2))
+    assert np.abs(first - second).max() > 0.01
+
+
+@pytest.mark.parametrize("way", ["devices", "shards", "resumed"])
+def test_however_it_is_cut_up_the_bytes_are_the_same(
+    editor: Editor, items: list[Item], whole: Path, tmp_path: Path, way: str
+) -> None:
+    if way == "devices":
+        job(editor, items, tmp_path, on=2)
+    elif way == "shards":
+        job(editor, items, tmp_path, shard=(1, 2))
+        assert 0 < len(read_rows(Folder(str(tmp_path)))) < 8
+        job(editor, items, tmp_path, shard=(0, 3))
+    if way != "devices":  # what is left, in one process; some rows and files lost on the way
+        job(editor, items, tmp_path, max_failures=9)
+        ledgers = sorted(tmp_path.glob("results*.jsonl"))
+        (tmp_path / "images/set/1.png").unlink()
+        for ledger in ledgers:
+            lines = ledger.read_text().splitlines(keepends=True)
+            ledger.write_text("".join(line for line in lines if '"id": "set/1"' not in line))
+        progress = job(editor, items, tmp_path)
+        assert progress.done == 1
+    assert files(tmp_path) == files(whole)
+    assert job(editor, items, tmp_path).done == 0
+
+
+def test_what_was_not_edited_keeps_its_pixels(
+    editor: Editor, items: list[Item], tmp_path: Path
+) -> None:
+    mask = np.full((12, 12, 3), -1, np.float32)
+    mask[:6] = 1
+    write_image(tmp_path / "mask.png", mask)
+    masked = [Item("a", items[0].image, ("a blue ball",), mask=str(tmp_path / "mask.png"))]
+    job(editor, masked, tmp_path / "out", config=CONFIG.updated({"mask": {"user": "replace"}}))
+    before = read_image(items[0].image).pixels
+    after = read_image(tmp_path / "out/images/a.png").pixels
+    np.testing.assert_array_equal(after[6:], before[6:])
+    assert np.abs(after[:6] - before[:6]).max() > 0.01
+
+
+def test_numbers_that_are_not_finite_fail_their_picture_alone(
+    editor: Editor, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = Editor.decode
+    monkeypatch.setattr(Editor, "decode", lambda self, z: decode(self, z).at[1].set(jnp.nan))
+    job(editor, items[:2], tmp_path)
+    rows = read_rows(Folder(str(tmp_path)))
+    assert rows["set/0"]["status"] == "ok"
+    assert rows["set/1"]["status"] == "failed" and "not finite" in rows["set/1"]["reason"]
+    assert not (tmp_path / "images/set/1.png").exists()
+    monkeypatch.undo()
+    assert job(editor, items[:2], tmp_path).done == 0
+    assert job(editor, items[:2], tmp_path, retry_failed=True).done == 1
+    assert read_rows(Folder(str(tmp_path)))["set/1"]["status"] == "ok"
+
+
+def test_a_kept_inversion_is_not_made_again(
+    editor: Editor, items: list[Item], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = InversionCache(tmp_path / "cache")
+    job(editor, items[:5], tmp_path / "first", cache=cache)
+    calls = []
+    run = Program.__call__
+    monkeypatch.setattr(
+        Program, "__call__", lambda self, *a, **k: calls.append(self.__name__) or run(self, *a, **k)
+    )
+    other = [Item(item.id, item.image, ("a red cube",)) for item in items[:2]]
+    job(editor, other, tmp_path / "second", cache=cache)
+    assert "invert" not in calls and "edit" in calls
+    calls.clear()
+    job(editor, items[2:3], tmp_path / "third")  # two targets, one inversion of each kind
+    assert calls.count("invert") == 2 and calls.count("edit") == 2
+    monkeypatch.undo()
+
+    job(editor, items[:5], tmp_path / "again", cache=cache)
+    assert files(tmp_path / "again") == files(tmp_path / "first")
+    for file in (tmp_path / "cache").rglob("*.safetensors"):
+        file.write_bytes(b"damaged")
+    job(editor, items[:2], tmp_path / "mended", cache=cache)
+    assert files(tmp_path / "mended").items() <= files(tmp_path / "first").items()
+
+
+def test_a_full_cache_forgets_what_was_used_longest_ago(
+    editor: Editor, items: list[Item], tmp_path: Path
+) -> None:
+    cache = InversionCache(tmp_path / "cache", max_bytes=2000)
+    job(editor, items[:5], tmp_path / "out", cache=cache)
+    held = [file.stat().st_size for file in (tmp_path / "cache").rglob("*.safetensors")]
+    assert 0 < sum(held) <= 2000
+
+
+def test_inputs_and_outputs_may_be_remote(editor: Editor, items: list[Item], whole: Path) -> None:
+    root = f"memory://{uuid.uuid4().hex}"
+    for item in items:
+        with fsspec.open(f"{root}/in/{Path(item.image).name}", "wb") as file:
+            file.write(Path(item.image).read_bytes())
+    remote = [Item(item.id, f"{root}/in/{Path(item.image).name}", item.targets) for item in items]
+    job(editor, remote, f"{root}/out", shard=(0, 2))
+    job(editor, remote, f"{root}/out")
+    summary = finish_job(Folder(f"{root}/out"))
+    assert (summary["ok"], summary["failed"], summary["missing"]) == (7, 1, 0)
+    out = Folder(f"{root}/out")
+    for name, content in files(whole).items():
+        assert out.read(name) == content, name
+    assert out.read("index.html") and out.read("results.parquet")
+
+
+def test_merging_tells_what_is_missing(editor: Editor, items: list[Item], tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    job(editor, items, tmp_path, shard=(0, 2))
+    summary = finish_job(folder)
+    assert summary["missing"] == 8 - summary["ok"] - summary["failed"] > 0
+    assert summary["first_missing"][0].startswith("set/")
+    job(editor, items, tmp_path, shard=(1, 2))
+    assert finish_job(folder)["missing"] == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("results.*")}
+    finish_job(folder)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.glob("results.*")}
+    order = pyarrow.parquet.read_table(tmp_path / "results.parquet").column("id").to_pylist()
+    assert order == [name for item in items for name in item.results]
+    with pytest.raises(InputError, match="holds no job"):
+        finish_job(Folder(str(tmp_path / "images")))
+
+
+def test_other_settings_are_refused(editor: Editor, items: list[Item], tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    before = Settings("tiny", "weights", "float32", CONFIG.to_dict(), 8, 4, 2)
+    before.refuse_other(folder)  # a new job
+    job(editor, items[:1], tmp_path)
+    with pytest.raises(InputError, match=r"weights was \"tiny\", is \"weights\".*--allow-change"):
+        before.refuse_other(folder)
+
+
+def test_settings_of_an_item_are_its_own(
+    editor: Editor, items: list[Item], whole: Path, tmp_path: Path
+) -> None:
+    own = [items[0], Item("own", items[0].image, ("a blue ball",), settings=("guidance=8",))]
+    job(editor, own, tmp_path)
+    rows = read_rows(Folder(str(tmp_path)))
+    assert rows["own"]["config"] == CONFIG.updated({"guidance": 8.0}).fingerprint()
+    made = files(tmp_path)
+    assert made["images/own.png"] != made["images/set/0.png"]
+    with pytest.raises(InputError, match="item own: --set guidanse=8: unknown"):
+        job(editor, [Item("own", items[0].image, ("a",), settings=("guidanse=8",))], tmp_path)
+    with pytest.raises(InputError, match="item set/0 has no source prompt"):
+        job(editor, items[:1], tmp_path, config=CONFIG.updated({"source_context": "prompt"}))
+
+
+def test_too_many_failures_end_a_job(editor: Editor, items: list[Item], tmp_path: Path) -> None:
+    missing = [Item(str(n), f"{tmp_path}/{n}.png", ("a ball",)) for n in range(4)]
+    with pytest.raises(TooManyFailures):
+        job(editor, missing, tmp_path / "out", max_failures=1)
+    assert len(done_before(Folder(str(tmp_path / "out")))) >= 2
+
+
+def test_a_check_reads_what_the_job_would(items: list[Item]) -> None:
+    faults = check_items(items, measure(items), ".jpg")
+    assert len(faults) == 1 and faults[0].startswith("set/5: ")
+    assert len(check_items(items, measure(items), ".xyz")) == 7
+
+
+def test_the_job_says_what_it_was_begun_with(whole: Path, items: list[Item]) -> None:
+    told = json.loads((whole / "job.json").read_text())
+    assert EditConfig().updated(told["config"]) == CONFIG and told["micro"] == 2
+    assert [json.loads(line) for line in (whole / "expected.txt").read_text().splitlines()] == [
+        name for item in items for name in item.results
+    ]

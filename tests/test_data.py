@@ -1,0 +1,105 @@
+"""Items to batches: neighbours that never change, and pictures that fail alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from uam_jax.data import Batch, Bucket, batches, group, measure
+from uam_jax.errors import InputError
+from uam_jax.images import write_image
+from uam_jax.manifest import Item
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
+    """Ten squares and four wide ones; one of each is no picture, one has a mask."""
+    folder = tmp_path_factory.mktemp("set")
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(14):
+        wide = number % 4 == 3
+        path = folder / f"{number}.png"
+        pixels = rng.uniform(-1, 1, (16, 32 if wide else 16, 3)).astype(np.float32)
+        write_image(path, pixels)
+        made.append(Item(str(number), str(path), ("a cube",)))
+    (folder / "2.png").write_text("no picture")
+    write_image(
+        folder / "mask.png",
+        np.where(np.arange(16)[:, None, None] < 8, 1, -1) * np.ones((16, 16, 3), np.float32),
+    )
+    made[4] = Item("4", made[4].image, ("a cube",), mask=str(folder / "mask.png"))
+    made[5] = Item("5", made[5].image, ("a cube", "a ball"))
+    made[6] = Item("6", made[6].image, ("a cube",), settings=("guidance=3",))
+    return made
+
+
+def groups_of(items: list[Item], micro: int = 3):
+    return group(items, measure(items), side=16, multiple=8, micro=micro)
+
+
+def test_sizes_come_from_the_files_heads(items: list[Item]) -> None:
+    seen = []
+    sizes = measure(items, lambda: seen.append(1))
+    assert len(seen) == 14 and sizes[0] == (16, 16) and sizes[3] == (16, 32)
+    assert isinstance(sizes[2], InputError)
+    [missing] = measure([Item("x", "none/at/all.png", ("a",))])
+    assert isinstance(missing, InputError) and "no such file" in str(missing)
+
+
+def test_a_group_shares_all_that_decides_its_program(items: list[Item]) -> None:
+    groups = groups_of(items)
+    assert sorted(item.id for each in groups for item in each.items) == sorted(
+        item.id for item in items
+    )
+    plain = [each for each in groups if each.bucket == Bucket((16, 16))]
+    assert [[item.id for item in each.items] for each in plain] == [
+        ["0", "1", "8"],
+        ["9", "10", "12"],
+        ["13"],
+    ]
+    wide = [item.id for each in groups for item in each.items if each.bucket.size[1] > 16]
+    assert wide == ["3", "7", "11"]
+    assert {(each.bucket.masked, each.bucket.targets, each.bucket.settings) for each in groups} == {
+        (False, 1, ()), (True, 1, ()), (False, 2, ()), (False, 1, ("guidance=3",)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_batches_hold_every_item_once_in_its_own_slot(items: list[Item], devices: int) -> None:
+    groups = groups_of(items)
+    place = {item.id: slot for each in groups for slot, item in enumerate(each.items)}
+    seen = []
+    for batch in batches(groups, devices=devices, micro=3):
+        assert len(batch.items) == devices * 3 == len(batch.pixels)
+        for slot, item in enumerate(batch.items):
+            if item is None:
+                assert batch.pictures[slot] is None and not batch.pixels[slot].any()
+                continue
+            seen.append(item.id)
+            assert slot % 3 == place[item.id]  # within its device's part, whatever the devices
+            assert (batch.pictures[slot] is None) == (item.id == "2"), batch.reasons[slot]
+            assert bool(batch.reasons[slot]) == (item.id == "2")
+    assert sorted(seen) == sorted(item.id for item in items)
+
+
+def test_masks_come_at_both_sizes(items: list[Item]) -> None:
+    [batch] = [each for each in batches(groups_of(items), devices=1, micro=3) if each.bucket.masked]
+    assert batch.weights is not None and batch.masks[0] is not None
+    np.testing.assert_array_equal(batch.weights[0], batch.masks[0])
+    assert batch.masks[0][:8].all() and not batch.masks[0][8:].any()
+
+
+def test_a_mask_of_another_size_fails_its_picture_alone(items: list[Item], tmp_path: Path) -> None:
+    write_image(tmp_path / "m.png", np.ones((4, 4, 3), np.float32))
+    bad = Item("bad", items[0].image, ("a",), mask=str(tmp_path / "m.png"))
+    [batch] = batches(groups_of([bad, items[4]]), devices=1, micro=3)
+    assert "same size" in str(batch.reasons[0]) and batch.valid == [1]
+
+
+def test_halves_are_the_whole(items: list[Item]) -> None:
+    [first, *_] = batches(groups_of(items[7:10], 4), devices=2, micro=4)
+    halves = first.halves()
+    assert [half.micro for half in halves] == [2, 2]
+    assert halves[0].items + halves[1].items == first.items
+    assert isinstance(halves[0], Batch) and len(halves[0].pixels) == 4

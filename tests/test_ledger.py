@@ -1,0 +1,78 @@
+"""The ledger survives whatever kills its writer, and merging is repeatable."""
+
+import uuid
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from uam_jax import InputError
+from uam_jax.ledger import Ledger, merge, read_rows
+from uam_jax.storage import Folder
+
+
+def row(name: str, status: str = "ok", **more: object) -> dict[str, object]:
+    return {"id": name, "status": status, "reason": None, "mask_share": 0.25, **more}
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    if request.param == "local":
+        return Folder(str(tmp_path))
+    return Folder(f"memory://{uuid.uuid4().hex}")
+
+
+def test_rows_of_all_processes_and_runs(folder: Folder) -> None:
+    Ledger(folder).add([row("a"), row("b", "failed", reason="no")])
+    Ledger(folder, (0, 2)).add([row("c")])
+    Ledger(folder, (1, 2)).add([row("b", note="later")])
+    again = Ledger(folder, (1, 2))
+    again.add([row("d")])
+    again.add([row("e")])
+    found = read_rows(folder)
+    assert sorted(found) == list("abcde")
+    assert found["b"]["status"] == "ok" and found["b"]["note"] == "later"
+
+
+def test_an_ok_row_is_not_lost_to_a_later_failure(folder: Folder) -> None:
+    Ledger(folder).add([row("a"), row("a", "failed")])
+    assert read_rows(folder)["a"]["status"] == "ok"
+
+
+def test_merging_twice_is_merging_once(folder: Folder) -> None:
+    Ledger(folder, (1, 2)).add([row("b"), row("c", "failed", reason="x")])
+    Ledger(folder, (0, 2)).add([row("a"), row("b")])
+    rows = merge(folder, ["c", "b", "a", "missing"])
+    assert [each["id"] for each in rows] == ["c", "b", "a"]
+    first = {name: folder.read(name) for name in ("results.jsonl", "results.parquet")}
+    assert merge(folder, ["c", "b", "a", "missing"]) == rows
+    assert first == {name: folder.read(name) for name in first}
+    Ledger(folder, (0, 2)).add([row("missing")])  # a process that is still running
+    assert len(merge(folder, ["c", "b", "a", "missing"])) == 4
+
+
+def test_the_table_has_a_column_per_key(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    Ledger(folder).add([row("a"), row("b", "failed", reason="é", confidence=0.5)])
+    merge(folder, ["a", "b"])
+    table = pyarrow.parquet.read_table(tmp_path / "results.parquet").to_pylist()
+    assert [each["reason"] for each in table] == [None, "é"]
+    assert [each["confidence"] for each in table] == [None, 0.5]
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_an_unfinished_line_never_was(tmp_path: Path, cut: int) -> None:
+    folder = Folder(str(tmp_path))
+    Ledger(folder).add([row("a"), row("b")])
+    whole = (tmp_path / "results.jsonl").read_bytes()
+    (tmp_path / "results.jsonl").write_bytes(whole[:-cut])
+    assert sorted(read_rows(folder)) == ["a"]
+    Ledger(folder).add([row("c")])
+    assert sorted(read_rows(folder)) == ["a", "c"]
+
+
+@pytest.mark.parametrize("line", [b"{}\n", b"x\n", b"[]\n", b'{"id": 3, "status": "ok"}\n'])
+def test_a_line_of_something_else_is_told(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "results.jsonl").write_bytes(line)
+    with pytest.raises(InputError, match=r"results.jsonl line 1 is no ledger line"):
+        read_rows(Folder(str(tmp_path)))

@@ -1,0 +1,111 @@
+"""One program on one and on several devices: equal results, no exchange, and padding that nobody sees."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_pipeline import SMALL, TARGET, assert_close, tiny_editor
+
+from uam_jax import Editor, InputError
+from uam_jax.parallel import Devices, Program, program
+
+COLLECTIVES = re.compile(
+    r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)\b"
+)
+
+
+@program(
+    static=["power"],
+    batched={"x": 0, "levels": 1, "nested": {"own": 0, "shared": None}},
+    out={"x": 0, "levels": 1},
+)
+def toy(
+    scale: jax.Array, x: jax.Array, levels: jax.Array | None, nested: dict[str, Any], *, power: int
+) -> dict[str, Any]:
+    total = scale * x**power + nested["own"] + nested["shared"]
+    return {"x": total, "levels": None if levels is None else levels + total[None]}
+
+
+def toy_arguments(batch: int) -> tuple[Any, ...]:
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(batch, 3)), jnp.float32)
+    levels = jnp.asarray(rng.normal(size=(2, batch, 3)), jnp.float32)
+    return jnp.float32(2), x, levels, {"own": x + 1, "shared": jnp.float32(0.5)}
+
+
+@pytest.mark.parametrize("mode", ["shard_map", "pmap"])
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+@pytest.mark.parametrize("batch", [1, 5, 8])
+def test_any_number_of_devices_gives_the_same(mode: str, count: int, batch: int) -> None:
+    arguments = toy_arguments(batch)
+    expected = toy(*arguments, power=2)
+    made = toy(*arguments, power=2, on=Devices.local(count, mode))
+    assert made["x"].shape == (batch, 3) and made["levels"].shape == (2, batch, 3)
+    assert_close(made["x"], expected["x"], 1e-6)
+    assert_close(made["levels"], expected["levels"], 1e-6)
+
+
+def test_an_absent_argument_and_result_are_no_matter() -> None:
+    scale, x, _, nested = toy_arguments(3)
+    made = toy(scale, x, None, nested, power=1, on=Devices.local(2))
+    assert made["levels"] is None and made["x"].shape == (3, 3)
+
+
+def test_a_collective_would_be_found() -> None:
+    devices = Devices.local(2)
+    summing = Program(lambda x: jax.lax.psum(x, "data"), static=[], batched={"x": 0}, out=None)
+    assert COLLECTIVES.search(summing.lower(jnp.ones((2, 3)), on=devices).compile().as_text())
+
+
+@pytest.mark.parametrize(("count", "mode"), [(0, "shard_map"), (9, "shard_map"), (1, "threads")])
+def test_what_cannot_be_is_refused(count: int, mode: str) -> None:
+    with pytest.raises(InputError, match="devices asked for|choose shard_map or pmap"):
+        Devices.local(count, mode)
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
+    return tiny_editor(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize(("count", "mode"), [(2, "shard_map"), (4, "pmap")])
+def test_an_edit_on_several_devices(
+    editor: Editor, count: int, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.random.default_rng(3).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
+    targets = [TARGET, "a cube", "a red ball"]
+    alone = editor.edit(images, targets, config=SMALL, keep_masks=True)
+
+    run, calls = Program.__call__, []
+
+    def recorded(self: Program, *args: Any, **kwargs: Any) -> Any:
+        calls.append((self, args, kwargs))
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(Program, "__call__", recorded)
+    spread = editor.on(Devices.local(count, mode)).edit(
+        images, targets, config=SMALL, keep_masks=True
+    )
+    assert spread.images.shape == alone.images.shape
+    assert_close(spread.step_masks, alone.step_masks)
+    assert_close(spread.latents, alone.latents, 1e-4)
+    assert_close(spread.masks, alone.masks, 1e-5)
+
+    if mode == "shard_map":
+        [(each, args, kwargs)] = [call for call in calls if call[0].__name__ == "edit"]
+        # Donated arguments are gone; of the others only the shapes matter.
+        args, kwargs = jax.tree.map(_padded, (args, kwargs))
+        assert not COLLECTIVES.search(each.lower(*args, **kwargs).compile().as_text())
+        assert {call[0].__name__ for call in calls if call[2].get("on")} >= {
+            "encode", "invert", "denoise", "edit", "decode"
+        }  # fmt: skip
+
+
+def _padded(x: Any) -> Any:
+    """Of the shape that a call with 3 examples on 2 devices compiles for."""
+    if not isinstance(x, jax.Array):
+        return x
+    return jnp.zeros(tuple(4 if side == 3 else side for side in x.shape), x.dtype)
