@@ -73,14 +73,17 @@ MODULES = {
 }
 
 
-def write_checkpoint(folder: Path) -> dict:
-    """Writes a whole checkpoint of random float32 weights and returns its params."""
+def write_checkpoint(folder: Path, scale: float = 1.0) -> dict:
+    """Writes a whole checkpoint of random float32 weights and returns its params.
+
+    A network of these weights explodes; with a `scale` of 1/16 it is tame.
+    """
     for component, config in {"unet": UNET, "vae": VAE, "text_encoder": TEXT}.items():
         write_json(folder / component / "config.json", config)
     write_json(folder / "model_index.json", INDEX)
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     train_tokenizer(["a red cube", "a blue ball"] * 2, folder / "tokenizer", vocab_size=530)
-    params = random_params()
+    params = jax.tree.map(lambda leaf: leaf * np.float32(scale), random_params())
     for component, tree in params.items():
         save_safetensors(tree, folder / component, component)
     return params

@@ -199,7 +199,7 @@ def _estimate(plan: Plan, editor: "Editor", buckets: list[dict[str, Any]]) -> fl
         * int(row["size"].split()[0].split("x")[1])
         for row in buckets
     ) / (height * width)  # fmt: skip
-    return round(seconds * area, 1)
+    return round(seconds * area, 3)
 
 
 def _items(options: BatchOptions) -> list[Item]:

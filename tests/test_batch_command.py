@@ -1,0 +1,150 @@
+"""`uam batch` and `uam merge` from outside: what is refused, what is told, and processes on several hosts."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoint_files import write_checkpoint
+from typer.testing import CliRunner, Result
+
+from uam_jax import cli
+from uam_jax.images import write_image
+
+
+def uam(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    write_checkpoint(folder, scale=1 / 16)
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        path = tmp_path / "in" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        write_image(path, rng.uniform(-1, 1, (8, 8, 3)).astype(np.float32))
+    return tmp_path / "in"
+
+
+def batch(model: Path, folder: Path, out: Path, *more: object) -> list[object]:
+    settings = ("--set", "steps=2", "--set", "control=none", "--set", "mask.radius=0")
+    return [
+        "batch", folder, "--target", "a blue ball", "--out", out, "--model", model, "--batch", 2,
+        "--no-cache", "--json", *settings, *more,
+    ]  # fmt: skip
+
+
+FAULTS = [
+    (["none.jsonl"], "none.jsonl: can't be read"),
+    (["{in}"], "for a folder, say with --target"),
+    (["{in}", "--target", " "], "for a folder, say with --target"),
+    (["{manifest}", "--target", "x"], "--target and --source are for a folder"),
+    (["{manifest}"], "line 1: not JSON"),
+    (["{empty}", "--target", "x"], "holds no pictures"),
+    (["{in}", "--target", "x", "--shard", "2/2"], "--shard 2/2: give I/N"),
+    (["{in}", "--target", "x", "--shard", "half"], "--shard half: give I/N"),
+    (["{in}", "--target", "x", "--shard", "0/2", "--distributed"], "both say which part"),
+    (["{in}", "--target", "x", "--distributed"], "--distributed: "),
+    (["{in}", "--target", "x", "--set", "guidanse=1"], "guidanse"),
+    (["{in}", "--target", "x", "--model", "{empty}"], "model_index.json"),
+    (["{in}", "--target", "x", "--out", "nosuch://a"], "no such file system"),
+    (["{in}", "--target", "x", "--batch", "0"], "--batch"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), FAULTS)
+def test_bad_input_is_told_and_nothing_written(
+    tmp_path: Path, pictures: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "m.jsonl").write_text("{")
+    (tmp_path / "empty").mkdir()
+    names = {"in": pictures, "manifest": tmp_path / "m.jsonl", "empty": tmp_path / "empty"}
+    result = uam("batch", "--out", tmp_path / "out", *(text.format(**names) for text in arguments))
+    assert result.exit_code == 2, result.stderr
+    assert message in " ".join(result.stderr.split()).replace("│ ", "")
+    assert "Traceback" not in result.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_job_from_beginning_to_end(tmp_path: Path, pictures: Path, model: Path) -> None:
+    (pictures / "bad.png").write_text("no picture")
+    out = tmp_path / "out"
+    told = json.loads(uam(*batch(model, pictures, out, "--dry-run")).stdout)
+    assert (told["pictures"], told["results"], len(told["faults"])) == (7, 7, 1)
+    assert told["evaluations"] == 6 * told["buckets"][0]["evaluations_per_picture"] > 0
+    assert told["estimated_seconds"] > 0 and not out.exists()
+
+    result = uam(*batch(model, pictures, out))
+    assert result.exit_code == 0, result.stderr
+    made = json.loads(result.stdout)
+    assert (made["ok"], made["failed"], made["missing"]) == (6, 1, 0)
+    assert "bad.png is no picture" in result.stderr and "8x8 (6)" in result.stderr
+    assert {path.name for path in (out / "images").iterdir()} == {f"{n}.png" for n in range(6)}
+    assert (out / "index.html").exists() and (out / "results.parquet").exists()
+
+    again = json.loads(uam(*batch(model, pictures, out)).stdout)
+    assert again["made"] == 0
+    changed = uam(*batch(model, pictures, out, "--set", "guidance=9"))
+    assert changed.exit_code == 2 and "config was" in changed.stderr
+    allowed = json.loads(
+        uam(*batch(model, pictures, out, "--set", "guidance=9", "--allow-change")).stdout
+    )
+    assert allowed["made"] == 0
+    merged = json.loads(uam("merge", out, "--json").stdout)
+    assert (merged["ok"], merged["missing"]) == (6, 0)
+    assert uam("merge", tmp_path).exit_code == 2
+
+
+def test_two_processes_of_which_one_is_killed(tmp_path: Path, pictures: Path, model: Path) -> None:
+    """Each takes its part; what the killed one left is done by another number of them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    out, errors = tmp_path / "out", [tmp_path / f"{index}.log" for index in range(2)]
+    # One device each, as a host with one accelerator.
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    processes = []
+    for index in range(2):
+        command = batch(
+            model, pictures, out, "--coordinator", address, "--processes", 2, "--process", index
+        )
+        with errors[index].open("wb") as log:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "uam_jax", *map(str, command)],
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                    env=environment,
+                )
+            )
+    while processes[1].poll() is None and "editing" not in errors[1].read_text():
+        time.sleep(0.1)
+    processes[1].kill()
+    processes[1].wait()
+    while not (out / "results.0-of-2.jsonl").exists() and processes[0].poll() is None:
+        time.sleep(0.1)
+    processes[0].terminate()  # it may be waiting for the other one
+    processes[0].wait()
+    assert (out / "results.0-of-2.jsonl").exists(), errors[0].read_text()
+
+    first = json.loads(uam("merge", out, "--json").stdout)
+    assert 0 < first["ok"] < 6 and first["missing"] == 6 - first["ok"]
+    rest = [
+        json.loads(uam(*batch(model, pictures, out, "--shard", f"{i}/3")).stdout) for i in range(3)
+    ]
+    assert sum(part["made"] for part in rest) == first["missing"]
+    last = json.loads(uam("merge", out, "--json").stdout)
+    assert (last["ok"], last["missing"], last["failed"]) == (6, 0, 0)
+    rows = [json.loads(line)["id"] for line in (out / "results.jsonl").read_text().splitlines()]
+    assert rows == [str(number) for number in range(6)]
