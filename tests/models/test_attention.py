@@ -1,0 +1,86 @@
+"""Attention in chunks: the definition's result, where the logits would fill the memory."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+from uam_jax import models
+from uam_jax.models import attention
+
+
+def draw(seed: int, *shape: int) -> Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def definition(q: Array, k: Array, v: Array) -> np.ndarray:
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    logits = np.einsum("bnhd,bshd->bhns", q, k) / np.sqrt(q.shape[-1])
+    maps = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.einsum("bhns,bshd->bnhd", maps / maps.sum(axis=-1, keepdims=True), v)
+
+
+def assert_close(actual: Array, expected: np.ndarray, relative: float) -> None:
+    error = np.abs(np.asarray(actual, np.float64) - expected).max() / np.abs(expected).max()
+    assert error <= relative
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(64, 64), (37, 53), (70, 5), (3, 41), (1, 1)])
+def test_chunks_add_up_to_the_definition(queries: int, keys: int) -> None:
+    q, k, v = draw(0, 2, queries, 3, 8), draw(1, 2, keys, 3, 8), draw(2, 2, keys, 3, 8)
+    chunked = attention._attend_in_chunks(q, k, v, 16)
+    assert_close(chunked, definition(q, k, v), 1e-5)
+
+
+def test_logits_may_be_far_apart_and_rise_from_chunk_to_chunk() -> None:
+    q, v = jnp.ones((1, 5, 1, 4)), draw(2, 1, 60, 1, 4)
+    k = jnp.broadcast_to(jnp.linspace(-3000, 3000, 60)[None, :, None, None], (1, 60, 1, 4))
+    for keys in (k, k[:, ::-1]):
+        assert_close(attention._attend_in_chunks(q, keys, v, 16), definition(q, keys, v), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "near"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2), (jnp.float16, 2e-3)]
+)
+def test_many_logits_are_chunked(monkeypatch: Any, dtype: Any, near: float) -> None:
+    q, k, v = draw(0, 2, 37, 3, 8), draw(1, 1, 53, 3, 8), draw(2, 1, 53, 3, 8)
+    q, k, v = (x.astype(dtype) for x in (q, k, v))
+    calls, chunked = [], attention._attend_in_chunks
+
+    def counting(q: Array, k: Array, v: Array, chunk: int) -> Array:
+        calls.append(2 * 3 * chunk * chunk)
+        return chunked(q, k, v, chunk)
+
+    monkeypatch.setattr(attention, "_attend_in_chunks", counting)
+    for most in (2 * 3 * 37 * 53, 2 * 3 * 37 * 53 - 1, 1000, 1):
+        monkeypatch.setattr(attention, "_MOST_LOGITS", most)
+        out = attention.attend(q, k, v)
+        assert out.dtype == dtype
+        assert_close(out, definition(q, *np.broadcast_arrays(k, v)), near)
+    assert len(calls) == 3 and calls[1] <= 1000
+
+
+@pytest.mark.parametrize(
+    ("shape", "keys", "dtype", "platform", "backend"),
+    [
+        ((1, 4096, 8, 40), None, jnp.float32, "cpu", "chunked"),
+        ((1, 4096, 8, 40), 77, jnp.float32, "cpu", "xla"),
+        ((8, 65536, 8, 40), 77, jnp.float32, "gpu", "chunked"),
+        ((8, 65536, 8, 40), None, jnp.bfloat16, "gpu", "cudnn"),
+        ((1, 65536, 1, 512), None, jnp.bfloat16, "gpu", "chunked"),
+        ((1, 256, 8, 160), None, jnp.bfloat16, "tpu", "xla"),
+    ],
+)
+def test_chunked_where_logits_are_many_and_nothing_is_fused(
+    shape: tuple, keys: int | None, dtype: Any, platform: str, backend: str
+) -> None:
+    assert models.attention_backend(shape, dtype, platform, keys=keys) == backend
+
+
+def test_logits_are_never_all_in_memory() -> None:
+    x = jax.ShapeDtypeStruct((1, 4096, 8, 40), jnp.float32)
+    memory = jax.jit(attention.attend).lower(x, x, x).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 8 * 4096**2 * 4 / 4
