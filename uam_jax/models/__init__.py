@@ -15,6 +15,7 @@ from uam_jax.models.attention import (
 from uam_jax.models.clip_text import TextEncoder
 from uam_jax.models.configs import TextConfig, UNetConfig, VAEConfig
 from uam_jax.models.layers import expected_params
+from uam_jax.models.tiles import decode_in_tiles, encode_in_tiles
 from uam_jax.models.unet import UNet
 from uam_jax.models.vae import VAE
 
@@ -26,6 +27,8 @@ __all__ = [
     "UNetConfig",
     "VAEConfig",
     "attention_backend",
+    "decode_in_tiles",
+    "encode_in_tiles",
     "expected_params",
     "mixed_attention",
     "self_attention",

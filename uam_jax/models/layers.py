@@ -26,11 +26,17 @@ class GroupNorm(nn.Module):
         grouped = x.astype(jnp.float32).reshape(
             x.shape[0], -1, self.groups, channels // self.groups
         )
-        # Two passes: E[x²] - E[x]² would lose half the digits.
-        mean = grouped.mean(axis=(1, 3), keepdims=True)
-        variance = jnp.square(grouped - mean).mean(axis=(1, 3), keepdims=True)
+        mean, variance = self.moments(grouped)
         normed = ((grouped - mean) * lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
         return (normed * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
+
+    def moments(
+        self, grouped: Float[Array, "b n groups d"]
+    ) -> tuple[Float[Array, "b 1 groups 1"], Float[Array, "b 1 groups 1"]]:
+        """Mean and variance of each group; where `grouped` is but a part of a picture, `tiles` gives the whole's."""
+        # Two passes: E[x²] - E[x]² would lose half the digits.
+        mean = grouped.mean(axis=(1, 3), keepdims=True)
+        return mean, jnp.square(grouped - mean).mean(axis=(1, 3), keepdims=True)
 
 
 class LayerNorm(nn.Module):

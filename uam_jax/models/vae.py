@@ -37,17 +37,26 @@ class _Level(nn.Module):
     dtype: Any
     resample: str | None
 
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        for i in range(self.layers):
-            x = ResnetBlock(self.features, self.groups, _EPSILON, self.dtype, name=f"resnets_{i}")(
-                x
-            )
+    def setup(self):
+        block = (self.features, self.groups, _EPSILON, self.dtype)
+        self.resnets = [ResnetBlock(*block) for _ in range(self.layers)]
         if self.resample == "down":
-            x = Downsample(((0, 1), (0, 1)), self.dtype, name="downsamplers_0")(x)
+            self.downsamplers = [Downsample(((0, 1), (0, 1)), self.dtype)]
         elif self.resample == "up":
-            x = Upsample(self.dtype, name="upsamplers_0")(x)
+            self.upsamplers = [Upsample(self.dtype)]
+
+    def __call__(self, x: Array) -> Array:
+        return self.resampled(self.blocks(x))
+
+    def blocks(self, x: Array) -> Array:
+        for resnet in self.resnets:
+            x = resnet(x)
         return x
+
+    def resampled(self, x: Array) -> Array:
+        if self.resample == "down":
+            return self.downsamplers[0](x)
+        return self.upsamplers[0](x) if self.resample == "up" else x
 
 
 class _Middle(nn.Module):
@@ -69,53 +78,75 @@ class _Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Picture -> mean and log variance, stacked on the channel axis."""
+    """Picture -> mean and log variance, stacked on the channel axis.
+
+    A stage is all of one resolution, down to the next; the last one is the latent's.
+    """
 
     config: VAEConfig
     dtype: Any
 
-    @nn.compact
-    def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c2"]:
+    def setup(self):
         config, last = self.config, len(self.config.channels) - 1
-        x = conv3x3(config.channels[0], dtype=self.dtype, name="conv_in")(image)
-        for i, features in enumerate(config.channels):
-            resample = "down" if i < last else None
-            x = _Level(
-                features,
-                config.layers_per_block,
-                config.norm_groups,
-                self.dtype,
-                resample,
-                name=f"down_blocks_{i}",
-            )(x)
-        x = _Middle(config.channels[-1], config.norm_groups, self.dtype, name="mid_block")(x)
-        x = nn.silu(GroupNorm(config.norm_groups, _EPSILON, name="conv_norm_out")(x))
-        return conv3x3(2 * config.latent_channels, dtype=self.dtype, name="conv_out")(x)
+        norm = (config.norm_groups, self.dtype)
+        self.conv_in = conv3x3(config.channels[0], dtype=self.dtype)
+        self.down_blocks = [
+            _Level(features, config.layers_per_block, *norm, "down" if i < last else None)
+            for i, features in enumerate(config.channels)
+        ]
+        self.mid_block = _Middle(config.channels[-1], *norm)
+        self.conv_norm_out = GroupNorm(config.norm_groups, _EPSILON)
+        self.conv_out = conv3x3(2 * config.latent_channels, dtype=self.dtype)
+
+    def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c2"]:
+        x = image
+        for stage in range(len(self.config.channels)):
+            x = self.stage(x, stage)
+        return x
+
+    def stage(self, x: Float[Array, "b h w _"], stage: int) -> Float[Array, "b h2 w2 _"]:
+        if stage == 0:
+            x = self.conv_in(x)
+        x = self.down_blocks[stage](x)
+        if stage == len(self.config.channels) - 1:
+            x = self.conv_out(nn.silu(self.conv_norm_out(self.mid_block(x))))
+        return x
 
 
 class Decoder(nn.Module):
-    """Latent -> picture."""
+    """Latent -> picture.
+
+    A stage is all of one resolution, from the one before; the first one is the latent's.
+    """
 
     config: VAEConfig
     dtype: Any
 
-    @nn.compact
-    def __call__(self, latent: Float[Array, "b h2 w2 c"]) -> Float[Array, "b h w 3"]:
+    def setup(self):
         config, last = self.config, len(self.config.channels) - 1
-        x = conv3x3(config.channels[-1], dtype=self.dtype, name="conv_in")(latent)
-        x = _Middle(config.channels[-1], config.norm_groups, self.dtype, name="mid_block")(x)
-        for i, features in enumerate(reversed(config.channels)):
-            resample = "up" if i < last else None
-            x = _Level(
-                features,
-                config.layers_per_block + 1,
-                config.norm_groups,
-                self.dtype,
-                resample,
-                name=f"up_blocks_{i}",
-            )(x)
-        x = nn.silu(GroupNorm(config.norm_groups, _EPSILON, name="conv_norm_out")(x))
-        return conv3x3(config.out_channels, dtype=self.dtype, name="conv_out")(x)
+        norm = (config.norm_groups, self.dtype)
+        self.conv_in = conv3x3(config.channels[-1], dtype=self.dtype)
+        self.mid_block = _Middle(config.channels[-1], *norm)
+        self.up_blocks = [
+            _Level(features, config.layers_per_block + 1, *norm, "up" if i < last else None)
+            for i, features in enumerate(reversed(config.channels))
+        ]
+        self.conv_norm_out = GroupNorm(config.norm_groups, _EPSILON)
+        self.conv_out = conv3x3(config.out_channels, dtype=self.dtype)
+
+    def __call__(self, latent: Float[Array, "b h2 w2 c"]) -> Float[Array, "b h w 3"]:
+        x = latent
+        for stage in range(len(self.config.channels)):
+            x = self.stage(x, stage)
+        return x
+
+    def stage(self, x: Float[Array, "b h w _"], stage: int) -> Float[Array, "b h2 w2 _"]:
+        first = stage == 0
+        x = self.mid_block(self.conv_in(x)) if first else self.up_blocks[stage - 1].resampled(x)
+        x = self.up_blocks[stage].blocks(x)
+        if stage == len(self.config.channels) - 1:
+            x = self.conv_out(nn.silu(self.conv_norm_out(x)))
+        return x
 
 
 class VAE(nn.Module):
@@ -139,13 +170,26 @@ class VAE(nn.Module):
         Args:
           image: in [-1, 1]; sides are multiples of `config.factor`.
         """
-        moments = self.quant_conv(self.encoder(image)).astype(jnp.float32)
-        mean, log_variance = jnp.split(moments, 2, axis=-1)
-        return mean, jnp.clip(log_variance, -30.0, 20.0)
+        return self.posterior(self.encoder(image))
 
     def decode(self, latent: Float[Array, "b h2 w2 c"]) -> Float[Array, "b h w 3"]:
         """The picture of an unscaled latent, float32, nominally in [-1, 1] (not clipped)."""
         return self.decoder(self.post_quant_conv(latent)).astype(jnp.float32)
+
+    # The same in parts, for `tiles`
+
+    def encode_stage(self, x: Float[Array, "b h w _"], stage: int) -> Float[Array, "b h2 w2 _"]:
+        return self.encoder.stage(x, stage)
+
+    def posterior(
+        self, encoded: Float[Array, "b h2 w2 c2"]
+    ) -> tuple[Float[Array, "b h2 w2 c"], Float[Array, "b h2 w2 c"]]:
+        """Mean and log variance from the encoder's output."""
+        mean, log_variance = jnp.split(self.quant_conv(encoded).astype(jnp.float32), 2, axis=-1)
+        return mean, jnp.clip(log_variance, -30.0, 20.0)
+
+    def decode_stage(self, x: Float[Array, "b h w _"], stage: int) -> Float[Array, "b h2 w2 _"]:
+        return self.decoder.stage(self.post_quant_conv(x) if stage == 0 else x, stage)
 
     def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
         """Encodes to the mean and decodes."""
