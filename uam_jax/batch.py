@@ -16,7 +16,14 @@ from uam_jax.compose import keep_unedited
 from uam_jax.config import EditConfig
 from uam_jax.data import Batch, Bucket, Group, Size, batches, count_by, group, read_item
 from uam_jax.errors import InputError
-from uam_jax.images import default_suffix, encode_image, encode_mask, output_format, resize
+from uam_jax.images import (
+    default_suffix,
+    encode_image,
+    encode_mask,
+    encode_preview,
+    output_format,
+    resize,
+)
 from uam_jax.ledger import Ledger, Row, merge, read_rows
 from uam_jax.manifest import Item
 from uam_jax.report import render_report
@@ -27,7 +34,6 @@ if TYPE_CHECKING:
     from uam_jax.pipeline import Editor, Prepared
 
 JOB, EXPECTED = "job.json", "expected.txt"
-_PREVIEW_SIDE = 512
 
 
 @dataclass(frozen=True)
@@ -397,15 +403,11 @@ class EditWorker:
         row["mask_share"] = round(float(mask.mean()), 5)
         height, width = picture.size
         row["size"] = f"{width}x{height}"
-        scale = min(1.0, _PREVIEW_SIDE / max(height, width))
-        small = resize(
-            picture.pixels, (max(round(height * scale), 1), max(round(width * scale), 1))
-        )
         with warnings.catch_warnings(action="ignore"):
             return {
                 row["output"]: encode_image(row["output"], pixels, picture),
                 row["mask"]: encode_mask(mask),
-                row["preview"]: encode_image("preview.jpg", small),
+                row["preview"]: encode_preview(picture.pixels),
             }
 
     def _row(self, batch: Batch, slot: int, number: int, **known: Any) -> Row:

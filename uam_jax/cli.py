@@ -137,6 +137,9 @@ def edit(
     save_mask: Annotated[
         bool, Option("--save-mask", help="Write what was free to change beside each result.")
     ] = False,
+    report: Annotated[
+        bool, Option("--report", help="Write a page that shows all results: index.html in --out.")
+    ] = False,
     size: Size = None,
     overwrite: Overwrite = False,
     *,
@@ -144,14 +147,15 @@ def edit(
 ) -> dict[str, Any]:
     """Edits pictures by text."""
     from uam_jax.config import EditConfig
-    from uam_jax.jobs import edit_job, plan_jobs
+    from uam_jax.jobs import edit_job, plan_jobs, report_page
 
     if not all(text.strip() for text in target):
         raise InputError("--target is empty: say what the result shows")
     chosen = EditConfig.load(config or "default", overrides or ())
     jobs = plan_jobs(
-        images, out, targets=len(target), mask=mask, save_mask=save_mask, overwrite=overwrite
-    )
+        images, out, targets=len(target), mask=mask, save_mask=save_mask, report=report,
+        overwrite=overwrite,
+    )  # fmt: skip
     editor = load_editor(model, compute, console)
     if config is None:  # a model's own settings win over the preset
         chosen = editor.default_config.overridden(overrides or ())
@@ -161,9 +165,13 @@ def edit(
     def work(job: "Job") -> "tuple[Files, Rows]":
         return edit_job(editor, job, targets=target, source=source, config=chosen, size=size)
 
+    def page(rows: "Rows") -> "Files":
+        facts = {"model": editor.name, "weights": editor.weights_hash, "results": len(rows)}
+        return report_page(Path(out), jobs, rows, facts) if report else {}
+
     return {
         "command": "edit",
-        **_carry_out(console, editor, jobs, work),
+        **_carry_out(console, editor, jobs, work, page),
         "evaluations": evaluations * len(jobs),
         "config": chosen.fingerprint(),
     }
@@ -321,6 +329,7 @@ def _carry_out(
     editor: "Editor",
     jobs: "list[Job]",
     work: "Callable[[Job], tuple[Files, Rows]]",
+    page: "Callable[[Rows], Files]" = lambda rows: {},
 ) -> dict[str, Any]:
     """Does all jobs, then writes their files together; returns the common part of a summary."""
     from uam_jax.images import write_files
@@ -335,7 +344,7 @@ def _carry_out(
             files |= made
             rows += figures
     total = time.perf_counter() - start
-    write_files(files)
+    write_files(files | page(rows))
     return {
         "pictures": rows,
         "model": editor.name,

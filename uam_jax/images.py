@@ -275,6 +275,13 @@ def encode_mask(mask: Float[np.ndarray, "h w"]) -> bytes:
     return encode_image("mask.png", pixels, Picture(pixels, grey=True))
 
 
+def encode_preview(pixels: Float[np.ndarray, "h w 3"], side: int = 512) -> bytes:
+    """The bytes of a small JPEG, for pages that show many pictures; its longer side is at most `side`."""
+    scale = min(1.0, side / max(pixels.shape[:2]))
+    height, width = (max(round(length * scale), 1) for length in pixels.shape[:2])
+    return encode_image("preview.jpg", resize(pixels, (height, width)))
+
+
 def write_files(files: Mapping[Path, bytes]) -> None:
     """Writes all files or none: to temporary names beside them first, then renamed into place."""
     staged: list[tuple[Path, Path]] = []

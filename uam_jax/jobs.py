@@ -18,12 +18,14 @@ from uam_jax.images import (
     default_suffix,
     encode_image,
     encode_mask,
+    encode_preview,
     output_format,
     read_image,
     read_mask,
     resize,
     working_size,
 )
+from uam_jax.report import render_report
 
 if TYPE_CHECKING:
     from uam_jax.config import EditConfig
@@ -42,12 +44,14 @@ class Job:
       outputs: the results' files.
       masks: the masks' files, beside the results.
       mask: the user's mask, if there is one.
+      preview: the file of a small copy of the original, if a page is to show it.
     """
 
     source: Path
     outputs: list[Path]
     masks: list[Path]
     mask: Path | None = None
+    preview: Path | None = None
 
 
 def plan_jobs(
@@ -57,6 +61,7 @@ def plan_jobs(
     targets: int = 1,
     mask: Path | None = None,
     save_mask: bool = False,
+    report: bool = False,
     overwrite: bool = False,
 ) -> list[Job]:
     """Reads every input once and names every output; loads no model and writes nothing.
@@ -67,6 +72,7 @@ def plan_jobs(
       targets: results per picture; several are numbered.
       mask: a mask for all pictures.
       save_mask: whether masks will be written.
+      report: whether a page will show the results; it needs the masks, and a folder.
       overwrite: whether an input may be replaced.
 
     Raises:
@@ -75,6 +81,8 @@ def plan_jobs(
     folder = os.path.isdir(out) or out.endswith(("/", os.sep)) or not Path(out).suffix
     if not folder and len(images) > 1:
         raise InputError(f"--out {out} names one file for {len(images)} pictures: give a folder")
+    if report and not folder:
+        raise InputError(f"--report writes a page beside the results: give --out {out} as a folder")
     tags = [f"-{number + 1}" for number in range(targets)] if targets > 1 else [""]
     jobs = []
     # Pictures are read again when it is their turn: all at once might not fit into memory.
@@ -87,8 +95,10 @@ def plan_jobs(
             name /= image.with_suffix(default_suffix(image, picture)).name
         output_format(name, picture)
         outputs = [name.with_stem(name.stem + tag) for tag in tags]
-        masks = [path.with_name(f"{path.stem}-mask.png") for path in outputs] if save_mask else []
-        jobs.append(Job(image, outputs, masks, mask))
+        shown = save_mask or report
+        masks = [path.with_name(f"{path.stem}-mask.png") for path in outputs] if shown else []
+        preview = Path(out, "gallery", f"{name.stem}.jpg") if report else None
+        jobs.append(Job(image, outputs, masks, mask, preview))
     inputs = [*images, mask] if mask else list(images)
     _check_outputs(jobs, [] if overwrite else inputs)
     return jobs
@@ -115,7 +125,7 @@ def edit_job(
     # From the latents, since the original's pixels are put back below, at their own resolution.
     latents = editor.encode(jnp.asarray(working[None]))
     result = editor.edit_latents(latents, [list(targets)], source, masks=masks, config=config)
-    files: Files = {}
+    files: Files = {job.preview: encode_preview(picture.pixels)} if job.preview else {}
     rows: Rows = []
     for index, (target, output) in enumerate(zip(targets, job.outputs, strict=True)):
         edited = np.asarray(result.images[index], np.float32)
@@ -137,6 +147,29 @@ def edit_job(
             }
         )
     return files, rows
+
+
+def report_page(out: Path, jobs: Sequence[Job], rows: Rows, facts: dict[str, Any]) -> Files:
+    """The files of a page that shows what `edit_job` made of all jobs, to be opened from the disk."""
+    shown = []
+    made = [(job, number) for job in jobs for number in range(len(job.outputs))]
+    for (job, number), row in zip(made, rows, strict=True):
+        output, mask = job.outputs[number], job.masks[number]
+        assert job.preview is not None
+        shown.append(
+            {
+                "id": output.stem,
+                "status": "ok",
+                "image": str(job.source),
+                "target": row["target"],
+                "output": output.relative_to(out).as_posix(),
+                "mask": mask.relative_to(out).as_posix(),
+                "preview": job.preview.relative_to(out).as_posix(),
+                "mask_share": row["mask_share"],
+            }
+        )
+    pages = render_report(shown, title="Edited pictures", facts=facts)
+    return {out / name: content for name, content in pages.items()}
 
 
 def reconstruct_job(
@@ -181,7 +214,7 @@ def _read(editor: "Editor", job: Job, size: int | None) -> tuple[Picture, np.nda
 def _check_outputs(jobs: Sequence[Job], protected: Sequence[Path]) -> None:
     makers: dict[Path, Path] = {}
     for job in jobs:
-        for path in (*job.outputs, *job.masks):
+        for path in filter(None, (*job.outputs, *job.masks, job.preview)):
             if (other := makers.setdefault(path, job.source)) is not job.source:
                 raise InputError(
                     f"{other} and {job.source} would both be written to {path}: "

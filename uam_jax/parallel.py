@@ -99,11 +99,7 @@ class Program:
             return run(*arrays)
         count = _batch(arrays, self._axes)
         arrays = _map(arrays, self._axes, functools.partial(_pad, multiple=len(on)))
-        if on.mode == "pmap":
-            arrays = _map(arrays, self._axes, functools.partial(_fold, parts=len(on)))
         result = run(*arrays)
-        if on.mode == "pmap":
-            result = _map(result, self._out, _unfold)
         return _map(result, self._out, functools.partial(_cut, count=count))
 
     def lower(self, *args: Any, on: Devices | None = None, **kwargs: Any) -> Any:
@@ -141,13 +137,46 @@ class Program:
         if on is None:
             return jax.jit(bound, donate_argnums=donate)
         if on.mode == "pmap":
-            return jax.pmap(
-                bound, _AXIS, in_axes=self._axes, out_axes=self._out, devices=on.devices
-            )
+            return _Mapped(bound, self._axes, self._out, on)
         split = jax.shard_map(
             bound, mesh=on.mesh, in_specs=_specs(self._axes), out_specs=_specs(self._out)
         )
         return jax.jit(split, donate_argnums=donate)
+
+
+class _Mapped:
+    """`jax.pmap` in the shape of `jax.jit`: an axis of devices comes and goes on either side of it."""
+
+    def __init__(self, function: Callable[..., Any], axes: Any, out: Any, on: Devices):
+        self._function, self._axes, self._out, self._on = function, axes, out, on
+        self._mapped: dict[Any, Any] = {}
+
+    def __call__(self, *arrays: Any) -> Any:
+        # Leaf by leaf: trees may check the shapes that they are built with.
+        leaves, tree = jax.tree.flatten(arrays)
+        axes: list[int | None] = []
+        jax.tree.map(
+            lambda axis, part: axes.extend([axis] * len(jax.tree.leaves(part))),
+            self._axes,
+            arrays,
+            is_leaf=_is_none,
+        )
+        if tree not in self._mapped:
+            self._mapped[tree] = jax.pmap(
+                lambda *leaves: self._function(*tree.unflatten(leaves)),
+                _AXIS,
+                in_axes=tuple(axes),
+                out_axes=self._out,
+                devices=self._on.devices,
+            )
+        parts = [
+            leaf if axis is None else _fold(leaf, axis, self._on)
+            for leaf, axis in zip(leaves, axes, strict=True)
+        ]
+        return _map(self._mapped[tree](*parts), self._out, _unfold)
+
+    def _cache_size(self) -> int:
+        return sum(mapped._cache_size() for mapped in self._mapped.values())
 
 
 def program(
@@ -196,9 +225,11 @@ def _cut(leaf: Any, axis: int, *, count: int) -> Any:
     return leaf if leaf.shape[axis] == count else jax.lax.slice_in_dim(leaf, 0, count, axis=axis)
 
 
-def _fold(leaf: Any, axis: int, *, parts: int) -> Any:
+def _fold(leaf: Any, axis: int, on: Devices) -> Any:
+    """An axis of devices before the batch, laid out as `pmap` wants to find it."""
     shape = leaf.shape
-    return jnp.reshape(leaf, (*shape[:axis], parts, shape[axis] // parts, *shape[axis + 1 :]))
+    parts = jnp.reshape(leaf, (*shape[:axis], len(on), shape[axis] // len(on), *shape[axis + 1 :]))
+    return jax.device_put(parts, NamedSharding(on.mesh, _specs(axis)))
 
 
 def _unfold(leaf: Any, axis: int) -> Any:

@@ -19,6 +19,8 @@ from uam_jax.models import (
     VAE,
     TextEncoder,
     attention_backend,
+    decode_in_tiles,
+    encode_in_tiles,
     text_attention,
     uniform_attention,
     uniform_vectors,
@@ -28,18 +30,33 @@ from uam_jax.plan import Plan
 from uam_jax.predictors import Network, branch_predictor, predictor
 from uam_jax.types import Conditioning, Image, Latent, Params, Scalar
 
+TILED_ABOVE = 1024 * 1024
+"""Pixels of a picture above which the VAE runs in tiles: slower, the same up to rounding, in little memory."""
+
+
+def _is_large(size: Sequence[int]) -> bool:
+    height, width = size
+    return height * width > TILED_ABOVE
+
 
 @program(static=["vae"], batched={"images": 0}, out=0)
 def encode(vae: VAE, params: Params, images: Image) -> Latent:
     """The posterior's mean, scaled."""
-    mean, _ = vae.apply({"params": params}, images, method="encode")
+    if _is_large(images.shape[1:3]):
+        mean, _ = encode_in_tiles(vae, params, images)
+    else:
+        mean, _ = vae.apply({"params": params}, images, method="encode")
     return mean * vae.config.scaling_factor
 
 
 @program(static=["vae"], batched={"latents": 0}, out=0)
 def decode(vae: VAE, params: Params, latents: Latent) -> Image:
     """Pictures of scaled latents, clipped."""
-    images = vae.apply({"params": params}, latents / vae.config.scaling_factor, method="decode")
+    latents = latents / vae.config.scaling_factor
+    if _is_large([side * vae.config.factor for side in latents.shape[1:3]]):
+        images = decode_in_tiles(vae, params, latents)
+    else:
+        images = vae.apply({"params": params}, latents, method="decode")
     return jnp.clip(images, -1.0, 1.0)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from uam_jax import scenes
 from uam_jax.config import EditConfig
 from uam_jax.grid import labelled_grid
-from uam_jax.images import write_files
+from uam_jax.images import encode_image, encode_mask, write_files
 from uam_jax.pipeline import Editor
+from uam_jax.report import render_report
 
 EDITS = ("colour", "shape", "surface", "wall")
 """The attribute that is changed in each scene."""
@@ -23,17 +24,17 @@ _DRAW = 7919
 def run_demo(
     editor: Editor, out: Path, seed: int = 0, progress: Callable[[str], None] = lambda stage: None
 ) -> dict[str, Any]:
-    """Reconstructs and edits, measures, and writes `grid.png`.
+    """Reconstructs and edits, measures, and writes `grid.png` and a page, `index.html`.
 
     Args:
       editor: of the embedded model.
-      out: folder for the grid.
+      out: folder for both.
       seed: chooses the scenes and edits.
       progress: told each stage.
 
     Returns:
       Tables "reconstruction" and "edits" (means over the scenes, PSNR in dB, evaluations per picture), and
-      where the grid is.
+      where grid and page are.
     """
     before, after = draw(seed)
     size = editor.native_size
@@ -116,14 +117,48 @@ def run_demo(
         title="Uniform Attention Maps: each row is edited to show the text above it, "
         "and nothing else should change",
     )
-    path = out / "grid.png"
-    write_files({path: grid})
+    path, pages = out / "grid.png", {}
+    rows = []
+    for name, result in results.items():
+        for i, attribute in enumerate(EDITS):
+            one = slice(i, i + 1)
+            made = np.asarray(result.images[one], np.float32)
+            names = {kind: f"gallery/{attribute}-{kind}.png" for kind in ("original", "answer")} | {
+                kind: f"gallery/{attribute}-{name}-{kind}.png" for kind in ("edit", "mask")
+            }
+            pages |= {
+                names["original"]: encode_image("x.png", pictures[i]),
+                names["answer"]: encode_image("x.png", answers[i]),
+                names["edit"]: encode_image("x.png", made[0]),
+                names["mask"]: encode_mask(np.asarray(result.masks[i], np.float32)),
+            }
+            rows.append(
+                {
+                    "id": f"{attribute}, {name}",
+                    "status": "ok",
+                    "image": sources[i],
+                    "target": targets[i],
+                    "output": names["edit"],
+                    "preview": names["original"],
+                    "mask": names["mask"],
+                    "answer": names["answer"],
+                    "mask_share": float(result.masks[i].mean()),
+                    "figures": {
+                        "background_psnr": psnr(made, pictures[one], ~changed[one]).item(),
+                        "psnr_to_answer": psnr(made, answers[one]).item(),
+                    },
+                }
+            )
+    facts = {"model": editor.name, "weights": editor.weights_hash}
+    pages |= render_report(rows, title="Uniform Attention Maps: the demo's edits", facts=facts)
+    write_files({path: grid} | {out / name: content for name, content in pages.items()})
     return {
         "reconstruction": reconstructions,
         "edits": edits,
         "model": editor.name,
         "weights": editor.weights_hash,
         "grid": path,
+        "page": out / "index.html",
     }
 
 
