@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -148,3 +149,55 @@ def test_two_processes_of_which_one_is_killed(tmp_path: Path, pictures: Path, mo
     assert (last["ok"], last["missing"], last["failed"]) == (6, 0, 0)
     rows = [json.loads(line)["id"] for line in (out / "results.jsonl").read_text().splitlines()]
     assert rows == [str(number) for number in range(6)]
+
+
+@pytest.mark.slow
+def test_a_real_job_killed_twenty_times(tmp_path: Path, model: Path) -> None:
+    """Kill -9 at random moments, another number of devices each time; the bytes are those of one run."""
+    rng = random.Random(0)
+    noise = np.random.default_rng(0)
+    for number in range(60):
+        path = tmp_path / "in" / f"{number:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        shape = (8, 12, 3) if number % 3 == 0 else (8, 8, 3)
+        write_image(path, noise.uniform(-1, 1, shape).astype(np.float32))
+
+    def start(out: Path, devices: int) -> subprocess.Popen[bytes]:
+        command = batch(model, tmp_path / "in", out, "--devices", devices)
+        command[command.index("--no-cache")] = f"--cache-dir={tmp_path / 'cache'}"
+        program = [sys.executable, "-m", "uam_jax", *map(str, command)]
+        return subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    for devices in (1, 2, 4):  # compiles all programs, so that what follows is mostly the job
+        assert start(tmp_path / f"whole-{devices}", devices).wait() == 0
+    kills = 0
+    while kills < 20:
+        process = start(tmp_path / "killed", rng.choice([1, 2, 4]))
+        before = time.monotonic()
+        while process.poll() is None and not (tmp_path / "killed" / "job.json").exists():
+            time.sleep(0.01)
+        time.sleep(max(rng.uniform(2, 9) - (time.monotonic() - before), rng.uniform(0, 1)))
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        elif (process.wait(), len(list((tmp_path / "killed/images").iterdir()))) == (0, 60):
+            # All done too early: what was made is forgotten, at random, and made again.
+            ledger = tmp_path / "killed" / "results.jsonl"
+            lines = ledger.read_text().splitlines(keepends=True)
+            ledger.write_text("".join(line for line in lines if rng.random() < 0.5))
+        process.wait()
+    assert start(tmp_path / "killed", 1).wait() == 0
+
+    def made(folder: Path) -> dict[str, bytes]:
+        parts = ("images", "masks", "originals")
+        return {f"{p}/{f.name}": f.read_bytes() for p in parts for f in (folder / p).iterdir()}
+
+    whole = made(tmp_path / "whole-1")
+    assert len(whole) == 180
+    for folder in ("whole-2", "whole-4", "killed"):
+        assert made(tmp_path / folder) == whole, folder
+    rows = [
+        json.loads(line) for line in (tmp_path / "killed/results.jsonl").read_text().splitlines()
+    ]
+    assert [row["id"] for row in rows] == [f"{number:02d}" for number in range(60)]
+    assert all(row["status"] == "ok" for row in rows)

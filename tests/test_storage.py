@@ -41,6 +41,16 @@ def test_a_write_that_fails_leaves_the_old_file(
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and folder.read("a") == b"old"
 
 
+def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    folder.write("a/b", b"1")
+    (tmp_path / "a" / ".uam-1.tmp").touch()
+    folder.sweep(min_age=60)
+    assert len(list((tmp_path / "a").iterdir())) == 2
+    folder.sweep()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
 def test_appending_adds(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path / "x"))
     folder.append("log", b"1\n")

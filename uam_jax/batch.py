@@ -245,6 +245,7 @@ def finish_job(folder: Folder, facts: Mapping[str, Any] | None = None) -> dict[s
     content = folder.read(EXPECTED)
     if content is None:
         raise InputError(f"{folder.url} holds no job: give a folder that `uam batch` wrote to")
+    folder.sweep(min_age=3600)
     expected = [json.loads(line) for line in content.decode().splitlines()]
     rows = merge(folder, expected)
     found = {row["id"] for row in rows}

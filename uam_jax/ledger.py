@@ -21,7 +21,11 @@ _PIECE = 500
 
 
 class Ledger:
-    """The rows of this process, on disk."""
+    """The rows of this process, on disk.
+
+    Attributes:
+      is_sole: no other process writes to the folder.
+    """
 
     def __init__(self, folder: Folder, shard: tuple[int, int] = (0, 1)):
         """Opens the ledger; a line that a killed process left unfinished is removed.
@@ -31,7 +35,8 @@ class Ledger:
           shard: (index, count) of this process.
         """
         self._folder, self._stem = folder, "results"
-        if shard != (0, 1):
+        self.is_sole = shard == (0, 1)
+        if not self.is_sole:
             self._stem += f".{shard[0]}-of-{shard[1]}"
         self._piece: list[Row] = []
         self._number = len(folder.names(f"{self._stem}.piece-*.jsonl"))

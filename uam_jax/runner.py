@@ -135,6 +135,8 @@ def run(
     Raises:
       TooManyFailures: after what was computed is safe.
     """
+    if ledger.is_sole:
+        folder.sweep()
     progress, began, memory = Progress(total), time.perf_counter(), _Memory(worker, say)
     times = [began]
     stop = stop or Stop()

@@ -1,7 +1,10 @@
 """Folders and files, local or remote (fsspec), with writes that are there whole or not at all."""
 
+import contextlib
 import os
+import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -86,6 +89,18 @@ class Folder:
         finally:
             if os.path.exists(temporary):
                 os.unlink(temporary)
+
+    def sweep(self, min_age: float = 0.0) -> None:
+        """Removes what killed processes had begun to write, at least `min_age` seconds ago.
+
+        With no `min_age`, no other process may be writing.
+        """
+        if not self.is_local:
+            return
+        for path in Path(self._root).rglob(".uam-*.tmp"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime >= min_age:
+                    path.unlink()
 
     def append(self, name: str, content: bytes) -> None:
         """Adds to the end of a local file, and waits until it is on the disk."""
