@@ -13,6 +13,8 @@ from uam_jax.errors import InputError
 if TYPE_CHECKING:
     from uam_jax.pipeline import Editor
 
+_PATIENCE_SECONDS = 7 * 24 * 3600
+
 Device = Literal["cpu", "gpu", "tpu"]
 Precision = Literal["default", "high", "highest"]
 
@@ -77,7 +79,10 @@ def join_processes(
     import jax
 
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        # At the end they wait for each other, and one that waits in vain would end the others' work.
+        jax.distributed.initialize(
+            coordinator, processes, process, shutdown_timeout_seconds=_PATIENCE_SECONDS
+        )
     except (RuntimeError, ValueError) as error:
         first = next(iter(str(error).splitlines()), "")
         raise InputError(
