@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 import socket
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import pytest
 from checkpoint_files import write_checkpoint
 from typer.testing import CliRunner, Result
 
-from uam_jax import cli
+from uam_jax import batch_command, cli
 from uam_jax.images import write_image
+from uam_jax.runner import Stop
 
 
 def uam(*arguments: object) -> Result:
@@ -107,6 +109,26 @@ def test_a_job_from_beginning_to_end(tmp_path: Path, pictures: Path, model: Path
     assert uam("merge", tmp_path).exit_code == 2
 
 
+def test_a_machine_that_is_taken_away_says_how_to_go_on(
+    tmp_path: Path, pictures: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Told(Stop):
+        requested = True
+
+        def __init__(self) -> None: ...
+
+    monkeypatch.setattr(batch_command, "Stop", Told)
+    command = batch(model, pictures, tmp_path / "my out")
+    monkeypatch.setattr(sys, "argv", ["uam", *map(str, command)])
+    result = uam(*command, "--devices", 1)
+    assert result.exit_code == 143
+    told = json.loads(result.stdout)["error"]
+    assert told.startswith("stopped after 2 of 6; to go on: uam batch ")
+    monkeypatch.undo()
+    [_, again] = told.split("to go on: uam ")
+    assert json.loads(uam(*shlex.split(again), "--devices", 1).stdout)["made"] == 4
+
+
 def test_two_processes_of_which_one_is_killed(tmp_path: Path, pictures: Path, model: Path) -> None:
     """Each takes its part; what the killed one left is done by another number of them."""
     with socket.socket() as free:
@@ -168,11 +190,11 @@ def test_a_real_job_killed_twenty_times(tmp_path: Path, model: Path) -> None:
         program = [sys.executable, "-m", "uam_jax", *map(str, command)]
         return subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    for devices in (1, 2, 4):  # compiles all programs, so that what follows is mostly the job
+    for devices in (1, 2, 4, 8):  # compiles all programs, so that what follows is mostly the job
         assert start(tmp_path / f"whole-{devices}", devices).wait() == 0
     kills = 0
     while kills < 20:
-        process = start(tmp_path / "killed", rng.choice([1, 2, 4]))
+        process = start(tmp_path / "killed", rng.choice([1, 2, 4, 8]))
         before = time.monotonic()
         while process.poll() is None and not (tmp_path / "killed" / "job.json").exists():
             time.sleep(0.01)
@@ -194,7 +216,7 @@ def test_a_real_job_killed_twenty_times(tmp_path: Path, model: Path) -> None:
 
     whole = made(tmp_path / "whole-1")
     assert len(whole) == 180
-    for folder in ("whole-2", "whole-4", "killed"):
+    for folder in ("whole-2", "whole-4", "whole-8", "killed"):
         assert made(tmp_path / folder) == whole, folder
     rows = [
         json.loads(line) for line in (tmp_path / "killed/results.jsonl").read_text().splitlines()

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from uam_jax.checkpoints import convert
     from uam_jax.config import EditConfig
     from uam_jax.errors import InputError
+    from uam_jax.parallel import Devices
     from uam_jax.pipeline import Editor, EditResult, Inversion
 
 _HOMES = {
+    "Devices": "parallel",
     "EditConfig": "config",
     "EditResult": "pipeline",
     "Editor": "pipeline",
@@ -24,7 +26,7 @@ _HOMES = {
     "convert": "checkpoints",
 }
 
-__all__ = ["EditConfig", "EditResult", "Editor", "InputError", "Inversion", "convert"]
+__all__ = ["Devices", "EditConfig", "EditResult", "Editor", "InputError", "Inversion", "convert"]
 
 
 def __getattr__(name: str) -> Any:
