@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -92,9 +93,15 @@ def join_processes(
 
 
 class CompileClock:
-    """Counts the seconds that JAX spends on compiling inside a `with` block."""
+    """Counts the seconds that JAX spends on tracing and compiling inside a `with` block."""
 
-    seconds = 0.0
+    def __init__(self) -> None:
+        self._spans: list[tuple[float, float]] = []
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return sum(end - start for start, end in self._spans)
 
     def __enter__(self) -> Self:
         import jax.monitoring
@@ -114,7 +121,11 @@ class CompileClock:
 
     def _hear(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event.startswith("/jax/core/compile/"):
-            self.seconds += duration_secs
+            end = time.perf_counter()
+            start = end - duration_secs
+            # A program traced within another's tracing has been heard before it.
+            self._spans = [span for span in self._spans if span[0] < start]
+            self._spans.append((start, end))
 
 
 def version() -> str:
