@@ -185,10 +185,11 @@ def evaluation_flops(
 
 
 def attention_of(network: Network) -> str:
-    """What computes the U-Net's attention on this machine: "cudnn", "xla", or both."""
-    config = network.unet.config
-    widths = {c // h for c, h in zip(config.channels, config.heads, strict=True)}
-    platform = jax.default_backend()
-    return " and ".join(
-        sorted({attention_backend((1, 1, 1, w), network.unet.dtype, platform) for w in widths})
-    )
+    """What computes the U-Net's self-attention here at the native size: "cudnn", "xla", "chunked", or several."""
+    config, platform = network.unet.config, jax.default_backend()
+    found = set()
+    for level, (width, heads) in enumerate(zip(config.channels, config.heads, strict=True)):
+        pixels = (config.sample_size // 2**level) ** 2
+        shape = (1, pixels, heads, width // heads)
+        found.add(attention_backend(shape, network.unet.dtype, platform))
+    return " and ".join(sorted(found))
