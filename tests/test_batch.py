@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -11,8 +12,18 @@ import pyarrow.parquet
 import pytest
 from test_pipeline import tiny_editor
 
-from uam_jax import EditConfig, Editor, InputError
-from uam_jax.batch import Settings, check_items, done_before, finish_job, plan_job, run_job
+from uam_jax import EditConfig, Editor, InputError, batch
+from uam_jax.batch import (
+    Settings,
+    check_items,
+    done_before,
+    finish_job,
+    keep_sizes,
+    measure_job,
+    plan_job,
+    refuse_changed,
+    run_job,
+)
 from uam_jax.cache import InversionCache
 from uam_jax.data import measure
 from uam_jax.images import read_image, write_image
@@ -171,6 +182,26 @@ def test_a_kept_inversion_is_not_made_again(
     assert files(tmp_path / "mended").items() <= files(tmp_path / "first").items()
 
 
+def test_a_cache_knows_shapes_and_keeps_no_nonsense(
+    editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = InversionCache(tmp_path / "cache")
+    grey = []
+    for number, shape in enumerate([(8, 16), (16, 8), (8, 16)]):
+        write_image(tmp_path / f"{number}.png", np.zeros((*shape, 3), np.float32))
+        grey.append(Item(f"{number}", f"{tmp_path}/{number}.png", ("a blue ball",)))
+    for out in ("first", "second"):
+        assert job(editor, grey, tmp_path / out, cache=cache).failed == 0
+    assert files(tmp_path / "first") == files(tmp_path / "second")
+
+    empty = InversionCache(tmp_path / "empty")
+    encode = Editor.encode
+    monkeypatch.setattr(Editor, "encode", lambda self, x: encode(self, x).at[0].set(jnp.nan))
+    assert job(editor, grey[::2], tmp_path / "third", cache=empty).failed == 1
+    kept = len(list((tmp_path / "empty").rglob("*.safetensors")))
+    assert kept == 2  # both kinds of inversion, of the other picture
+
+
 def test_a_full_cache_forgets_what_was_used_longest_ago(
     editor: Editor, items: list[Item], tmp_path: Path
 ) -> None:
@@ -194,6 +225,50 @@ def test_inputs_and_outputs_may_be_remote(editor: Editor, items: list[Item], who
     for name, content in files(whole).items():
         assert out.read(name) == content, name
     assert out.read("index.html") and out.read("results.parquet")
+
+
+def test_an_error_of_one_picture_is_its_own(
+    editor: Editor, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = batch.encode_image
+
+    def fail(path: str, *arguments: object) -> bytes:
+        if path == "images/set/0.png":
+            raise ValueError("EXIF data is too long")
+        return encode(path, *arguments)
+
+    monkeypatch.setattr(batch, "encode_image", fail)
+    job(editor, items[:2], tmp_path)
+    rows = read_rows(Folder(str(tmp_path)))
+    assert (rows["set/0"]["status"], rows["set/1"]["status"]) == ("failed", "ok")
+    assert "EXIF data is too long" in rows["set/0"]["reason"] and rows["set/0"]["output"] is None
+
+
+def test_groups_stay_when_pictures_come_and_go(items: list[Item], tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    assert measure_job(items, folder)[0] == (12, 12)
+    absent = [Item("late", f"{tmp_path}/late.png", ("a ball",)), *items]
+    sizes = measure_job(absent, folder)
+    assert isinstance(sizes[0], InputError)
+    keep_sizes(absent, sizes, folder)
+    write_image(tmp_path / "late.png", np.zeros((12, 12, 3), np.float32))
+    gone = [replace(item, image=f"{tmp_path}/gone.png") for item in absent[1:]]
+    again = measure_job([absent[0], *gone], folder)
+    assert isinstance(again[0], InputError) and again[1:6] == sizes[1:6]
+    assert measure_job(absent, folder, again=True)[0] == (12, 12)
+
+
+def test_other_prompts_under_the_same_ids_are_refused(
+    editor: Editor, items: list[Item], tmp_path: Path
+) -> None:
+    job(editor, items[:2], tmp_path)
+    folder = Folder(str(tmp_path))
+    refuse_changed(items, folder)
+    for change in ({"targets": ("a red ball",)}, {"source": "a cube"}, {"mask": "m.png"}):
+        with pytest.raises(
+            InputError, match=r"holds set/1 with (target|source|given_mask).*--allow"
+        ):
+            refuse_changed([items[0], replace(items[1], **change)], folder)
 
 
 def test_merging_tells_what_is_missing(editor: Editor, items: list[Item], tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ FAULTS = [
     (["{in}", "--target", "x", "--model", "{empty}"], "model_index.json"),
     (["{in}", "--target", "x", "--out", "nosuch://a"], "no such file system"),
     (["{in}", "--target", "x", "--batch", "0"], "--batch"),
+    (["{in}", "--target", "x", "--format", "gif"], "cannot write .gif"),
+    (["{in}", "--target", "x", "--format", "../../x"], "give a file's suffix"),
 ]
 
 

@@ -97,6 +97,15 @@ def test_a_mask_of_another_size_fails_its_picture_alone(items: list[Item], tmp_p
     assert "same size" in str(batch.reasons[0]) and batch.valid == [1]
 
 
+@pytest.mark.parametrize(("micro", "parts"), [(3, [1, 2]), (5, [2, 3]), (6, [3, 3])])
+def test_odd_halves_keep_every_slot(items: list[Item], micro: int, parts: list[int]) -> None:
+    [batch] = batches(groups_of(items[8:11], micro), devices=2, micro=micro)
+    halves = batch.halves()
+    assert [half.micro for half in halves] == parts
+    assert [len(half.items) for half in halves] == [2 * part for part in parts]
+    assert halves[0].items + halves[1].items == batch.items
+
+
 def test_halves_are_the_whole(items: list[Item]) -> None:
     [first, *_] = batches(groups_of(items[7:10], 4), devices=2, micro=4)
     halves = first.halves()

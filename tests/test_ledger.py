@@ -60,6 +60,13 @@ def test_the_table_has_a_column_per_key(tmp_path: Path) -> None:
     assert [each["confidence"] for each in table] == [None, 0.5]
 
 
+def test_a_name_that_is_no_unicode_ends_no_merge(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    Ledger(folder).add([row("a", image="caf\udce9.png")])
+    assert merge(folder, ["a"])[0]["image"] == "caf\udce9.png"
+    assert "udce9" in str(pyarrow.parquet.read_table(tmp_path / "results.parquet")["image"])
+
+
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_an_unfinished_line_never_was(tmp_path: Path, cut: int) -> None:
     folder = Folder(str(tmp_path))

@@ -58,6 +58,13 @@ FAULTS = {
     '{"image": "a.png", "target": ["a", ""]}': "no `target`",
     '{"image": "a.png", "target": "a", "prompt": "b"}': "unknown key prompt; known are id, image",
     '{"image": 3, "target": "a"}': "image is 3: text is needed",
+    '{"image": "a.png", "target": 5}': "line 1: no `target`",
+    '{"image": "a.png", "target": {"x": 1}}': "line 1: no `target`",
+    '{"image": "a.png", "target": "a", "id": ' + "9" * 5000 + "}": "line 1: not JSON",
+    '{"image": "a.png", "target": "a", "id": "\\ud800"}': "no Unicode",
+    json.dumps({"image": "a.png", "target": "a", "id": "/".join(["a" * 190] * 30)}): "1000 bytes",
+    '{"image": "a.png", "target": "a"}\n{"image": "b", "target": "b", "id": "a.png/b"}': "lies below",
+    '{"image": "a.png", "target": "a"}\n{"image": "a.jpg", "target": ["b", "c"]}': "both be 'a'",
     '{"image": "a.png", "target": "a", "set": 3}': "set is 3",
     "": "has no lines",
     '{"image": "a.png", "target": "a", "id": "../../etc/x"}': "must be a relative path",
@@ -99,6 +106,14 @@ def test_a_folder_in_order_of_names(tmp_path: Path) -> None:
     items = read_folder(str(tmp_path), ["a cube"], source="a ball")
     assert [item.id for item in items] == ["a", "b", "sub/a.png", "sub/a.webp"]
     assert items[0].image == f"{tmp_path}/a.jpg" and items[0].source == "a ball"
+
+
+def test_results_inside_the_folder_do_not_come_back(tmp_path: Path) -> None:
+    for name in ("a.png", "results/images/a.png", "results2/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    items = read_folder(str(tmp_path), ["a cube"], besides=f"{tmp_path}/results")
+    assert [item.id for item in items] == ["a", "results2/b"]
 
 
 def test_an_empty_folder_is_told(tmp_path: Path) -> None:

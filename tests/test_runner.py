@@ -69,6 +69,12 @@ def test_memory_that_does_not_suffice_halves_a_bucket_once(tmp_path: Path) -> No
     assert {row["batch"] for row in read_rows(folder).values() if row["status"] == "ok"} == {2}
 
 
+def test_an_odd_batch_is_cut_until_it_fits(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    run(numbers(7, 7), Squares(fits=1), folder, Ledger(folder), total=7)
+    assert {row["status"] for row in read_rows(folder).values()} == {"ok"}
+
+
 def test_a_picture_too_large_alone_fails(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
     run(numbers(4, 2), Squares(fits=0), folder, Ledger(folder), total=4)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from uam_jax import InputError
-from uam_jax.storage import Folder, join, read_bytes
+from uam_jax.storage import Folder, join, open_binary, read_bytes
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -24,6 +24,22 @@ def test_files_are_written_read_and_found(folder: Folder) -> None:
     folder.write("c.txt", b"")
     assert folder.read("a/b.txt") == b"2" and folder.read("c.txt") == b""
     assert folder.names("*.txt") == ["c.txt"] and folder.names("a/*") == ["a/b.txt"]
+
+
+def test_a_folder_may_be_called_anything(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "res[1] *?"))
+    folder.write("a-1.txt", b"")
+    assert folder.names("a-*.txt") == ["a-1.txt"] and folder.names("none/*") == []
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder"])
+def test_what_has_no_end_is_not_read(kind: str, tmp_path: Path) -> None:
+    path = {"device": "/dev/zero", "pipe": str(tmp_path / "pipe"), "folder": str(tmp_path)}[kind]
+    if kind == "pipe":
+        os.mkfifo(path)
+    for read in (read_bytes, open_binary):
+        with pytest.raises(InputError, match="no plain file"):
+            read(path)
 
 
 def test_a_write_that_fails_leaves_the_old_file(

@@ -14,7 +14,17 @@ import numpy as np
 from uam_jax.cache import InversionCache
 from uam_jax.compose import keep_unedited
 from uam_jax.config import EditConfig
-from uam_jax.data import Batch, Bucket, Group, Size, batches, count_by, group, read_item
+from uam_jax.data import (
+    Batch,
+    Bucket,
+    Group,
+    Size,
+    batches,
+    count_by,
+    group,
+    measure,
+    read_item,
+)
 from uam_jax.errors import InputError
 from uam_jax.images import (
     default_suffix,
@@ -33,7 +43,7 @@ from uam_jax.storage import Folder
 if TYPE_CHECKING:
     from uam_jax.pipeline import Editor, Prepared
 
-JOB, EXPECTED = "job.json", "expected.txt"
+JOB, EXPECTED, SIZES = "job.json", "expected.txt", "sizes.json"
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Settings:
       model: as it was asked for.
       weights: their hash.
       dtype: of the computation.
+      precision: of matrix products; None: the platform's own.
       config: the edits' settings.
       side: pictures are worked on at about side² pixels.
       multiple: of which their sides are multiples.
@@ -59,6 +70,7 @@ class Settings:
     multiple: int
     micro: int
     suffix: str | None = None
+    precision: str | None = None
 
     def refuse_other(self, folder: Folder) -> None:
         """Compares with what the folder's job was begun with.
@@ -86,12 +98,14 @@ class Plan:
 
     Attributes:
       items: of the whole manifest.
+      sizes: of the items' pictures.
       groups: of the whole job, whatever part of it this process takes.
       settings: of all.
       config: of items without settings of their own.
     """
 
     items: Sequence[Item]
+    sizes: Sequence[Size | InputError]
     groups: Sequence[Group]
     settings: Settings
     config: EditConfig
@@ -155,7 +169,7 @@ def plan_job(
     groups = group(
         items, sizes, side=settings.side, multiple=settings.multiple, micro=settings.micro
     )
-    plan = Plan(items, groups, settings, config)
+    plan = Plan(items, sizes, groups, settings, config)
     for members in groups:
         first = members.items[0]
         try:
@@ -170,6 +184,66 @@ def plan_job(
                         "or --set source_context=null"
                     )
     return plan
+
+
+def measure_job(
+    items: Sequence[Item],
+    folder: Folder,
+    *,
+    again: bool = False,
+    seen: Callable[[], None] = lambda: None,
+) -> list[Size | InputError]:
+    """Every picture's size; those that an earlier run or another process has found are taken from there.
+
+    So groups never change, also where a picture could not be read once and can be now.
+
+    Args:
+      items: of the manifest.
+      folder: the job's.
+      again: look again at those that could not be read.
+      seen: called after each that is looked at.
+    """
+    known = json.loads(folder.read(SIZES) or b"{}")
+    kept = {name: size for name, size in known.items() if size or not again}
+    new = [item for item in items if item.id not in kept]
+    kept |= dict(zip((item.id for item in new), measure(new, seen), strict=True))
+
+    def size_of(item: Item) -> Size | InputError:
+        found = kept[item.id]
+        if isinstance(found, InputError):
+            return found
+        missing = InputError(f"{item.image}: could not be read when the job began")
+        return (found[0], found[1]) if found else missing
+
+    return [size_of(item) for item in items]
+
+
+def keep_sizes(items: Sequence[Item], sizes: Sequence[Size | InputError], folder: Folder) -> None:
+    """Writes what `measure_job` reads."""
+    told = {
+        item.id: None if isinstance(size, InputError) else size
+        for item, size in zip(items, sizes, strict=True)
+    }
+    folder.write(SIZES, json.dumps(told).encode())
+
+
+def refuse_changed(items: Sequence[Item], folder: Folder) -> None:
+    """Compares what is to be made with what was made under the same ids.
+
+    Raises:
+      InputError: the first that differs is told.
+    """
+    rows = read_rows(folder)
+    for item in items:
+        for name, target in zip(item.results, item.targets, strict=True):
+            now = {"target": target, "source": item.source, "given_mask": item.mask}
+            row = rows.get(name, {})
+            for key, value in now.items():
+                if key in row and row[key] != value:
+                    raise InputError(
+                        f"{folder.url} holds {name} with {key} {row[key]!r}, now it is {value!r}: choose "
+                        "another --out, or add --allow-change to keep it and go on"
+                    )
 
 
 def check_items(
@@ -206,6 +280,7 @@ def run_job(
 ) -> Progress:
     """Does what has no row in the ledger yet; see `runner.run`."""
     folder.write(JOB, json.dumps(asdict(plan.settings), indent=1).encode())
+    keep_sizes(plan.items, plan.sizes, folder)
     folder.write(EXPECTED, "".join(json.dumps(name) + "\n" for name in plan.expected).encode())
     wanted = set(plan.expected) - done_before(folder, retry_failed=retry_failed)
     groups = [
@@ -303,24 +378,33 @@ class EditWorker:
 
         began = time.perf_counter()
         config = self.plan.config_of(batch.bucket)
-        # Padding says what its neighbour says: no further program, no further warning.
-        like = [
-            batch.items[slot if slot in batch.valid else batch.valid[0]]
-            for slot in range(len(batch.items))
-        ]
-        items = [item for item in like if item is not None]
+        # Padding repeats a picture with all that is said of it: no further program, no further warning.
+        valid = set(batch.valid)
+        used = [slot if slot in valid else min(valid) for slot in range(len(batch.items))]
+        items = [item for slot in used if (item := batch.items[slot]) is not None]
+        pixels = batch.pixels[np.asarray(used)]
         sources = None
         if config.source_context == "prompt":
             sources = [item.source or "" for item in items]
-        z0 = self.editor.encode(jnp.asarray(batch.pixels))
+        z0 = self.editor.encode(jnp.asarray(pixels))
         masks = None if batch.weights is None else jnp.asarray(batch.weights)
-        inversions = None
-        digests = [hashlib.sha256(slot.tobytes()).hexdigest() for slot in batch.pixels]
+        inversions, digests = None, []
         if self.cache:
+            settings = self.plan.settings
+            made_with = (
+                batch.bucket.size,
+                settings.dtype,
+                settings.precision,
+                jax.default_backend(),
+            )
+            digests = [
+                hashlib.sha256(f"{made_with}".encode() + picture.tobytes()).hexdigest()
+                for picture in pixels
+            ]
             needed = self.editor.inversions_needed(
                 sources, config=config, count=len(items), user_mask=masks is not None
             )
-            inversions = self.cache.load(digests, needed)
+            inversions = self.cache.load(digests, needed, np.asarray(z0))
         prepared = self.editor.prepare(
             z0, sources, masks=masks, inversions=inversions, config=config
         )
@@ -333,7 +417,10 @@ class EditWorker:
 
         def finish() -> list[Outcome]:
             if self.cache and not inversions:
-                self.cache.store(digests, prepared.inversions)
+                try:
+                    self.cache.store(digests, prepared.inversions)
+                except OSError as error:
+                    warnings.warn(f"an inversion could not be kept: {error}", stacklevel=1)
             images = [np.asarray(result.images, np.float32) for result in results]
             free = [np.asarray(result.masks, np.float32) for result in results]
             return self._outcomes(batch, config, _Computed(images, free, prepared, seconds))
@@ -373,8 +460,11 @@ class EditWorker:
                 files = self._files(
                     batch, slot, config, made.images[number][slot], made.free[number][slot], row
                 )
-            except InputError as error:
-                row |= {"status": "failed", "reason": str(error), "output": None}
+            # Whatever it is (an encoder of Pillow's, say), the other pictures have no part in it.
+            except Exception as error:
+                told = str(error) if isinstance(error, InputError) else repr(error)
+                nothing = dict.fromkeys(("output", "preview", "mask"))
+                row |= {"status": "failed", "reason": told, **nothing}
                 files = {}
             outcomes.append(Outcome(row, files))
         return outcomes
@@ -423,6 +513,7 @@ class EditWorker:
             "image": item.image,
             "target": item.targets[number],
             "source": item.source,
+            "given_mask": item.mask,
             "output": None,
             "preview": None,
             "mask": None,

@@ -1,5 +1,6 @@
 """`uam batch`: from options to a job, and what is told on the way."""
 
+import re
 import shlex
 import sys
 import time
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from fsspec.core import url_to_fs
 
 from uam_jax import backend
@@ -16,14 +18,16 @@ from uam_jax.batch import (
     check_items,
     done_before,
     finish_job,
+    measure_job,
     plan_job,
+    refuse_changed,
     run_job,
 )
 from uam_jax.cache import InversionCache
 from uam_jax.config import EditConfig
 from uam_jax.console import Console
-from uam_jax.data import measure
 from uam_jax.errors import InputError, Preempted
+from uam_jax.images import Picture, output_format
 from uam_jax.manifest import Item, read_folder, read_manifest
 from uam_jax.parallel import Devices
 from uam_jax.runner import Progress, Stop
@@ -43,6 +47,7 @@ class BatchOptions:
     source: str | None = None
     model: str = "scenes"
     dtype: str = "float32"
+    precision: str | None = None
     config: str | None = None
     overrides: tuple[str, ...] = ()
     size: int | None = None
@@ -72,6 +77,10 @@ def run_batch(options: BatchOptions, console: Console, *, dry_run: bool = False)
     """
     shard = _shard(options)  # first: on several hosts, they wait for each other
     folder = Folder(options.out)
+    if options.suffix is not None:
+        if not re.fullmatch(r"\.\w+", options.suffix):
+            raise InputError(f"--format {options.suffix[1:]}: give a file's suffix, as png")
+        output_format(f"x{options.suffix}", Picture(np.zeros((1, 1, 3), np.float32)))
     items = _items(options)
     preset = EditConfig.load(options.config or "default", options.overrides)
     console.stage(f"looking at {len(items)} pictures")
@@ -81,7 +90,7 @@ def run_batch(options: BatchOptions, console: Console, *, dry_run: bool = False)
         seen[0] += 1
         console.advance(seen[0], len(items), f"{seen[0]} of {len(items)} pictures looked at")
 
-    sizes = measure(items, look)
+    sizes = measure_job(items, folder, again=options.retry_failed, seen=look)
     console.stage(f"loading {options.model}")
     from uam_jax.pipeline import Editor
 
@@ -93,6 +102,7 @@ def run_batch(options: BatchOptions, console: Console, *, dry_run: bool = False)
     plan = plan_job(items, sizes, config, _settings(options, editor, config))
     if not options.allow_change:
         plan.settings.refuse_other(folder)
+        refuse_changed(items, folder)
     known = set(plan.expected) & done_before(folder, retry_failed=options.retry_failed)
     described = plan.describe(editor, len(known))
     console.say(
@@ -165,8 +175,7 @@ def _dry_run(
     described: dict[str, Any],
 ) -> dict[str, Any]:
     console.stage("reading every picture")
-    sizes = measure(plan.items)
-    faults = check_items(plan.items, sizes, options.suffix)
+    faults = check_items(plan.items, plan.sizes, options.suffix)
     for fault in faults[:5]:
         console.warn(fault)
     editor.check_prompts([text for item in plan.items for text in item.targets])
@@ -211,7 +220,9 @@ def _items(options: BatchOptions) -> list[Item]:
     if is_folder:
         if not options.targets or not all(text.strip() for text in options.targets):
             raise InputError("for a folder, say with --target what the results show")
-        return read_folder(options.manifest, options.targets, source=options.source)
+        return read_folder(
+            options.manifest, options.targets, source=options.source, besides=options.out
+        )
     if options.targets or options.source:
         raise InputError("--target and --source are for a folder; a manifest has its own")
     return read_manifest(options.manifest)
@@ -227,6 +238,7 @@ def _settings(options: BatchOptions, editor: "Editor", config: EditConfig) -> Se
         multiple=max(options.multiple or 0, editor.size_multiple),
         micro=options.micro,
         suffix=options.suffix,
+        precision=options.precision,
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,36 +29,47 @@ class InversionCache:
     def __init__(self, folder: Path, max_bytes: int = 10_000_000_000):
         """Names the folder, which need not exist, and how much it may hold."""
         self._folder, self._max_bytes = folder, max_bytes
+        self._held: int | None = None  # as far as this process knows
 
-    def load(self, digests: Sequence[str], needed: Needed) -> list[Inversion] | None:
+    def load(
+        self, digests: Sequence[str], needed: Needed, z0: np.ndarray
+    ) -> list[Inversion] | None:
         """A batch's inversions, if every picture has all of them; else None.
 
         Args:
-          digests: a name for each picture's content.
+          digests: a name for each picture's content and for what it is computed with.
           needed: what is asked for, with the prompts of all pictures.
+          z0: (b, h, w, c), the pictures' latents, which must be the inversions' own.
         """
         found = []
         for key, levels in needed.items():
             parts = []
             for slot, digest in enumerate(digests):
                 latents = self._read(self._file(digest, _own(key, slot), levels))
-                if latents is None:
+                if latents is None or latents.shape != (len(levels), *z0.shape[1:]):
+                    return None
+                if not np.allclose(latents[0], z0[slot], atol=1e-5):
                     return None
                 parts.append(latents)
             found.append(Inversion(jnp.asarray(np.stack(parts, axis=1)), key, levels))
         return found
 
     def store(self, digests: Sequence[str], inversions: Sequence[Inversion]) -> None:
-        """Keeps a batch's inversions, picture by picture."""
+        """Keeps a batch's inversions, picture by picture, but none that is not finite.
+
+        Raises:
+          OSError: the disk is full, or the folder can't be written.
+        """
         for inversion in inversions:
             latents = np.asarray(inversion.latents)
             for slot, digest in enumerate(digests):
-                file = self._file(digest, _own(inversion.key, slot), inversion.levels)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                temporary = file.with_name(f".{uuid.uuid4().hex}.tmp")
-                temporary.write_bytes(save({"latents": np.ascontiguousarray(latents[:, slot])}))
-                os.replace(temporary, file)
-        self._shrink()
+                own = np.ascontiguousarray(latents[:, slot])
+                if np.isfinite(own).all():
+                    self._write(
+                        self._file(digest, _own(inversion.key, slot), inversion.levels), own
+                    )
+        if self._held is None or self._held > self._max_bytes:
+            self._shrink()
 
     def _file(self, digest: str, key: InversionKey, levels: tuple[int, ...]) -> Path:
         name = hashlib.sha256(f"{digest} {key.fingerprint()} {levels}".encode()).hexdigest()
@@ -72,18 +84,35 @@ class InversionCache:
             return None
         return latents
 
+    def _write(self, file: Path, latents: np.ndarray) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f"{uuid.uuid4().hex}.tmp")
+        try:
+            temporary.write_bytes(save({"latents": latents}))
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if self._held is not None:
+            self._held += file.stat().st_size
+
     def _shrink(self) -> None:
+        """Looks at the whole folder, and if it holds too much leaves nine tenths of what it may hold."""
         entries = []
-        for file in self._folder.glob("*/*.safetensors"):
+        for file in self._folder.glob("*/*"):
             with contextlib.suppress(OSError):
                 stat = file.stat()
-                entries.append((stat.st_mtime, stat.st_size, file))
+                if file.suffix != ".tmp":
+                    entries.append((stat.st_mtime, stat.st_size, file))
+                elif time.time() - stat.st_mtime > 3600:  # a killed process's
+                    file.unlink()
         held = sum(size for _, size, _ in entries)
-        for _, size, file in sorted(entries):
-            if held <= self._max_bytes:
-                break
-            file.unlink(missing_ok=True)
-            held -= size
+        if held > self._max_bytes:
+            for _, size, file in sorted(entries):
+                if held <= 0.9 * self._max_bytes:
+                    break
+                file.unlink(missing_ok=True)
+                held -= size
+        self._held = held
 
 
 def _own(key: InversionKey, slot: int) -> InversionKey:

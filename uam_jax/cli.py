@@ -275,7 +275,7 @@ def batch(
     compute.configure()
     options = BatchOptions(
         manifest=manifest, out=out, targets=tuple(target or ()), source=source, model=model,
-        dtype=compute.dtype, config=config, overrides=tuple(overrides or ()), size=size,
+        dtype=compute.dtype, precision=compute.precision, config=config, overrides=tuple(overrides or ()), size=size,
         multiple=multiple, micro=micro, devices=devices, parallel=parallel,
         suffix=suffix and "." + suffix.removeprefix("."), shard=shard,
         distributed=distributed or coordinator is not None, coordinator=coordinator,

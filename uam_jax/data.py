@@ -17,7 +17,7 @@ from jaxtyping import Float
 from uam_jax.errors import InputError
 from uam_jax.images import Picture, picture_size, read_image, read_mask, resize, working_size
 from uam_jax.manifest import Item
-from uam_jax.storage import open_binary, read_bytes
+from uam_jax.storage import is_remote, open_binary, read_bytes
 
 _READERS = 16
 """Threads that look at the heads of picture files."""
@@ -84,13 +84,14 @@ class Batch:
         return [slot for slot, picture in enumerate(self.pictures) if picture is not None]
 
     def halves(self) -> "tuple[Batch, Batch]":
-        """The same slots in two batches of half as many per device."""
-        middle = len(self.items) // 2
+        """The same slots in two batches of half as many per device; of an odd number, the second has more."""
+        low = self.micro // 2
+        middle = low * (len(self.items) // self.micro)
 
-        def part(slots: slice) -> Batch:
+        def part(slots: slice, micro: int) -> Batch:
             return replace(
                 self,
-                micro=self.micro // 2,
+                micro=micro,
                 items=self.items[slots],
                 pictures=self.pictures[slots],
                 reasons=self.reasons[slots],
@@ -99,13 +100,13 @@ class Batch:
                 weights=None if self.weights is None else self.weights[slots],
             )
 
-        return part(slice(None, middle)), part(slice(middle, None))
+        return part(slice(None, middle), low), part(slice(middle, None), self.micro - low)
 
 
 def measure(
     items: Sequence[Item], seen: Callable[[], None] = lambda: None
 ) -> list[Size | InputError]:
-    """Every picture's size, read from the head of its file, or why it can't be told.
+    """Every picture's size, read from the head of its file, or why it can't be told at the third try.
 
     Args:
       items: in any order.
@@ -113,6 +114,14 @@ def measure(
     """
 
     def size(item: Item) -> Size | InputError:
+        found = head(item)
+        for _ in range(2):
+            if is_remote(item.image) and isinstance(found, InputError):
+                found = head(item)
+        seen()
+        return found
+
+    def head(item: Item) -> Size | InputError:
         try:
             with open_binary(item.image) as file:
                 return picture_size(item.image, file)
@@ -122,8 +131,6 @@ def measure(
             return error
         except Exception as error:  # a file system's own
             return InputError(f"{item.image}: can't be read ({type(error).__name__}: {error})")
-        finally:
-            seen()
 
     with ThreadPoolExecutor(_READERS) as pool:
         return list(pool.map(size, items))
@@ -158,9 +165,7 @@ def group(
     ]
 
 
-def batches(
-    groups: Sequence[Group], *, devices: int, micro: int, threads: int = 8
-) -> Iterator[Batch]:
+def batches(groups: Sequence[Group], *, devices: int, micro: int) -> Iterator[Batch]:
     """Groups, in order, `devices` of a bucket at a time, read ahead in threads.
 
     What can't be read is padding with its reason; it fails nothing else.
@@ -175,7 +180,8 @@ def batches(
     ]
     if not together:
         return
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    # Few batches, since a picture is held at its own size; the pictures of each are read side by side.
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     read = grain.MapDataset.source(together).map(lambda each: _read(*each, devices, micro))
     yield from read.to_iter_dataset(options)
 
@@ -190,19 +196,28 @@ def _read(bucket: Bucket, groups: Iterable[Group], devices: int, micro: int) -> 
     pictures: list[Picture | None] = [None] * len(items)
     reasons: list[str | None] = [None] * len(items)
     masks: list[np.ndarray | None] = [None] * len(items)
-    for slot, item in enumerate(items):
+
+    def fill(slot: int) -> None:
+        item = items[slot]
         if item is None:
-            continue
+            return
         try:
             picture, mask = read_item(item)
             if not all(bucket.size):
-                raise InputError(f"{item.image}: was not there when the job began; run it again")
+                raise InputError(
+                    f"{item.image}: could not be read when the job began; run it with --retry-failed"
+                )
             pixels[slot] = resize(picture.pixels, bucket.size)
             if weights is not None and mask is not None:
                 weights[slot] = resize(mask, bucket.size, linear=True)
             pictures[slot], masks[slot] = picture, mask
         except InputError as error:
             reasons[slot] = str(error)
+        except Exception as error:  # whatever it is, the other pictures have no part in it
+            reasons[slot] = f"{item.image}: can't be used ({type(error).__name__}: {error})"
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        list(pool.map(fill, range(len(items))))
     return Batch(
         bucket, micro, tuple(items), tuple(pictures), tuple(reasons), pixels, tuple(masks), weights
     )

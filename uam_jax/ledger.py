@@ -115,10 +115,17 @@ def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     import pyarrow.parquet
 
     columns = dict.fromkeys(key for row in rows for key in row)
-    table = pyarrow.table({name: [row.get(name) for row in rows] for name in columns})
+    table = pyarrow.table({name: [_unicode(row.get(name)) for row in rows] for name in columns})
     sink = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(table, sink)
     return sink.getvalue().to_pybytes()
+
+
+def _unicode(value: Any) -> Any:
+    """Text may hold a file name's bytes that are no Unicode; a table may not."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value
 
 
 def _mend(folder: Folder, name: str) -> None:

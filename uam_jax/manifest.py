@@ -5,6 +5,7 @@ import json
 import os
 import posixpath
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,32 +74,39 @@ def read_manifest(url: str) -> list[Item]:
 
 
 def read_folder(
-    url: str, targets: Sequence[str], *, source: str | None = None, mask: str | None = None
+    url: str, targets: Sequence[str], *, source: str | None = None, besides: str = ""
 ) -> list[Item]:
     """The pictures of a folder and its subfolders, each with the same prompts, in the order of their names.
+
+    Args:
+      url: the folder.
+      targets: of every picture.
+      source: of every picture.
+      besides: a folder that does not count, should it lie inside: the results'.
 
     Raises:
       InputError: there are none.
     """
     filesystem, root = url_to_fs(url)
     root = root.rstrip("/")
+    _, apart = url_to_fs(besides) if besides else (None, "")
     names = sorted(
         str(path).removeprefix(root).lstrip("/")
         for path in filesystem.find(root)
         if str(path).lower().endswith(_PICTURES)
+        and not (apart and str(path).startswith(apart.rstrip("/") + "/"))
     )
     if not names:
         raise InputError(f"{url} holds no pictures ({', '.join(_PICTURES)})")
     stems = [posixpath.splitext(name)[0] for name in names]
-    seen = {stem: stems.count(stem) for stem in set(stems)} if len(set(stems)) < len(stems) else {}
+    seen = Counter(stems)
     items = [
         Item(
             # Two files that differ in their suffix alone keep it.
-            id=name if seen.get(stem, 1) > 1 else stem,
+            id=name if seen[stem] > 1 else stem,
             image=join(url, name),
             targets=tuple(targets),
             source=source,
-            mask=mask,
         )
         for name, stem in zip(names, stems, strict=True)
     ]
@@ -117,16 +125,27 @@ def checked(items: list[Item], origin: str) -> list[Item]:
         if fault := _unsafe(item.id):
             faults.append(f"{origin}: id {item.id!r} {fault}")
             continue
-        for result in item.results:
-            name = unicodedata.normalize("NFC", result).casefold()
+        for result in {item.id: None, **dict.fromkeys(item.results)}:
+            name = _folded(result)
             if name in owners:
                 faults.append(
                     f"{origin}: {owners[name].image} and {item.image} would both be {result!r}: "
                     "give each an `id` of its own"
                 )
             owners.setdefault(name, item)
+    for name, item in owners.items():
+        parents = name.split("/")[:-1]
+        for depth in range(1, len(parents) + 1):
+            stem, suffix = posixpath.splitext("/".join(parents[:depth]))
+            if suffix and stem in owners:  # the other's file would have this one's folder's name
+                faults.append(f"{origin}: id {item.id!r} lies below the result of {stem!r}")
     _raise(faults)
     return items
+
+
+def _folded(name: str) -> str:
+    """The same for names that some file system takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _item(row: Any, folder: str) -> Item:
@@ -141,7 +160,8 @@ def _item(row: Any, folder: str) -> Item:
     if not row.get("image"):
         raise InputError("no `image`: give the picture's path or URL")
     target = row.get("target")
-    targets = (target,) if isinstance(target, str) else tuple(target or ())
+    listed = [target] if isinstance(target, str) else target
+    targets = tuple(listed) if isinstance(listed, list) else ()
     if not targets or not all(isinstance(text, str) and text.strip() for text in targets):
         raise InputError("no `target`: say what the result shows, in a text or a list of texts")
     settings = row.get("set", {})
@@ -174,14 +194,20 @@ def _unsafe(name: str) -> str:
     parts = name.split("/")
     if not name or any(part in ("", ".", "..") for part in parts):
         return 'must be a relative path without empty parts, "." and ".."'
-    if "\\" in name or ":" in name or any(unicodedata.category(char) == "Cc" for char in name):
-        return "must not contain backslashes, colons or control characters"
+    if (
+        "\\" in name
+        or ":" in name
+        or any(unicodedata.category(char) in ("Cc", "Cs") for char in name)
+    ):
+        return "must not contain backslashes, colons, control characters or what is no Unicode"
     if any(
         part.startswith(".uam-") or part != part.strip() or part.endswith(".") for part in parts
     ):
         return 'must not have parts that start with ".uam-" or a space, or end with a dot or space'
     if any(len(part.encode("utf-8", "surrogatepass")) > 200 for part in parts):
         return "has a part of more than 200 bytes"
+    if len(name.encode()) > 1000:
+        return "has more than 1000 bytes"
     return ""
 
 
@@ -195,7 +221,7 @@ def _jsonl(url: str, content: bytes) -> Iterable[tuple[str, Any]]:
             continue
         try:
             yield f"{url} line {number}", json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{url} line {number}: not JSON ({error})") from None
 
 

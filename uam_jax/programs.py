@@ -62,8 +62,10 @@ def decode(vae: VAE, params: Params, latents: Latent) -> Image:
 
 @program(static=["text_encoder"], batched={"ids": 0}, out=0)
 def condition(text_encoder: TextEncoder, params: Params, ids: Int[Array, "b s"]) -> Conditioning:
-    """What the U-Net is told."""
-    return Conditioning(text_encoder.apply({"params": params}, ids))
+    """What the U-Net is told; text by text, so that a text's states never depend on what else is in the batch."""
+    return Conditioning(
+        jax.lax.map(lambda text: text_encoder.apply({"params": params}, text[None])[0], ids)
+    )
 
 
 @program(

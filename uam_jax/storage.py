@@ -1,6 +1,7 @@
 """Folders and files, local or remote (fsspec), with writes that are there whole or not at all."""
 
 import contextlib
+import fnmatch
 import os
 import time
 import uuid
@@ -20,6 +21,7 @@ def read_bytes(url: str) -> bytes:
     Raises:
       InputError: it can't be read.
     """
+    _refuse_special(url)
     try:
         filesystem, path = url_to_fs(url)
         return filesystem.cat_file(path)
@@ -29,7 +31,12 @@ def read_bytes(url: str) -> bytes:
 
 
 def open_binary(url: str) -> Any:
-    """A file to read from; remote ones are fetched piece by piece."""
+    """A file to read from; remote ones are fetched piece by piece.
+
+    Raises:
+      InputError: it is local and no plain file.
+    """
+    _refuse_special(url)
     return fsspec.open(url, "rb")
 
 
@@ -122,9 +129,23 @@ class Folder:
         return self._files.exists(self.path(name))
 
     def names(self, pattern: str) -> list[str]:
-        """The names that match, sorted."""
-        found = self._files.glob(self.path(pattern))
-        return sorted(str(path).removeprefix(self._root + "/") for path in found)
+        """The names whose last part matches, sorted."""
+        parent, _, wanted = pattern.rpartition("/")
+        place = self.path(parent) if parent else self._root
+        self._files.invalidate_cache(place)
+        try:  # no glob: the folder's own name may hold its special characters
+            found = self._files.ls(place, detail=False)
+        except FileNotFoundError:
+            return []
+        names = [str(path).rstrip("/").rpartition("/")[2] for path in found]
+        matching = sorted(fnmatch.filter(names, wanted))
+        return [f"{parent}/{name}" if parent else name for name in matching]
+
+
+def _refuse_special(url: str) -> None:
+    """Devices and pipes have no end, or none in sight."""
+    if not is_remote(url) and os.path.exists(url) and not os.path.isfile(url):
+        raise InputError(f"{url}: can't be read (no plain file)")
 
 
 def _reason(error: Exception) -> str:
