@@ -134,6 +134,7 @@ class Plan:
             rows.append(
                 {
                     "size": str(bucket),
+                    "pixels": bucket.size[0] * bucket.size[1],
                     "pictures": count,
                     "targets": bucket.targets,
                     "settings": ", ".join(bucket.settings) or None,

@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,7 +196,7 @@ def _estimate(plan: Plan, editor: "Editor", buckets: list[dict[str, Any]]) -> fl
     sizes = [each.bucket.size for each in plan.groups if all(each.bucket.size)]
     if not sizes:
         return None
-    height, width = max(set(sizes), key=sizes.count)
+    [((height, width), _)] = Counter(sizes).most_common(1)
     rows = plan.settings.micro * len(editor.devices or (None,))
     factor = editor.size_factor
     z0 = jnp.zeros((rows, height // factor, width // factor, editor.latent_channels))
@@ -203,12 +204,8 @@ def _estimate(plan: Plan, editor: "Editor", buckets: list[dict[str, Any]]) -> fl
     began = time.perf_counter()
     editor.invert(z0, steps=4).latents.block_until_ready()
     seconds = (time.perf_counter() - began) / (4 * rows)
-    area = sum(
-        row["evaluations"] * int(row["size"].split()[0].split("x")[0])
-        * int(row["size"].split()[0].split("x")[1])
-        for row in buckets
-    ) / (height * width)  # fmt: skip
-    return round(seconds * area, 3)
+    work = sum(row["evaluations"] * row["pixels"] for row in buckets) / (height * width)
+    return round(seconds * work, 3)
 
 
 def _items(options: BatchOptions) -> list[Item]:

@@ -125,9 +125,6 @@ class Folder:
         except FileNotFoundError:
             return None
 
-    def exists(self, name: str = "") -> bool:
-        return self._files.exists(self.path(name))
-
     def names(self, pattern: str) -> list[str]:
         """The names whose last part matches, sorted."""
         parent, _, wanted = pattern.rpartition("/")
