@@ -29,8 +29,9 @@ LAYERS = (
     },
     {"ddim", "data", "runner", "cache", "masks", "control", "weights", "compose"},
     {"edit", "checkpoints", "scenes"},
-    {"config", "predictors"},
+    {"config", "predictors", "confidence"},
     {"programs", "requests"},
+    {"inverter"},
     {"pipeline"},
     {"uam_jax"},  # the public names, in __init__.py
     {"backend", "console", "jobs", "batch", "scenes.demo"},

@@ -403,11 +403,11 @@ class EditWorker:
                 for picture in pixels
             ]
             needed = self.editor.inversions_needed(
-                sources, config=config, count=len(items), user_mask=masks is not None
+                sources, config=config, shape=z0.shape, masks=masks
             )
             inversions = self.cache.load(digests, needed, np.asarray(z0))
         prepared = self.editor.prepare(
-            z0, sources, masks=masks, inversions=inversions, config=config
+            z0, sources, masks=masks, inversions=inversions, config=config, images=pixels
         )
         results = [
             self.editor.edit_prepared(prepared, [item.targets[number] for item in items])

@@ -78,8 +78,9 @@ class MaskConfig(_Section):
     """Where the original is preserved, see `masks` and `edit`.
 
     Attributes:
-      rule: the adaptive mask; "none" leaves it to the user's mask, if there is one.
-      quantile: q at the last step.
+      rule: the adaptive mask; "auto" finds its threshold for each image, "none" leaves it to the
+        user's mask, if there is one.
+      quantile: q at the last step, of the rules "released" and "algorithm1".
       t_mask: blended are the steps whose timestep is below it.
       radius: of the dilation, in latent pixels.
       source_line: blend the replayed source branch too.
@@ -88,13 +89,28 @@ class MaskConfig(_Section):
     """
 
     prefix = "mask."
-    rule: Literal["released", "algorithm1", "none"] = "released"
+    rule: Literal["released", "algorithm1", "auto", "none"] = "released"
     quantile: Share = 0.5
     t_mask: Count = 200
     radius: Annotated[int, Between(0, 64)] = 1
     source_line: bool = True
     user: Literal["intersect", "replace"] = "intersect"
     user_from_start: bool = False
+
+
+@dataclass(frozen=True)
+class RegionConfig(_Section):
+    """Cross-attention that is uniform outside the region to be edited and the text's inside.
+
+    Attributes:
+      inversion: uniformity outside the user's mask in the source's inversion; 0: none.
+      target: uniformity outside the user's mask, or else outside the one that is found as in the rule
+        "auto", on the target branch; 0: none.
+    """
+
+    prefix = "region."
+    inversion: Share = 0.0
+    target: Share = 0.0
 
 
 @dataclass(frozen=True)
@@ -132,6 +148,7 @@ class EditConfig(_Section):
       preserve: what was not edited is kept in the latent only, or also bit-exact in the pixels.
       inversion: how the source is inverted.
       mask: where the original is preserved.
+      region: where cross-attention is uniform.
       control: the attention control; a bare name in TOML and --set is its kind.
     """
 
@@ -143,6 +160,7 @@ class EditConfig(_Section):
     preserve: Literal["latent", "pixels"] = "pixels"
     inversion: InversionConfig = field(default_factory=InversionConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
+    region: RegionConfig = field(default_factory=RegionConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
 
     @classmethod
@@ -207,13 +225,16 @@ class EditConfig(_Section):
             adaptive=never if replaced or self.mask.rule == "none" else late,
             user=user if user_mask else never,
             controlled=never if self.control.kind == "none" else control,
+            compared=always if self.region.target and not user_mask else never,
             anchored=self.source == "anchored",
         )
         told = self.source_context == "prompt"
         return Plan(
             segments=parts,
             auxiliary=self.auxiliary,
-            shared_inversion=self.inversion.uniformity == 1 and not told,
+            shared_inversion=(
+                self.inversion.uniformity == 1 and not told and not self.region.inversion
+            ),
             inversion_rows=2 if told and self.inversion.guidance != 1 else 1,
             source_rows=2 if told and self.guidance != 1 else 1,
             target_rows=2 if self.guidance != 1 else 1,

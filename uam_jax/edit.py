@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from uam_jax.ddim import arrive, clean_estimate
-from uam_jax.masks import Rule, blend, edit_mask, quantiles
+from uam_jax.masks import Rule, auto_mask, blend, edit_mask, quantiles
 from uam_jax.plan import Segment
-from uam_jax.types import Latent, Step
+from uam_jax.types import Latent, Scalar, Step
 
 Branches = dict[str, Latent]
 """Latents (or noises, or clean estimates) of "target" and, where it is evaluated, of "source"."""
@@ -29,10 +29,17 @@ class BranchPredictor(Protocol):
     """The guided noise of each branch given, from one network call, so that a control may share.
 
     "source" is absent where it is not evaluated. `controlled` is static: whether the attention
-    control is active; only with a source.
+    control is active; only with a source. `uniformity`, given where there is a region: of the
+    target's cross-attention maps, from the text's (0) to the null prompt's uniform ones (1).
     """
 
-    def __call__(self, latents: Branches, step: Step, controlled: bool) -> Branches: ...
+    def __call__(
+        self,
+        latents: Branches,
+        step: Step,
+        controlled: bool,
+        uniformity: Float[Array, "b h w 1"] | None = None,
+    ) -> Branches: ...
 
 
 class EditTrace(NamedTuple):
@@ -44,12 +51,17 @@ class EditTrace(NamedTuple):
         original) or was not evaluated to the end because nothing needed it.
       free: share of the blended steps and channels in which a pixel was free to change (mean of
         1 - P), in [0, 1]; 1 if nothing is blended.
+      change: mean |x0_src - x0_tgt| over the channels and the steps that evaluate both.
+      stability: mean overlap (intersection over union, over pixels and channels) of the masks of
+        successive blended steps; 1 where there are none to compare.
       masks: 1 - P of every blended step and channel, if asked for.
     """
 
     target: Latent
     source: Latent | None
     free: Float[Array, "b h w"]
+    change: Float[Array, "b h w"]
+    stability: Float[Array, "b"]
     masks: Float[Array, "m b h w c"] | None
 
 
@@ -66,6 +78,7 @@ def edit(
     quantile: float | Float[Array, ""] = 0.5,
     radius: int = 1,
     source_line: bool = True,
+    region: Scalar | None = None,
     keep_masks: bool = False,
 ) -> EditTrace:
     """Runs the source and target branches through `segments`.
@@ -81,10 +94,12 @@ def edit(
       auxiliary_clean: the auxiliary branch's clean estimates of the last m steps, among them all
         that are blended.
       user_mask: 1 where the user allows changes, 0 where not, or between; at latent resolution.
-      rule: which adaptive mask, see `masks.edit_mask`.
+      rule: which adaptive mask, see `masks`.
       quantile: q at the last step, see `masks.quantiles`.
       radius: of the mask's dilation, in latent pixels.
       source_line: blend the replayed source too: x0_src <- (1-P)·x0_u + P·x0_src.
+      region: how uniform the target's cross-attention maps are outside the region to be edited: the
+        user's, or else the one that `masks.auto_mask` has found by then; None leaves them to the text.
       keep_masks: return every step's mask.
     """
     count = steps.index.shape[0]
@@ -97,6 +112,7 @@ def edit(
     everything = (steps, quantiles(quantile, count))
 
     latents, masks = {"source": source, "target": target}, [nothing]
+    change = jnp.zeros_like(target[..., :1])
     for segment in segments:
         carried = {"source", "target"} if segment.source and not anchored else {"target"}
         inputs = (
@@ -108,49 +124,77 @@ def edit(
             _advance,
             predict=predict,
             segment=segment,
-            allowed=user_mask if segment.user else 1.0,
+            user_mask=user_mask,
             rule=rule,
             radius=radius,
             source_line=source_line,
+            region=region,
         )
         latents = {name: latents[name] for name in carried}
-        latents, free = jax.lax.scan(advance, latents, inputs)
+        (latents, change), free = jax.lax.scan(advance, (latents, change), inputs)
         if free is not None:
             masks.append(free)
 
     free = jnp.concatenate(masks)
+    compared = sum(part.stop - part.start for part in segments if part.source)
     return EditTrace(
         target=latents["target"],
         source=latents.get("source"),
         free=free.mean(axis=(0, -1)) if free.shape[0] else jnp.ones(target.shape[:-1]),
+        change=change[..., 0] / max(compared, 1),
+        stability=_stability(free),
         masks=free if keep_masks else None,
     )
 
 
 def _advance(
-    latents: Branches,
+    carried: tuple[Branches, Float[Array, "b h w 1"]],
     inputs: tuple[Any, Branches, Any],
     *,
     predict: BranchPredictor,
     segment: Segment,
-    allowed: Any,
+    user_mask: Any,
     rule: Rule,
     radius: int,
     source_line: bool,
-) -> tuple[Branches, Latent | None]:
+    region: Scalar | None,
+) -> tuple[tuple[Branches, Float[Array, "b h w 1"]], Latent | None]:
     """One step of a segment: the carried branches' next latents, and 1 - P where it is blended."""
+    latents, change = carried
     (step, quantile), stored, clean_u = inputs
     branches = latents | stored
-    noise = predict(branches, step, segment.controlled)
+    if region is None:
+        noise = predict(branches, step, segment.controlled)
+    else:
+        inside = auto_mask(change, radius) if user_mask is None else user_mask
+        # Before there is anything to tell inside from outside, all is inside.
+        known = 1.0 if user_mask is not None else change.max(axis=(1, 2, 3), keepdims=True) > 0
+        noise = predict(branches, step, segment.controlled, region * known * (1 - inside))
     clean = {name: clean_estimate(branches[name], noise[name], step.alpha_bar) for name in branches}
-    free = None
+    free: Any
+    free, difference = None, jnp.zeros_like(clean["target"])
+    if "source" in clean:
+        difference = clean["source"] - clean["target"]
+        change += jnp.abs(difference).mean(axis=-1, keepdims=True)
     if segment.blended:
-        free = jnp.ones_like(clean_u)
-        if segment.adaptive:
-            difference = clean["source"] - clean["target"]
+        free = jnp.ones_like(difference)
+        if segment.adaptive and rule == "auto":
+            free = free * auto_mask(change, radius)
+        elif segment.adaptive:
             free = edit_mask(difference, quantile, rule=rule, radius=radius)
-        free = free * allowed
+        if segment.user:
+            free = free * user_mask
         clean["target"] = blend(1 - free, clean_u, clean["target"])
         if source_line and "source" in clean:
             clean["source"] = blend(free, clean_u, clean["source"])
-    return {name: arrive(clean[name], noise[name], step) for name in latents}, free
+    return ({name: arrive(clean[name], noise[name], step) for name in latents}, change), free
+
+
+def _stability(free: Float[Array, "m b h w c"]) -> Float[Array, "b"]:
+    """Mean overlap of successive masks."""
+    if free.shape[0] < 2:
+        return jnp.ones(free.shape[1])
+    axes = (2, 3, 4)
+    either = jnp.maximum(free[1:], free[:-1]).sum(axis=axes)
+    both = jnp.minimum(free[1:], free[:-1]).sum(axis=axes)
+    return jnp.where(either > 0, both / jnp.maximum(either, 1e-6), 1.0).mean(axis=0)

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
 from uam_jax.errors import InputError
@@ -21,6 +22,8 @@ class InversionKey:
     uniformity: float
     guidance: float
     steps: int
+    regions: str = ""
+    """Names the content of `Inversion.regions`; empty without."""
 
     @property
     def rows(self) -> int:
@@ -29,7 +32,8 @@ class InversionKey:
 
     def __str__(self) -> str:
         prompts = f"prompts {list(self.prompts)}" if any(self.prompts) else "null prompt"
-        settings = f"uniformity {self.uniformity:g}, guidance {self.guidance:g}, {self.steps} steps"
+        uniformity = f"in regions {self.regions}" if self.regions else f"{self.uniformity:g}"
+        settings = f"uniformity {uniformity}, guidance {self.guidance:g}, {self.steps} steps"
         return f"{prompts}, {settings}"
 
     def fingerprint(self) -> str:
@@ -38,7 +42,9 @@ class InversionKey:
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["latents"], meta_fields=["key", "levels"]
+    jax.tree_util.register_dataclass,
+    data_fields=["latents", "regions"],
+    meta_fields=["key", "levels"],
 )
 @dataclass(frozen=True)
 class Inversion:
@@ -48,11 +54,14 @@ class Inversion:
       latents: (levels, b, h, w, c), scaled; `latents[0]` is z0.
       key: the weights, prompts and settings that it was made with.
       levels: which levels are kept, in ascending order: 0 is clean, `key.steps` the noisiest.
+      regions: uniformity of every transformer block, example and pixel of the latent, where it was not
+        the same for all.
     """
 
     latents: Float[Array, "levels b h w c"]
     key: InversionKey
     levels: tuple[int, ...]
+    regions: Float[Array | np.ndarray, "#blocks #b h w"] | None = None
 
     def at(self, level: int) -> Latent:
         """The latents of one level.

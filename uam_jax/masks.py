@@ -3,7 +3,7 @@
 Masks are float arrays in [0, 1] over a latent's pixels and channels. E (edit) is 1 where the
 target may differ, P = 1 - E (preserve) is 1 where the auxiliary branch's clean estimate is kept.
 
-Source: Algorithm 1 and §3.3.2 of arXiv 2411.19652.
+Source: Algorithm 1 and §3.3.2 of arXiv 2411.19652; the rule "auto" is ours.
 """
 
 from typing import Literal
@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from uam_jax.types import Latent
 
-Rule = Literal["released", "algorithm1"]
+Rule = Literal["released", "algorithm1", "auto"]
+"""What decides the mask: two readings of the paper (`edit_mask`), or the image itself (`auto_mask`)."""
 
 
 def quantiles(quantile: float | Float[Array, ""], steps: int) -> Float[Array, "{steps}"]:
@@ -35,7 +36,13 @@ def dilate(mask: Latent, radius: int) -> Latent:
     return jax.lax.reduce_window(mask, -jnp.inf, jax.lax.max, window, strides, "SAME")
 
 
-def edit_mask(difference: Latent, quantile: Float[Array, ""], *, rule: Rule, radius: int) -> Latent:
+def edit_mask(
+    difference: Latent,
+    quantile: Float[Array, ""],
+    *,
+    rule: Literal["released", "algorithm1"],
+    radius: int,
+) -> Latent:
     """E, per channel, from Δ = x0_src - x0_tgt.
 
     Args:
@@ -51,6 +58,55 @@ def edit_mask(difference: Latent, quantile: Float[Array, ""], *, rule: Rule, rad
     if rule == "released":
         return dilate((magnitude > 2 * level).astype(difference.dtype), radius)
     return 1 - dilate((magnitude <= level).astype(difference.dtype), radius)
+
+
+def auto_mask(change: Float[Array, "b h w 1"], radius: int) -> Float[Array, "b h w 1"]:
+    """E of all channels, from how much the branches have differed so far, without a number to choose.
+
+    What differs because the text says so does so in step after step, and in several channels of
+    neighbouring pixels: `change` is summed over steps and channels, smoothed here, and cut in two by
+    Otsu's criterion, image by image.
+
+    Args:
+      change: sum over the steps so far of the mean |Δ| over channels.
+      radius: of the dilation, in latent pixels.
+    """
+    even = smooth(change)
+    level, _ = otsu(even.reshape(change.shape[0], -1))
+    return dilate((even > level[:, None, None, None]).astype(change.dtype), radius)
+
+
+def smooth(x: Latent) -> Latent:
+    """Binomial weights 1 2 1 along both sides; the border's pixels are repeated."""
+    for axis in (1, 2):
+        padding = [(int(axis == side),) * 2 for side in range(4)]
+        padded = jnp.pad(x, padding, mode="edge")
+        count = x.shape[axis]
+        first, middle, last = (
+            jax.lax.slice_in_dim(padded, start, start + count, axis=axis) for start in range(3)
+        )
+        x = (first + 2 * middle + last) / 4
+    return x
+
+
+def otsu(values: Float[Array, "b n"]) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
+    """The cut of each row that leaves the least variance within the two classes, over all cuts.
+
+    Returns:
+      The cuts, halfway between two values, and what share of the variance lies between the classes:
+      towards 1 where there are two clear classes, 0 where all values are equal (nothing is above the cut).
+
+    Source: Otsu 1979, "A Threshold Selection Method from Gray-Level Histograms", without histogram.
+    """
+    ordered = jnp.sort(values.astype(jnp.float32), axis=1)
+    count = values.shape[1]
+    low = jnp.arange(1, count) / count
+    sums = jnp.cumsum(ordered - ordered.mean(axis=1, keepdims=True), axis=1)[:, :-1] / count
+    between = sums**2 / (low * (1 - low))
+    best = jnp.argmax(between, axis=1)[:, None]
+    cut = (jnp.take_along_axis(ordered, best, 1) + jnp.take_along_axis(ordered, best + 1, 1)) / 2
+    variance = jnp.maximum(ordered.var(axis=1), jnp.finfo(jnp.float32).tiny)
+    return cut[:, 0], jnp.minimum(jnp.take_along_axis(between, best, 1)[:, 0] / variance, 1.0)
 
 
 def blend(preserve: Float[Array, "b h w #c"], kept: Latent, changed: Latent) -> Latent:

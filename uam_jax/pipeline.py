@@ -19,16 +19,19 @@ from jaxtyping import Array, Float
 from uam_jax import programs
 from uam_jax.checkpoints import Checkpoint, load_checkpoint
 from uam_jax.compose import keep_unedited
+from uam_jax.confidence import Signals, error_map
 from uam_jax.config import EditConfig
 from uam_jax.errors import InputError
 from uam_jax.inversion import Inversion, InversionKey
+from uam_jax.inverter import Inverter, Shares
 from uam_jax.parallel import Devices
 from uam_jax.plan import Plan
-from uam_jax.predictors import Network
 from uam_jax.requests import (
     Prompts,
     Targets,
+    checked_regions,
     flatten_targets,
+    inversion_regions,
     latent_masks,
     listed,
     per_image,
@@ -58,6 +61,9 @@ class EditResult:
         change (1 where nothing is blended).
       evaluations: single-sample U-Net evaluations that this call spent.
       source_index: (T,), the image that each target belongs to.
+      error_map: (b, h, w) in [0, 1]: how far the uniform reconstruction is from each pixel of the
+        original (`confidence.error_map`).
+      signals: what the edit tells about itself, (T,) each (`confidence.edit_signals`).
       step_masks: (steps, T, h/f, w/f, c), 1 where free, if asked for.
     """
 
@@ -68,6 +74,8 @@ class EditResult:
     masks: Float[Array, "t height width"]
     evaluations: int
     source_index: np.ndarray
+    error_map: Float[Array, "b height width"]
+    signals: Signals
     step_masks: Float[Array, "m t h w c"] | None = None
 
 
@@ -85,6 +93,8 @@ class Prepared:
       auxiliary: the uniform reconstruction; None where nothing is blended.
       auxiliary_clean: (m, b, h/f, w/f, c), the auxiliary branch's clean estimates of the blended steps.
       masks: (b, h/f, w/f, 1), the user's.
+      images: (b, h, w, 3), the originals, or if they were not given what the VAE makes of `z0`.
+      rebuilt: (b, h, w, 3), the uniform reconstruction's pictures; of `z0` where nothing is blended.
       inversions: those that were used.
       evaluations: single-sample U-Net evaluations spent.
     """
@@ -98,6 +108,8 @@ class Prepared:
     auxiliary: Latent | None
     auxiliary_clean: Float[Array, "m b h w c"] | None
     masks: Float[Array, "b h w 1"] | None
+    images: Image
+    rebuilt: Image
     inversions: Sequence[Inversion]
     evaluations: int
 
@@ -223,9 +235,7 @@ class Editor:
 
     def condition(self, prompts: Prompts) -> Conditioning:
         """Text -> what the U-Net is told; over-long prompts are cut with a warning."""
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        ids = jnp.asarray(self.checkpoint.tokenizer.encode(texts))
-        return programs.condition(self.checkpoint.text_encoder, self.params["text_encoder"], ids)
+        return self._inverter.condition(prompts)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Warns of words that the model has never seen, if it ships a list of those it has."""
@@ -251,6 +261,7 @@ class Editor:
         guidance: float = 1.0,
         steps: int = 50,
         keep: Literal["needed", "all"] = "needed",
+        regions: Shares | None = None,
     ) -> Inversion:
         """Clean latents -> noise, by DDIM (method: §3.3.1).
 
@@ -261,15 +272,26 @@ class Editor:
           guidance: scale; 1 is none.
           steps: DDIM steps.
           keep: "all" latents, or those that reconstruction and an edit by `default_config` need.
+          regions: in place of `uniformity`, one for every transformer block, image and pixel of the
+            latent (an axis of 1 serves all), towards the null prompt's uniform maps.
         """
+        if regions is not None:
+            regions, uniformity = checked_regions(regions, z0.shape), 0.0
         if not 0 <= uniformity <= 1:
             raise InputError(f"uniformity is {uniformity}: it must be from 0 to 1")
         if keep not in ("needed", "all"):
             raise InputError(f"keep is {keep!r}: choose needed or all")
         depth = self.plan(replace(self.default_config, steps=steps)).depth
         levels = range(steps + 1) if keep == "all" else sorted({0, depth, steps})
-        key = self._key(z0.shape[0], prompts, uniformity, guidance, steps)
-        return self._inversion(z0, key, tuple(levels))
+        key = self._inverter.key(
+            z0.shape[0],
+            prompts,
+            uniformity=uniformity,
+            guidance=guidance,
+            steps=steps,
+            regions=regions,
+        )
+        return self._inverter.invert(z0, key, tuple(levels), regions)
 
     def reconstruct_latents(self, inversion: Inversion, *, guidance: float | None = None) -> Latent:
         """Noise -> clean latents, with the prompts and maps of the inversion.
@@ -278,10 +300,10 @@ class Editor:
           inversion: of this editor's model.
           guidance: scale; None takes the inversion's.
         """
-        self._refuse_foreign(inversion)
+        self._inverter.refuse_foreign(inversion)
         if guidance is not None:
             inversion = replace(inversion, key=replace(inversion.key, guidance=float(guidance)))
-        latents, _ = self._denoised(inversion, inversion.key.steps)
+        latents, _ = self._inverter.denoise(inversion, inversion.key.steps)
         return latents
 
     def reconstruct(self, inversion: Inversion, *, guidance: float | None = None) -> Image:
@@ -323,6 +345,7 @@ class Editor:
             masks=masks,
             inversions=inversions,
             config=config,
+            images=images,
             keep_masks=keep_masks,
         )
         if config.preserve == "latent":
@@ -349,11 +372,17 @@ class Editor:
         masks: MaskLike | None = None,
         inversions: Inversion | Sequence[Inversion] | None = None,
         config: EditConfig | None = None,
+        images: ImageLike | None = None,
         keep_masks: bool = False,
     ) -> EditResult:
-        """`edit` from scaled latents; `config.preserve` has no effect, there being no original pixels."""
+        """`edit` from scaled latents; `config.preserve` has no effect here.
+
+        `images`, if given, are those of `z0`: see `prepare`.
+        """
         flatten_targets(target, z0.shape[0])  # its errors come before anything is computed
-        prepared = self.prepare(z0, source, masks=masks, inversions=inversions, config=config)
+        prepared = self.prepare(
+            z0, source, masks=masks, inversions=inversions, config=config, images=images
+        )
         return self.edit_prepared(prepared, target, keep_masks=keep_masks)
 
     def prepare(
@@ -364,19 +393,27 @@ class Editor:
         masks: MaskLike | None = None,
         inversions: Inversion | Sequence[Inversion] | None = None,
         config: EditConfig | None = None,
+        images: ImageLike | None = None,
     ) -> Prepared:
-        """The part of `edit_latents` that all targets share: the inversions and the auxiliary branch."""
+        """The part of `edit_latents` that all targets share: the inversions and the auxiliary branch.
+
+        `images` are those that `z0` was encoded from, so that the result can tell how well the model
+        reproduces them; without them, only how well it reproduces what the VAE makes of `z0`.
+        """
         config = self.default_config if config is None else config
         z0 = jnp.asarray(z0)
         prompts = source_prompts(source, config)
         self.check_prompts([prompts] if isinstance(prompts, str) else prompts)
         allowed = None if masks is None else latent_masks(masks, z0.shape)
         plan = self.plan(config, user_mask=masks is not None)
-        keys = self._keys(z0.shape[0], prompts, config)
-        made, evaluations = self._inversions(z0, keys, plan, config, listed(inversions))
+        regions = inversion_regions(allowed, config)
+        keys = self._keys(z0.shape[0], prompts, config, regions)
+        needed = _levels(keys, plan, config)
+        made, evaluations = self._inverter.provide(z0, needed, listed(inversions), regions)
         auxiliary, clean = None, None
         if plan.depth:
-            auxiliary, clean = self._denoised(made[keys.auxiliary], plan.depth, last=plan.blended)
+            inversion = made[keys.auxiliary]
+            auxiliary, clean = self._inverter.denoise(inversion, plan.depth, last=plan.blended)
         elif plan.blended:
             auxiliary, clean = z0, jnp.broadcast_to(z0, (plan.blended, *z0.shape))
         source_inversion = made[keys.source]
@@ -390,6 +427,8 @@ class Editor:
             auxiliary=auxiliary,
             auxiliary_clean=clean,
             masks=allowed,
+            images=self.decode(z0) if images is None else jnp.asarray(images, jnp.float32),
+            rebuilt=self.decode(z0 if auxiliary is None else auxiliary),
             inversions=list(made.values()),
             evaluations=evaluations + z0.shape[0] * plan.depth,
         )
@@ -407,7 +446,7 @@ class Editor:
             return x if x is None or one_each else jnp.take(x, jnp.asarray(source_index), axis)
 
         trace = programs.edit(
-            self._network,
+            self._inverter.network,
             self.params["unet"],
             jnp.copy(per_target(prepared.start)),
             per_target(prepared.trajectory, 1),
@@ -420,6 +459,7 @@ class Editor:
             per_target(prepared.masks),
             config.guidance,
             config.mask.quantile,
+            config.region.target or None,
             plan=plan,
             rule="released" if config.mask.rule == "none" else config.mask.rule,
             radius=config.mask.radius,
@@ -438,6 +478,13 @@ class Editor:
             masks=jax.image.resize(trace.free, (t, h * factor, w * factor), "linear"),
             evaluations=prepared.evaluations + len(targets) * plan.edit_evaluations,
             source_index=source_index,
+            error_map=error_map(prepared.images, prepared.rebuilt),
+            signals=programs.signals(
+                *(per_target(x) for x in (prepared.images, prepared.rebuilt, prepared.z0)),
+                per_target(prepared.start),
+                trace._replace(masks=None),
+                on=self.devices,
+            ),
             step_masks=trace.masks,
         )
 
@@ -453,133 +500,53 @@ class Editor:
             jnp.arange(len(texts))
         )
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-        key = self._key(len(texts), texts, 0.0, guidance, steps)
-        latents, _ = self._denoised(Inversion(noise[None], key, (steps,)), steps)
+        key = self._inverter.key(len(texts), texts, guidance=guidance, steps=steps)
+        latents, _ = self._inverter.denoise(Inversion(noise[None], key, (steps,)), steps)
         return self.decode(latents)
 
     # Parts
 
     @property
-    def _network(self) -> Network:
-        return Network(self.checkpoint.unet, self.checkpoint.schedule)
+    def _inverter(self) -> Inverter:
+        return Inverter(self.checkpoint, self.devices)
 
-    def _key(
-        self, count: int, prompts: Prompts, uniformity: float, guidance: float, steps: int
-    ) -> InversionKey:
-        texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-        if len(set(texts)) == 1:
-            texts = texts[:1]
-        elif len(texts) != count:
-            raise InputError(
-                f"{len(texts)} prompts for {count} images: give one for all or one each"
-            )
-        # Guidance between a prompt and itself is none.
-        scale = float(guidance) if any(texts) else 1.0
-        return InversionKey(self.weights_hash, texts, float(uniformity), scale, steps)
-
-    def _keys(self, count: int, prompts: Prompts, config: EditConfig) -> _Keys:
-        inversion = config.inversion
+    def _keys(
+        self, count: int, prompts: Prompts, config: EditConfig, regions: Shares | None = None
+    ) -> _Keys:
+        key, inversion = self._inverter.key, config.inversion
         return _Keys(
-            source=self._key(
-                count, prompts, inversion.uniformity, inversion.guidance, config.steps
+            source=key(
+                count,
+                prompts,
+                uniformity=0.0 if regions is not None else inversion.uniformity,
+                guidance=inversion.guidance,
+                steps=config.steps,
+                regions=regions,
             ),
-            auxiliary=self._key(count, "", 1.0, 1.0, config.steps),
+            auxiliary=key(count, "", uniformity=1.0, steps=config.steps),
         )
 
     def inversions_needed(
         self,
         source: Prompts | None = None,
         *,
-        count: int,
+        shape: Sequence[int],
         config: EditConfig | None = None,
-        user_mask: bool = False,
+        masks: MaskLike | None = None,
     ) -> dict[InversionKey, tuple[int, ...]]:
-        """The inversions that an edit of `count` pictures takes, and the levels that it needs of each."""
+        """The inversions that an edit of pictures takes, and the levels that it needs of each.
+
+        Args:
+          source: as in `edit`.
+          shape: of the pictures' latents.
+          config: as in `edit`.
+          masks: as in `edit`.
+        """
         config = self.default_config if config is None else config
-        keys = self._keys(count, source_prompts(source, config), config)
-        return _levels(keys, self.plan(config, user_mask=user_mask), config)
-
-    def _inversions(
-        self,
-        z0: Latent,
-        keys: _Keys,
-        plan: Plan,
-        config: EditConfig,
-        given: Sequence[Inversion],
-    ) -> tuple[dict[InversionKey, Inversion], int]:
-        """Every inversion that the edit takes, given or made now, and the evaluations spent."""
-        levels = _levels(keys, plan, config)
-        found = self._matched(given, levels, z0)
-        evaluations = 0
-        for key in levels.keys() - found.keys():
-            found[key] = self._inversion(z0, key, levels[key])
-            evaluations += z0.shape[0] * key.rows * max(levels[key])
-        return found, evaluations
-
-    def _inversion(self, z0: Latent, key: InversionKey, levels: tuple[int, ...]) -> Inversion:
-        latents = programs.invert(
-            self._network,
-            self.params["unet"],
-            jnp.asarray(z0),
-            *self._told(key, z0.shape[0]),
-            key.guidance,
-            uniformity=key.uniformity,
-            steps=key.steps,
-            levels=levels,
-            on=self.devices,
-        )
-        return Inversion(latents, key, levels)
-
-    def _denoised(
-        self, inversion: Inversion, depth: int, *, last: int = 0
-    ) -> tuple[Latent, Float[Array, "last b h w c"] | None]:
-        key = inversion.key
-        return programs.denoise(
-            self._network,
-            self.params["unet"],
-            inversion.at(depth),
-            *self._told(key, inversion.latents.shape[1]),
-            key.guidance,
-            uniformity=key.uniformity,
-            steps=key.steps,
-            depth=depth,
-            last=last,
-            on=self.devices,
-        )
-
-    def _told(
-        self, key: InversionKey, count: int
-    ) -> tuple[Conditioning | None, Conditioning | None]:
-        """A row for each image, so that one program serves one prompt for all and one each; and null's."""
-        null_alone = not any(key.prompts)
-        condition = None if null_alone else per_image(self.condition(key.prompts), count)
-        return condition, self.condition("") if null_alone or key.rows == 2 else None
-
-    def _refuse_foreign(self, inversion: Inversion) -> None:
-        if inversion.key.weights_hash != self.weights_hash:
-            raise InputError(
-                f"the inversion was made with weights {inversion.key.weights_hash}, this is {self.name} "
-                f"with weights {self.weights_hash}: invert again"
-            )
-
-    def _matched(
-        self, given: Sequence[Inversion], needed: dict[InversionKey, tuple[int, ...]], z0: Latent
-    ) -> dict[InversionKey, Inversion]:
-        """The given inversions by their key; each must be needed and of these pictures."""
-        found = {}
-        for inversion in given:
-            self._refuse_foreign(inversion)
-            if inversion.key not in needed:
-                wanted = "; or ".join(str(key) for key in needed)
-                raise InputError(
-                    f"the inversion ({inversion.key}) has no use in this edit, which takes {wanted}"
-                )
-            for level in needed[inversion.key]:
-                inversion.at(level)
-            if inversion.at(0).shape != z0.shape or not np.allclose(inversion.at(0), z0, atol=1e-4):
-                raise InputError("the inversion is of other pictures than those to be edited")
-            found[inversion.key] = inversion
-        return found
+        allowed = None if masks is None else latent_masks(masks, shape)
+        regions = inversion_regions(allowed, config)
+        keys = self._keys(shape[0], source_prompts(source, config), config, regions)
+        return _levels(keys, self.plan(config, user_mask=masks is not None), config)
 
 
 def _levels(keys: _Keys, plan: Plan, config: EditConfig) -> dict[InversionKey, tuple[int, ...]]:

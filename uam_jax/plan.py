@@ -91,7 +91,13 @@ class Plan:
 
 
 def segments(
-    steps: int, *, adaptive: range, user: range, controlled: range, anchored: bool
+    steps: int,
+    *,
+    adaptive: range,
+    user: range,
+    controlled: range,
+    anchored: bool,
+    compared: range = range(0),
 ) -> tuple[Segment, ...]:
     """Cuts `steps` where the program changes.
 
@@ -102,8 +108,11 @@ def segments(
       controlled: the steps in which the attention control is active.
       anchored: the source's latents are stored ones, so that it is evaluated only where it is
         needed; else it is replayed, and evaluated in every step up to the last that needs it.
+      compared: further steps that need the source, to tell where the branches differ.
     """
-    needed = [step in adaptive or step in controlled for step in range(steps)]
+    needed = [
+        any(step in part for part in (adaptive, controlled, compared)) for step in range(steps)
+    ]
 
     def program(step: int) -> tuple[bool, bool, bool, bool]:
         source = needed[step] if anchored else any(needed[step:])

@@ -25,7 +25,16 @@ from uam_jax.models import (
 )
 from uam_jax.plan import Plan
 from uam_jax.schedule import Schedule, to_noise
-from uam_jax.types import AttentionRule, Conditioning, Latent, NoisePredictor, Params, Scalar, Step
+from uam_jax.types import (
+    AttentionRule,
+    Conditioning,
+    Latent,
+    NoisePredictor,
+    Params,
+    Regions,
+    Scalar,
+    Step,
+)
 
 SELF_ATTENTION = Partial(self_attention)
 """The plain rule, as a pytree."""
@@ -53,8 +62,13 @@ class Network:
         return to_noise(output, latent, step.alpha_bar, self.schedule.prediction_type)
 
 
-def _cross_rule(params: Params, states: Array, uniformity: float) -> AttentionRule:
+def _cross_rule(
+    params: Params, states: Array, uniformity: float, regions: Regions | None
+) -> AttentionRule:
     """Text maps (0), uniform ones (1), for which the text's are not computed, or between."""
+    if regions is not None:
+        null = uniform_vectors(params, regions.null.states)
+        return mixed_attention(states, null, regions.uniformity)
     if uniformity == 0:
         return text_attention(states)
     vectors = uniform_vectors(params, states)
@@ -71,6 +85,7 @@ def predictor(
     uniformity: float,
     guidance: Scalar,
     batch: int,
+    regions: Regions | None = None,
 ) -> NoisePredictor:
     """One branch alone: an inversion, a reconstruction, the auxiliary branch.
 
@@ -80,16 +95,19 @@ def predictor(
       condition: of every example; None if all are told the null prompt.
       null: the null prompt's (one row); with a condition, each step takes two rows, and `guidance`
         scales between.
-      uniformity: of the cross-attention maps.
+      uniformity: of the cross-attention maps, towards uniform ones of the same condition.
       guidance: scale; without both conditions it has no meaning and is 1.
       batch: how many examples there will be.
+      regions: in place of `uniformity`.
     """
     told = [given for given in (null, condition) if given is not None]
     guided = len(told) == 2
     # Of uniform maps, one row's vectors serve all.
-    rows = batch if guided or uniformity != 1 else told[0].states.shape[0]
+    rows = batch if guided or uniformity != 1 or regions else told[0].states.shape[0]
     states = jnp.concatenate([_rows(given.states, rows) for given in told])
-    rule = _cross_rule(params, states, uniformity)
+    if regions is not None and guided:
+        regions = regions._replace(uniformity=jnp.concatenate([regions.uniformity] * 2, axis=1))
+    rule = _cross_rule(params, states, uniformity, regions)
 
     def predict(latent: Latent, step: Step) -> Latent:
         if not guided:
@@ -125,7 +143,12 @@ def branch_predictor(
     conditions = {"source": source, "target": target}
     rows = {"source": plan.source_rows, "target": plan.target_rows}
 
-    def predict(latents: Branches, step: Step, controlled: bool) -> Branches:
+    def predict(
+        latents: Branches,
+        step: Step,
+        controlled: bool,
+        uniformity: Float[Array, "b h w 1"] | None = None,
+    ) -> Branches:
         names = [name for name in ("source", "target") if name in latents]
         batch, states = [], []
         for name in names:
@@ -141,7 +164,12 @@ def branch_predictor(
                 target_rows=rows["target"],
             )
             own = mutual_self_attention(taken_from, block_start=blocks[0], block_end=blocks[1])
-        rule = text_attention(jnp.concatenate(states))
+        regions = None
+        if uniformity is not None:
+            share = {"target": uniformity, "source": jnp.zeros_like(uniformity)}
+            shares = [share[name] for name in names for _ in range(rows[name])]
+            regions = Regions(jnp.concatenate(shares)[None, ..., 0], null)
+        rule = _cross_rule(params, jnp.concatenate(states), 0.0, regions)
         noise = network.noise(params, jnp.concatenate(batch), step, rule, own)
         guided, first = {}, 0
         for name in names:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from uam_jax import ddim
+from uam_jax.confidence import Signals, edit_signals
 from uam_jax.edit import EditTrace
 from uam_jax.edit import edit as run_branches
 from uam_jax.masks import Rule
@@ -28,7 +29,7 @@ from uam_jax.models import (
 from uam_jax.parallel import program
 from uam_jax.plan import Plan
 from uam_jax.predictors import Network, branch_predictor, predictor
-from uam_jax.types import Conditioning, Image, Latent, Params, Scalar
+from uam_jax.types import Conditioning, Image, Latent, Params, Regions, Scalar
 
 TILED_ABOVE = 1024 * 1024
 """Pixels of a picture above which the VAE runs in tiles: slower, the same up to rounding, in little memory."""
@@ -70,7 +71,7 @@ def condition(text_encoder: TextEncoder, params: Params, ids: Int[Array, "b s"])
 
 @program(
     static=["network", "uniformity", "steps", "levels"],
-    batched={"z0": 0, "condition": 0},
+    batched={"z0": 0, "condition": 0, "regions": 1},
     out=1,
 )
 def invert(
@@ -80,19 +81,22 @@ def invert(
     condition: Conditioning | None,
     null: Conditioning | None,
     guidance: Scalar,
+    regions: Float[Array, "blocks b h w"] | None = None,
+    regions_null: Conditioning | None = None,
     *,
     uniformity: float,
     steps: int,
     levels: tuple[int, ...],
 ) -> Float[Array, "levels b h w c"]:
-    """Latents of some levels of `steps`; see `predictor` for the conditions."""
-    predict = predictor(network, params, condition, null, uniformity, guidance, z0.shape[0])
+    """Latents of some levels of `steps`; see `predictor` for the conditions, `Regions` for the regions."""
+    parts = None if regions is None else Regions(regions, regions_null)
+    predict = predictor(network, params, condition, null, uniformity, guidance, z0.shape[0], parts)
     return ddim.invert(predict, z0, network.schedule.inverting(steps, max(levels)), keep=levels)
 
 
 @program(
     static=["network", "uniformity", "steps", "depth", "last"],
-    batched={"latent": 0, "condition": 0},
+    batched={"latent": 0, "condition": 0, "regions": 1},
     out=(0, 1),
     donated=["latent"],
 )
@@ -103,6 +107,8 @@ def denoise(
     condition: Conditioning | None,
     null: Conditioning | None,
     guidance: Scalar,
+    regions: Float[Array, "blocks b h w"] | None = None,
+    regions_null: Conditioning | None = None,
     *,
     uniformity: float,
     steps: int,
@@ -110,7 +116,10 @@ def denoise(
     last: int,
 ) -> tuple[Latent, Float[Array, "last b h w c"] | None]:
     """From level `depth` of `steps` to 0; also the clean estimates of the `last` steps, if any."""
-    predict = predictor(network, params, condition, null, uniformity, guidance, latent.shape[0])
+    parts = None if regions is None else Regions(regions, regions_null)
+    predict = predictor(
+        network, params, condition, null, uniformity, guidance, latent.shape[0], parts
+    )
     levels = network.schedule.denoising(steps, depth)
     if not last:
         return ddim.denoise(predict, latent, levels), None
@@ -126,7 +135,7 @@ def denoise(
         "auxiliary_clean": 1,
         "user_mask": 0,
     },
-    out=EditTrace(target=0, source=0, free=0, masks=1),
+    out=EditTrace(target=0, source=0, free=0, change=0, stability=0, masks=1),
     donated=["start"],
 )
 def edit(
@@ -139,6 +148,7 @@ def edit(
     user_mask: Float[Array, "b h w 1"] | None,
     guidance: Scalar,
     quantile: Scalar,
+    region: Scalar | None = None,
     *,
     plan: Plan,
     rule: Rule,
@@ -163,8 +173,25 @@ def edit(
         quantile=quantile,
         radius=radius,
         source_line=source_line,
+        region=region,
         keep_masks=keep_masks,
     )
+
+
+@program(
+    static=[],
+    batched={
+        "images": 0,
+        "rebuilt": 0,
+        "z0": 0,
+        "start": 0,
+        "trace": EditTrace(target=0, source=0, free=0, change=0, stability=0, masks=1),
+    },
+    out=0,
+)
+def signals(images: Image, rebuilt: Image, z0: Latent, start: Latent, trace: EditTrace) -> Signals:
+    """See `confidence.edit_signals`."""
+    return edit_signals(images, rebuilt, z0, start, trace)
 
 
 def evaluation_flops(

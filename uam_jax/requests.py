@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,3 +68,33 @@ def latent_masks(masks: MaskLike, shape: Sequence[int]) -> Float[Array, "b h w 1
     return masks.reshape(b, h, masks.shape[1] // h, w, masks.shape[2] // w).mean(axis=(2, 4))[
         ..., None
     ]
+
+
+def checked_regions(regions: Any, shape: Sequence[int]) -> Float[np.ndarray, "#blocks #b h w"]:
+    """Uniformity of every block, image and pixel, for latents of a shape."""
+    regions = np.asarray(regions, np.float32)
+    b, h, w, _ = shape
+    if (
+        regions.ndim != 4
+        or regions.shape[1] not in (1, b)
+        or regions.shape[2:] not in ((h, w), (1, 1))
+    ):
+        raise InputError(
+            f"regions have shape {regions.shape}: (blocks, {b}, {h}, {w}) is needed, or 1 in place of "
+            "blocks, of images, or of both sides"
+        )
+    if not ((regions >= 0) & (regions <= 1)).all():
+        raise InputError("regions have values outside [0, 1]: 0 is the text's maps, 1 uniform ones")
+    return np.broadcast_to(regions, (*regions.shape[:2], h, w))
+
+
+def inversion_regions(
+    allowed: Float[Array, "b h w 1"] | None, config: EditConfig
+) -> Float[np.ndarray, "1 b h w"] | None:
+    """Where the source's inversion is uniform, by `config.region.inversion` and the user's mask."""
+    if not config.region.inversion:
+        return None
+    if allowed is None:
+        raise InputError("region.inversion needs to know the region before the edit: give a mask")
+    inside = np.asarray(allowed)[None, ..., 0]
+    return inside * config.inversion.uniformity + (1 - inside) * config.region.inversion

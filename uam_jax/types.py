@@ -34,6 +34,19 @@ class Conditioning:
     extra: Mapping[str, Array] = field(default_factory=dict)
 
 
+class Regions(NamedTuple):
+    """Cross-attention maps that are uniform in one place and the text's in another.
+
+    Attributes:
+      uniformity: u in [0, 1] of every transformer block, example and pixel of the latent; one block's
+        may serve all.
+      null: the null prompt's condition (one row), whose uniform maps they are mixed with.
+    """
+
+    uniformity: Float[Array, "#blocks b h w"]
+    null: Conditioning
+
+
 class Step(NamedTuple):
     """One step between two noise levels, down (denoising) or up (inverting); stacked, a scan's input.
 

@@ -162,11 +162,17 @@ def uniform_attention(vectors: Sequence[Float[Array, "#b _"]]) -> AttentionRule:
 def mixed_attention(
     states: Float[Array, "b s e"],
     vectors: Sequence[Float[Array, "#b _"]],
-    uniformity: float | Array,
+    uniformity: float | Float[Array, "#blocks #b h w"],
 ) -> AttentionRule:
     """Maps between the text's (0) and uniform ones (1): `(1 - u) softmax(QKᵀ/√d) + u / S`.
 
     The output projection is affine, so mixing its outputs is mixing the maps.
+
+    Args:
+      states: of the text.
+      vectors: `uniform_vectors`, of the same text or of another, one per transformer block.
+      uniformity: u, in [0, 1]: one for all; or one for every block, example and pixel of the latent
+        (any of the four axes may be 1), averaged over what a pixel of a coarser level covers.
     """
     return Partial(_mixed, states, vectors, uniformity)
 
@@ -184,13 +190,29 @@ def _uniform(vectors: Sequence[Array], site: AttentionSite, x: Array, block: int
 def _mixed(
     states: Array,
     vectors: Sequence[Array],
-    uniformity: float | Array,
+    uniformity: Any,
     site: AttentionSite,
     x: Array,
     block: int,
 ) -> Array:
     text, uniform = _text(states, site, x, block), _uniform(vectors, site, x, block)
+    if jnp.ndim(uniformity):
+        own = uniformity[min(block, uniformity.shape[0] - 1)]
+        uniformity = _at_level(own, x.shape[1]).astype(x.dtype)
     return (1 - uniformity) * text + uniformity * uniform
+
+
+def _at_level(share: Float[Array, "#b h w"], pixels: int) -> Float[Array, "#b #n 1"]:
+    """A latent's map at a level of so many pixels, row by row."""
+    _, height, width = share.shape
+    if (height, width) != (1, 1):
+        # Every level halves both sides; an odd one is filled up with its border.
+        while share.shape[1] * share.shape[2] > pixels:
+            odd = [(0, 0), (0, share.shape[1] % 2), (0, share.shape[2] % 2)]
+            share = jnp.pad(share, odd, mode="edge")
+            rows, columns = share.shape[1] // 2, share.shape[2] // 2
+            share = share.reshape(share.shape[0], rows, 2, columns, 2).mean(axis=(2, 4))
+    return share.reshape(share.shape[0], -1, 1)
 
 
 def uniform_vectors(

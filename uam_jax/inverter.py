@@ -1,0 +1,189 @@
+"""Inverting and denoising with a checkpoint: what `Editor` does before and beside an edit."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from uam_jax import programs
+from uam_jax.checkpoints import Checkpoint
+from uam_jax.errors import InputError
+from uam_jax.inversion import Inversion, InversionKey
+from uam_jax.parallel import Devices
+from uam_jax.predictors import Network
+from uam_jax.requests import Prompts, per_image
+from uam_jax.types import Conditioning, Latent
+
+Shares = Float[Array | np.ndarray, "#blocks #b h w"]
+"""Uniformity of every transformer block, example and pixel of the latent, see `types.Regions`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inverter:
+    """A checkpoint's inversions.
+
+    Attributes:
+      checkpoint: networks, weights, tokenizer, schedule.
+      devices: over which batches are split; None: JAX's default device.
+    """
+
+    checkpoint: Checkpoint
+    devices: Devices | None = None
+
+    @property
+    def network(self) -> Network:
+        return Network(self.checkpoint.unet, self.checkpoint.schedule)
+
+    def condition(self, prompts: Prompts) -> Conditioning:
+        """See `Editor.condition`."""
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        ids = jnp.asarray(self.checkpoint.tokenizer.encode(texts))
+        params = self.checkpoint.params["text_encoder"]
+        return programs.condition(self.checkpoint.text_encoder, params, ids)
+
+    def key(
+        self,
+        count: int,
+        prompts: Prompts,
+        *,
+        uniformity: float = 0.0,
+        guidance: float = 1.0,
+        steps: int,
+        regions: Shares | None = None,
+    ) -> InversionKey:
+        """What an inversion of `count` images depends on besides them.
+
+        Raises:
+          InputError: neither one prompt for all nor one each.
+        """
+        texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+        if len(set(texts)) == 1:
+            texts = texts[:1]
+        elif len(texts) != count:
+            raise InputError(
+                f"{len(texts)} prompts for {count} images: give one for all or one each"
+            )
+        # Guidance between a prompt and itself is none.
+        scale = float(guidance) if any(texts) else 1.0
+        named = ""
+        if regions is not None:
+            content = np.ascontiguousarray(regions, np.float32)
+            named = hashlib.sha256(f"{content.shape}".encode() + content.tobytes()).hexdigest()[:16]
+        weights = self.checkpoint.weights_hash
+        return InversionKey(weights, texts, float(uniformity), scale, steps, named)
+
+    def invert(
+        self, z0: Latent, key: InversionKey, levels: tuple[int, ...], regions: Shares | None = None
+    ) -> Inversion:
+        """Clean latents -> those of `levels`."""
+        count = z0.shape[0]
+        latents = programs.invert(
+            self.network,
+            self.checkpoint.params["unet"],
+            jnp.asarray(z0),
+            *self._told(key, count),
+            key.guidance,
+            *self._regions(regions, z0.shape),
+            uniformity=key.uniformity,
+            steps=key.steps,
+            levels=levels,
+            on=self.devices,
+        )
+        return Inversion(latents, key, levels, regions)
+
+    def denoise(
+        self, inversion: Inversion, depth: int, *, last: int = 0
+    ) -> tuple[Latent, Float[Array, "last b h w c"] | None]:
+        """Latents of level `depth` -> clean ones, and the clean estimates of the `last` steps."""
+        key, latents = inversion.key, inversion.at(depth)
+        return programs.denoise(
+            self.network,
+            self.checkpoint.params["unet"],
+            latents,
+            *self._told(key, latents.shape[0]),
+            key.guidance,
+            *self._regions(inversion.regions, latents.shape),
+            uniformity=key.uniformity,
+            steps=key.steps,
+            depth=depth,
+            last=last,
+            on=self.devices,
+        )
+
+    def provide(
+        self,
+        z0: Latent,
+        needed: Mapping[InversionKey, tuple[int, ...]],
+        given: Sequence[Inversion],
+        regions: Shares | None = None,
+    ) -> tuple[dict[InversionKey, Inversion], int]:
+        """Every inversion that is needed, given or made now, and the evaluations spent.
+
+        Args:
+          z0: the pictures' latents.
+          needed: levels by inversion.
+          given: each must be needed and of these pictures.
+          regions: of the inversion whose key names any.
+
+        Raises:
+          InputError: a given inversion is of no use.
+        """
+        found = self._matched(given, needed, z0)
+        evaluations = 0
+        for key in needed.keys() - found.keys():
+            own = regions if key.regions else None
+            found[key] = self.invert(z0, key, needed[key], own)
+            evaluations += z0.shape[0] * key.rows * max(needed[key])
+        return found, evaluations
+
+    def refuse_foreign(self, inversion: Inversion) -> None:
+        """Raises an `InputError` for an inversion with other weights."""
+        made_with, own = inversion.key.weights_hash, self.checkpoint.weights_hash
+        if made_with != own:
+            raise InputError(
+                f"the inversion was made with weights {made_with}, this is {self.checkpoint.name} "
+                f"with weights {own}: invert again"
+            )
+
+    def _matched(
+        self,
+        given: Sequence[Inversion],
+        needed: Mapping[InversionKey, tuple[int, ...]],
+        z0: Latent,
+    ) -> dict[InversionKey, Inversion]:
+        """The given inversions by their key."""
+        found = {}
+        for inversion in given:
+            self.refuse_foreign(inversion)
+            if inversion.key not in needed:
+                wanted = "; or ".join(str(key) for key in needed)
+                raise InputError(
+                    f"the inversion ({inversion.key}) has no use in this edit, which takes {wanted}"
+                )
+            for level in needed[inversion.key]:
+                inversion.at(level)
+            if inversion.at(0).shape != z0.shape or not np.allclose(inversion.at(0), z0, atol=1e-4):
+                raise InputError("the inversion is of other pictures than those to be edited")
+            found[inversion.key] = inversion
+        return found
+
+    def _told(
+        self, key: InversionKey, count: int
+    ) -> tuple[Conditioning | None, Conditioning | None]:
+        """A row for each image, so that one program serves one prompt for all and one each; and null's."""
+        null_alone = not any(key.prompts)
+        condition = None if null_alone else per_image(self.condition(key.prompts), count)
+        return condition, self.condition("") if null_alone or key.rows == 2 else None
+
+    def _regions(
+        self, regions: Shares | None, shape: Sequence[int]
+    ) -> tuple[Float[Array, "blocks b h w"] | None, Conditioning | None]:
+        """The regions with a row for each image, and the null prompt's condition."""
+        if regions is None:
+            return None, None
+        b, h, w, _ = shape
+        spread = jnp.broadcast_to(jnp.asarray(regions, jnp.float32), (len(regions), b, h, w))
+        return spread, self.condition("")
