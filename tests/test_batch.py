@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import fsspec
@@ -14,6 +14,7 @@ from test_pipeline import tiny_editor
 
 from uam_jax import EditConfig, Editor, InputError, batch
 from uam_jax.batch import (
+    JOB,
     Settings,
     check_items,
     done_before,
@@ -27,7 +28,7 @@ from uam_jax.batch import (
 from uam_jax.cache import InversionCache
 from uam_jax.data import measure
 from uam_jax.images import read_image, write_image
-from uam_jax.ledger import read_rows
+from uam_jax.ledger import read_rows, refuse_other
 from uam_jax.manifest import Item
 from uam_jax.parallel import Devices, Program
 from uam_jax.runner import Progress, TooManyFailures
@@ -290,11 +291,11 @@ def test_merging_tells_what_is_missing(editor: Editor, items: list[Item], tmp_pa
 
 def test_other_settings_are_refused(editor: Editor, items: list[Item], tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    before = Settings("tiny", "weights", "float32", CONFIG.to_dict(), 8, 4, 2)
-    before.refuse_other(folder)  # a new job
+    other = asdict(Settings("tiny", "weights", "float32", CONFIG.to_dict(), 8, 4, 2))
+    refuse_other(folder, JOB, other)  # a new job
     job(editor, items[:1], tmp_path)
-    with pytest.raises(InputError, match=r"weights was \"tiny\", is \"weights\".*--allow-change"):
-        before.refuse_other(folder)
+    with pytest.raises(InputError, match=r"weights was \"tiny\", is \"weights\".*--out, or wait"):
+        refuse_other(folder, JOB, other, ", or wait")
 
 
 def test_settings_of_an_item_are_its_own(

@@ -26,6 +26,8 @@ LAYERS = (
         "grid",
         "report",
         "inversion",
+        "metrics",
+        "plots",
     },
     {"ddim", "data", "runner", "cache", "masks", "control", "weights", "compose"},
     {"edit", "checkpoints", "scenes"},
@@ -34,8 +36,9 @@ LAYERS = (
     {"inverter"},
     {"pipeline"},
     {"uam_jax"},  # the public names, in __init__.py
-    {"backend", "console", "jobs", "batch", "scenes.demo"},
-    {"batch_command"},
+    {"backend", "console", "jobs", "batch", "evaluate", "scenes.demo"},
+    {"batch_command", "reconstruction"},
+    {"eval_command"},
     {"cli"},
     {"__main__"},
 )

@@ -200,7 +200,7 @@ def test_guidance_changes_a_reconstruction(editor: Editor, images: np.ndarray) -
 
 
 def test_guidance_without_a_prompt_is_none(editor: Editor, images: np.ndarray) -> None:
-    told, null = (editor._inverter.key(3, prompt, guidance=5.0, steps=6) for prompt in (SOURCE, ""))
+    told, null = (editor.inverter.key(3, prompt, guidance=5.0, steps=6) for prompt in (SOURCE, ""))
     assert (told.rows, null.rows, null.guidance) == (2, 1, 1.0)
 
 

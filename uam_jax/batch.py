@@ -72,25 +72,6 @@ class Settings:
     suffix: str | None = None
     precision: str | None = None
 
-    def refuse_other(self, folder: Folder) -> None:
-        """Compares with what the folder's job was begun with.
-
-        Raises:
-          InputError: something differs; all of it is told.
-        """
-        before = json.loads(folder.read(JOB) or b"{}")
-        now = json.loads(json.dumps(asdict(self)))
-        changed = [
-            f"{key} was {_short(before[key])}, is {_short(now[key])}"
-            for key in now
-            if key in before and before[key] != now[key]
-        ]
-        if changed:
-            raise InputError(
-                f"{folder.url} holds a job with other settings ({'; '.join(changed)}): choose another "
-                "--out, or add --allow-change to go on with the new ones"
-            )
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -529,8 +510,3 @@ class EditWorker:
             "versions": self.versions,
             **known,
         }
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else hashlib.sha256(text.encode()).hexdigest()[:8]

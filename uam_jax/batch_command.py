@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from fsspec.core import url_to_fs
 
 from uam_jax import backend
 from uam_jax.batch import (
+    JOB,
     Plan,
     Settings,
     check_items,
@@ -29,6 +30,7 @@ from uam_jax.config import EditConfig
 from uam_jax.console import Console
 from uam_jax.errors import InputError, Preempted
 from uam_jax.images import Picture, output_format
+from uam_jax.ledger import refuse_other
 from uam_jax.manifest import Item, read_folder, read_manifest
 from uam_jax.parallel import Devices
 from uam_jax.runner import Progress, Stop
@@ -102,7 +104,8 @@ def run_batch(options: BatchOptions, console: Console, *, dry_run: bool = False)
         config = editor.default_config.overridden(options.overrides)
     plan = plan_job(items, sizes, config, _settings(options, editor, config))
     if not options.allow_change:
-        plan.settings.refuse_other(folder)
+        remedy = ", or add --allow-change to go on with the new ones"
+        refuse_other(folder, JOB, asdict(plan.settings), remedy)
         refuse_changed(items, folder)
     known = set(plan.expected) & done_before(folder, retry_failed=options.retry_failed)
     described = plan.describe(editor, len(known))

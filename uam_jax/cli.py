@@ -4,6 +4,7 @@ import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from uam_jax.pipeline import Editor
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+evaluations = typer.Typer(
+    no_args_is_help=True, help="Measures methods where the exact answer is known."
+)
+app.add_typer(evaluations, name="eval")
 
 Argument, Option = typer.Argument, typer.Option
 Images = Annotated[list[Path], Argument(metavar="IMAGE", help="Pictures, in any common format.")]
@@ -62,7 +68,7 @@ class Compute:
         backend.configure(device=self.device, precision=self.precision, cache=cache)
 
 
-def command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+def command(function: Callable[..., dict[str, Any]], of: typer.Typer = app) -> Callable[..., None]:
     """Makes a subcommand of `function(console, ...) -> summary`.
 
     A parameter `compute` stands for the options of `Compute`. Errors become exit codes, the summary
@@ -93,7 +99,7 @@ def command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     subcommand.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
         [option.replace(kind=keyword_only) for option in options]
     )
-    return app.command()(subcommand)
+    return of.command()(subcommand)
 
 
 def load_editor(model: str, compute: Compute, console: Console) -> "Editor":
@@ -296,6 +302,64 @@ def merge(
 
     console.stage(f"merging {folder}")
     return {"command": "merge", **finish_job(Folder(folder))}
+
+
+@partial(command, of=evaluations)
+def scenes(
+    console: Console,
+    out: Annotated[str, Option(help="Folder for results; a run that was stopped goes on.")],
+    methods: Annotated[
+        str,
+        Option(metavar="NAME|FILE,...", help="Presets, TOML files, or files of [methods.NAME]."),
+    ] = "default,released",
+    model: Model = "scenes",
+    third: Annotated[
+        str, Option(metavar="tune|report|reserve,...", help="Which part of the 700 items.")
+    ] = "report",
+    n: Annotated[int | None, Option(min=1, help="So many items; default: all of the part.")] = None,
+    seed: Annotated[int, Option(min=0, help="0 is the benchmark; others draw other items.")] = 0,
+    chunk: Annotated[int, Option(min=1, help="Items at a time.")] = 16,
+    share: Annotated[
+        bool,
+        Option("--share", help="One inversion for all methods that take the same; no seconds."),
+    ] = False,
+    *,
+    compute: Compute,
+) -> dict[str, Any]:
+    """Runs Scenes-Bench: edits of rendered scenes against exact answers and masks."""
+    compute.configure()
+    from uam_jax.eval_command import EvalOptions, run_eval
+
+    options = EvalOptions(
+        out=out, methods=methods, model=model, third=third, n=n, seed=seed, chunk=chunk, share=share,
+        dtype=compute.dtype, precision=compute.precision,
+    )  # fmt: skip
+    return run_eval(options, console)
+
+
+@partial(command, of=evaluations)
+def reconstruction(
+    console: Console,
+    out: Annotated[str, Option(help="Folder for results; a run that was stopped goes on.")],
+    model: Model = "scenes",
+    third: Annotated[
+        str, Option(metavar="tune|report|reserve,...", help="Which part of the 700 items.")
+    ] = "report",
+    n: Annotated[int | None, Option(min=1, help="So many items.")] = 32,
+    seed: Annotated[int, Option(min=0, help="0 is the benchmark; others draw other items.")] = 0,
+    chunk: Annotated[int, Option(min=1, help="Items at a time.")] = 16,
+    *,
+    compute: Compute,
+) -> dict[str, Any]:
+    """Compares inversions with source, null and wrong prompts and with uniform maps."""
+    compute.configure()
+    from uam_jax.eval_command import EvalOptions, run_reconstruction
+
+    options = EvalOptions(
+        out=out, model=model, third=third, n=n, seed=seed, chunk=chunk, dtype=compute.dtype,
+        precision=compute.precision,
+    )  # fmt: skip
+    return run_reconstruction(options, console)
 
 
 @command

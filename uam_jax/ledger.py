@@ -5,6 +5,7 @@ makes one `results.jsonl` and a Parquet table. Where files can't be added to (ob
 lines in numbered pieces instead.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -63,6 +64,32 @@ def read_rows(folder: Folder) -> dict[str, Row]:
             if row["status"] == "ok" or found.get(row["id"], row)["status"] != "ok":
                 found[row["id"]] = row
     return found
+
+
+def refuse_other(folder: Folder, name: str, now: Mapping[str, Any], remedy: str = "") -> None:
+    """Compares settings with those that the folder's job was begun with, key by key.
+
+    Args:
+      folder: the job's.
+      name: of the file that holds them.
+      now: this run's.
+      remedy: what else can be done than to choose another folder.
+
+    Raises:
+      InputError: something differs; all of it is told.
+    """
+    before = json.loads(folder.read(name) or b"{}")
+    new = json.loads(json.dumps(now))
+    changed = [
+        f"{key} was {_short(before[key])}, is {_short(new[key])}"
+        for key in new
+        if key in before and before[key] != new[key]
+    ]
+    if changed:
+        raise InputError(
+            f"{folder.url} holds a job with other settings ({'; '.join(changed)}): choose another "
+            f"--out{remedy}"
+        )
 
 
 def merge(folder: Folder, expected: Sequence[str]) -> list[Row]:
@@ -126,6 +153,11 @@ def _unicode(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     return value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _mend(folder: Folder, name: str) -> None:

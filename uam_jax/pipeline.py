@@ -158,6 +158,11 @@ class Editor:
         return replace(self, checkpoint=checkpoint, devices=devices)
 
     @property
+    def inverter(self) -> Inverter:
+        """Inversions one level deeper: levels, trajectories, clean estimates."""
+        return Inverter(self.checkpoint, self.devices)
+
+    @property
     def name(self) -> str:
         """What the model was asked for by."""
         return self.checkpoint.name
@@ -235,7 +240,7 @@ class Editor:
 
     def condition(self, prompts: Prompts) -> Conditioning:
         """Text -> what the U-Net is told; over-long prompts are cut with a warning."""
-        return self._inverter.condition(prompts)
+        return self.inverter.condition(prompts)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Warns of words that the model has never seen, if it ships a list of those it has."""
@@ -283,7 +288,7 @@ class Editor:
             raise InputError(f"keep is {keep!r}: choose needed or all")
         depth = self.plan(replace(self.default_config, steps=steps)).depth
         levels = range(steps + 1) if keep == "all" else sorted({0, depth, steps})
-        key = self._inverter.key(
+        key = self.inverter.key(
             z0.shape[0],
             prompts,
             uniformity=uniformity,
@@ -291,7 +296,7 @@ class Editor:
             steps=steps,
             regions=regions,
         )
-        return self._inverter.invert(z0, key, tuple(levels), regions)
+        return self.inverter.invert(z0, key, tuple(levels), regions)
 
     def reconstruct_latents(self, inversion: Inversion, *, guidance: float | None = None) -> Latent:
         """Noise -> clean latents, with the prompts and maps of the inversion.
@@ -300,10 +305,10 @@ class Editor:
           inversion: of this editor's model.
           guidance: scale; None takes the inversion's.
         """
-        self._inverter.refuse_foreign(inversion)
+        self.inverter.refuse_foreign(inversion)
         if guidance is not None:
             inversion = replace(inversion, key=replace(inversion.key, guidance=float(guidance)))
-        latents, _ = self._inverter.denoise(inversion, inversion.key.steps)
+        latents, _ = self.inverter.denoise(inversion, inversion.key.steps)
         return latents
 
     def reconstruct(self, inversion: Inversion, *, guidance: float | None = None) -> Image:
@@ -409,11 +414,11 @@ class Editor:
         regions = inversion_regions(allowed, config)
         keys = self._keys(z0.shape[0], prompts, config, regions)
         needed = _levels(keys, plan, config)
-        made, evaluations = self._inverter.provide(z0, needed, listed(inversions), regions)
+        made, evaluations = self.inverter.provide(z0, needed, listed(inversions), regions)
         auxiliary, clean = None, None
         if plan.depth:
             inversion = made[keys.auxiliary]
-            auxiliary, clean = self._inverter.denoise(inversion, plan.depth, last=plan.blended)
+            auxiliary, clean = self.inverter.denoise(inversion, plan.depth, last=plan.blended)
         elif plan.blended:
             auxiliary, clean = z0, jnp.broadcast_to(z0, (plan.blended, *z0.shape))
         source_inversion = made[keys.source]
@@ -446,7 +451,7 @@ class Editor:
             return x if x is None or one_each else jnp.take(x, jnp.asarray(source_index), axis)
 
         trace = programs.edit(
-            self._inverter.network,
+            self.inverter.network,
             self.params["unet"],
             jnp.copy(per_target(prepared.start)),
             per_target(prepared.trajectory, 1),
@@ -500,20 +505,16 @@ class Editor:
             jnp.arange(len(texts))
         )
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-        key = self._inverter.key(len(texts), texts, guidance=guidance, steps=steps)
-        latents, _ = self._inverter.denoise(Inversion(noise[None], key, (steps,)), steps)
+        key = self.inverter.key(len(texts), texts, guidance=guidance, steps=steps)
+        latents, _ = self.inverter.denoise(Inversion(noise[None], key, (steps,)), steps)
         return self.decode(latents)
 
     # Parts
 
-    @property
-    def _inverter(self) -> Inverter:
-        return Inverter(self.checkpoint, self.devices)
-
     def _keys(
         self, count: int, prompts: Prompts, config: EditConfig, regions: Shares | None = None
     ) -> _Keys:
-        key, inversion = self._inverter.key, config.inversion
+        key, inversion = self.inverter.key, config.inversion
         return _Keys(
             source=key(
                 count,

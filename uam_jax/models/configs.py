@@ -139,6 +139,11 @@ class UNetConfig:
     flip_sin_to_cos: bool
     freq_shift: float
 
+    @property
+    def transformer_blocks(self) -> int:
+        """How many there are, each with one cross-attention layer."""
+        return sum(self.attends) * (2 * self.layers_per_block + 1) + 1
+
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
         """Reads a `unet/config.json`; absent keys take diffusers' defaults.

@@ -1,0 +1,148 @@
+"""Figures of an evaluation, as PNG or SVG bytes."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+COLOURS = mpl.colormaps["tab20"].colors[::2] + mpl.colormaps["tab20"].colors[1::2]  # type: ignore[attr-defined]
+Interval = Sequence[Any]
+"""A mean and its interval's ends: three numbers, or None where there is no mean."""
+
+_MARKS = "os^Dv<>Pp*hX"
+
+
+def points(
+    series: Mapping[str, tuple[Interval, Interval]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    line: float | None = None,
+    line_label: str = "",
+) -> bytes:
+    """A point with two intervals for every name: (mean, low, high) along x and along y.
+
+    Args:
+      series: by name; what has no mean is left out.
+      title: of the figure.
+      x: the label of the horizontal axis.
+      y: the label of the vertical axis.
+      line: a value of x that is marked.
+      line_label: says what it is.
+    """
+    figure = Figure(figsize=(8, 5.2), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, (across, up)) in enumerate(series.items()):
+        if across[0] is None or up[0] is None:
+            continue
+        bars = [[[abs(each[0] - each[1])], [abs(each[2] - each[0])]] for each in (across, up)]
+        axes.errorbar(
+            [across[0]], [up[0]], xerr=bars[0], yerr=bars[1], label=name, capsize=2,
+            marker=_MARKS[number % len(_MARKS)], color=COLOURS[number % len(COLOURS)],
+            linestyle="none", elinewidth=0.8, markersize=7,
+        )  # fmt: skip
+    if line is not None:
+        axes.axvline(line, color="0.5", linestyle="--", linewidth=1, label=line_label)
+    _finish(figure, axes, title, x, y)
+    return _png(figure)
+
+
+def curves(
+    series: Mapping[str, Mapping[float, Interval]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    log: bool = False,
+) -> bytes:
+    """A line for every name through (mean, low, high) at each x, the interval as a band.
+
+    Args:
+      series: by name, then by x.
+      title: of the figure.
+      x: the label of the horizontal axis.
+      y: the label of the vertical axis.
+      log: draw x logarithmically, marked at its values.
+    """
+    figure = Figure(figsize=(8, 5.2), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, values) in enumerate(series.items()):
+        known = {at: three for at, three in values.items() if three[0] is not None}
+        colour = COLOURS[number % len(COLOURS)]
+        means, low, high = ([three[i] for three in known.values()] for i in range(3))
+        mark = _MARKS[number % len(_MARKS)]
+        axes.plot(list(known), means, label=name, color=colour, marker=mark, markersize=4)
+        axes.fill_between(list(known), low, high, color=colour, alpha=0.15, linewidth=0)
+    if log:
+        ticks = sorted({at for values in series.values() for at in values})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+    _finish(figure, axes, title, x, y)
+    return _png(figure)
+
+
+def bars(values: Mapping[str, Mapping[str, Interval]], *, title: str, y: str) -> bytes:
+    """Groups of bars with intervals: for every group, a bar for each name, (mean, low, high)."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    axes = figure.subplots()
+    names = list(dict.fromkeys(name for group in values.values() for name in group))
+    width = 0.8 / max(len(names), 1)
+    for number, name in enumerate(names):
+        places, means, errors = [], [], []
+        for place, group in enumerate(values.values()):
+            mean, low, high = group.get(name, (None,) * 3)
+            if mean is not None and low is not None and high is not None:
+                places.append(place + (number - (len(names) - 1) / 2) * width)
+                means.append(mean)
+                errors.append((mean - low, high - mean))
+        axes.bar(
+            places, means, width, label=name, color=COLOURS[number % len(COLOURS)],
+            yerr=[list(side) for side in zip(*errors, strict=True)] if errors else None,
+            error_kw={"elinewidth": 0.8},
+        )  # fmt: skip
+    axes.set_xticks(range(len(values)), list(values), rotation=20, ha="right")
+    _finish(figure, axes, title, "", y)
+    return _png(figure)
+
+
+def reliability(
+    groups: Mapping[str, Sequence[tuple[float, float, float, float]]], *, title: str
+) -> bytes:
+    """Stated confidence against observed success: (stated, observed, low, high) of every bin."""
+    figure = Figure(figsize=(5.6, 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="as stated")
+    for number, (name, bins) in enumerate(groups.items()):
+        stated, observed, low, high = zip(*bins, strict=True)
+        down = [a - b for a, b in zip(observed, low, strict=True)]
+        up = [b - a for a, b in zip(observed, high, strict=True)]
+        axes.errorbar(
+            stated, observed, yerr=[down, up], label=name, marker="o", capsize=2,
+            color=COLOURS[number % len(COLOURS)],
+        )  # fmt: skip
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    _finish(figure, axes, title, "confidence", "share that was right")
+    return _png(figure)
+
+
+def _finish(figure: Figure, axes: Any, title: str, x: str, y: str) -> None:
+    axes.set(xlabel=x, ylabel=y)
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 6:
+        figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
+    elif labels:
+        axes.legend(fontsize=8, frameon=False)
+
+
+def _png(figure: Figure) -> bytes:
+    with io.BytesIO() as buffer:
+        # Without the date and the version, so that equal figures are equal files.
+        figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+        return buffer.getvalue()
