@@ -22,7 +22,7 @@ import numpy as np
 
 from uam_jax import EditConfig, Editor, scenes
 from uam_jax.compose import soft_mask
-from uam_jax.scenes.demo import psnr
+from uam_jax.metrics import psnr
 
 ROOT = Path(__file__).resolve().parents[1]
 _DRAW = 104_729  # keeps these scenes apart from those of the training and of the demo

@@ -28,6 +28,7 @@ from uam_jax.data import (
 from uam_jax.errors import InputError
 from uam_jax.images import (
     default_suffix,
+    encode_error,
     encode_image,
     encode_mask,
     encode_preview,
@@ -41,7 +42,7 @@ from uam_jax.runner import Outcome, Progress, Stop, run
 from uam_jax.storage import Folder
 
 if TYPE_CHECKING:
-    from uam_jax.pipeline import Editor, Prepared
+    from uam_jax.pipeline import Editor, EditResult, Prepared
 
 JOB, EXPECTED, SIZES = "job.json", "expected.txt", "sizes.json"
 
@@ -308,10 +309,12 @@ def finish_job(folder: Folder, facts: Mapping[str, Any] | None = None) -> dict[s
     found = {row["id"] for row in rows}
     missing = [name for name in expected if name not in found]
     failed = sum(row["status"] != "ok" for row in rows)
+    review = sum(row["status"] == "ok" and bool(row.get("review")) for row in rows)
     job = json.loads(folder.read(JOB) or b"{}")
     summary = {
         "results": len(expected),
         "ok": len(rows) - failed,
+        "review": review,
         "failed": failed,
         "missing": len(missing),
     }
@@ -327,6 +330,8 @@ class _Computed:
 
     images: list[np.ndarray]
     free: list[np.ndarray]
+    results: list["EditResult"]
+    errors: np.ndarray
     prepared: "Prepared"
     seconds: float
 
@@ -405,7 +410,9 @@ class EditWorker:
                     warnings.warn(f"an inversion could not be kept: {error}", stacklevel=1)
             images = [np.asarray(result.images, np.float32) for result in results]
             free = [np.asarray(result.masks, np.float32) for result in results]
-            return self._outcomes(batch, config, _Computed(images, free, prepared, seconds))
+            errors = np.asarray(results[0].error_map, np.float32)
+            made = _Computed(images, free, results, errors, prepared, seconds)
+            return self._outcomes(batch, config, made)
 
         return finish
 
@@ -439,13 +446,13 @@ class EditWorker:
             try:
                 if fault := batch.reasons[slot]:
                     raise InputError(fault)
-                files = self._files(
-                    batch, slot, config, made.images[number][slot], made.free[number][slot], row
-                )
+                files = self._files(batch, slot, config, made, number, row)
             # Whatever it is (an encoder of Pillow's, say), the other pictures have no part in it.
             except Exception as error:
                 told = str(error) if isinstance(error, InputError) else repr(error)
-                nothing = dict.fromkeys(("output", "preview", "mask"))
+                nothing = dict.fromkeys(
+                    ("output", "preview", "mask", "error", "confidence", "review")
+                )
                 row |= {"status": "failed", "reason": told, **nothing}
                 files = {}
             outcomes.append(Outcome(row, files))
@@ -456,11 +463,16 @@ class EditWorker:
         batch: Batch,
         slot: int,
         config: EditConfig,
-        edited: np.ndarray,
-        free: np.ndarray,
+        made: _Computed,
+        number: int,
         row: Row,
     ) -> dict[str, bytes]:
         """One result's files; their names and figures go into its row."""
+        edited, free, result = (
+            made.images[number][slot],
+            made.free[number][slot],
+            made.results[number],
+        )
         item, picture = batch.items[slot], batch.pictures[slot]
         assert item is not None and picture is not None
         if not np.isfinite(edited).all():
@@ -473,6 +485,9 @@ class EditWorker:
         row["output"] = f"images/{row['id']}{suffix}"
         row["mask"] = f"masks/{row['id']}.png"
         row["preview"] = f"originals/{item.id}.jpg"
+        row["error"] = f"errors/{item.id}.png"
+        row["confidence"] = round(float(result.confidence[slot]), 4)
+        row["review"] = result.review[slot]
         row["mask_share"] = round(float(mask.mean()), 5)
         height, width = picture.size
         row["size"] = f"{width}x{height}"
@@ -481,6 +496,7 @@ class EditWorker:
                 row["output"]: encode_image(row["output"], pixels, picture),
                 row["mask"]: encode_mask(mask),
                 row["preview"]: encode_preview(picture.pixels),
+                row["error"]: encode_error(made.errors[slot]),
             }
 
     def _row(self, batch: Batch, slot: int, number: int, **known: Any) -> Row:
@@ -499,6 +515,9 @@ class EditWorker:
             "output": None,
             "preview": None,
             "mask": None,
+            "error": None,
+            "confidence": None,
+            "review": None,
             "mask_share": None,
             "seconds": None,
             "size": None,

@@ -5,10 +5,16 @@ picture at all, the source branch whether denoising came back to where it starte
 two prompts disagree in one place or everywhere.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from uam_jax.edit import EditTrace
+from uam_jax.errors import InputError
 from uam_jax.masks import otsu, smooth
 from uam_jax.types import Image, Latent
 
@@ -69,3 +75,115 @@ def edit_signals(
 
 def _decibels(signal: Float[Array, "b"], error: Float[Array, "b"]) -> Float[Array, "b"]:
     return 10 * jnp.log10(jnp.maximum(signal, 1e-10) / jnp.maximum(error, 1e-10))
+
+
+REASONS: dict[str, tuple[str, str]] = {
+    "separability": (
+        "what changes is hardly apart from what stays",
+        "what changes is very sharply apart from what stays",
+    ),
+    "contrast": (
+        "what changes is hardly apart from what stays",
+        "what changes is very sharply apart from what stays",
+    ),
+    "difference": (
+        "the target prompt hardly differs from the picture",
+        "the target prompt differs from the picture almost everywhere",
+    ),
+    "stability": ("the mask changes from step to step", "the mask never changes"),
+    "share": ("hardly anything was free to change", "most of the picture was free to change"),
+    "moved": ("the picture hardly changed", "the picture changed as a whole"),
+    "round_trip": ("the way back did not lead to the original", "nothing moved the source branch"),
+}
+"""What a signal says if it is low, and if it is high: the signals that `Calibration.weights` may name."""
+
+UNFAMILIAR = "the model cannot reproduce this picture"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From signals to one confidence: a logistic regression, times how familiar the picture is.
+
+    Attributes:
+      weights: of the signals, standardised.
+      means: of the signals where it was fitted.
+      scales: their standard deviations there.
+      bias: of the logit.
+      familiar: PSNR in dB: at it or above, the model reproduces a picture as well as those of its own
+        world; 6 dB below it knows nothing of it.
+      noise: the largest |log| of the signal `noise` that is familiar; at twice that, nothing is.
+      below: a result whose confidence is lower is to be reviewed.
+      fitted: on what, in words; empty where it was not fitted for this model.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    means: Mapping[str, float] = field(default_factory=dict)
+    scales: Mapping[str, float] = field(default_factory=dict)
+    bias: float = 2.0
+    familiar: float = 22.0
+    noise: float = 0.25
+    below: float = 0.5
+    fitted: str = ""
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """Reads the table `[confidence]` that ships beside a model; without one, only familiarity counts.
+
+        Raises:
+          InputError: naming the key that is at fault.
+        """
+        known = {
+            "weights": dict, "means": dict, "scales": dict, "bias": float, "familiar": float,
+            "noise": float, "below": float, "fitted": str,
+        }  # fmt: skip
+        for key, value in settings.items():
+            if key not in known or not isinstance(value, known[key]):
+                raise InputError(f"[confidence] {key} = {value!r}: known are {', '.join(known)}")
+        found = cls(**settings)
+        for name in found.weights:
+            if name not in REASONS or name not in found.means or not found.scales.get(name):
+                raise InputError(
+                    f"[confidence] weights.{name} needs means.{name} and scales.{name}"
+                )
+        return found
+
+    def confidence(self, signals: Mapping[str, Any]) -> Float[np.ndarray, "t"]:
+        """The chance, in [0, 1], that the edit did what it should and nothing else."""
+        logit = self.bias + sum(self._parts(signals).values(), np.zeros(()))
+        return self.familiarity(signals) / (1 + np.exp(-np.clip(logit, -30, 30)))
+
+    def familiarity(self, signals: Mapping[str, Any]) -> Float[np.ndarray, "t"]:
+        """1 for a picture of the model's own world, 0 for one that it knows nothing of."""
+        rebuilt = np.asarray(signals["reconstruction"], np.float64)
+        noise = np.abs(np.log(np.maximum(np.asarray(signals["noise"], np.float64), 1e-6)))
+        ramps = 1 - (self.familiar - rebuilt) / 6, 2 - noise / self.noise
+        return np.prod([np.nan_to_num(np.clip(ramp, 0, 1)) for ramp in ramps], axis=0)
+
+    def review(self, signals: Mapping[str, Any]) -> list[str | None]:
+        """Why each result should be looked at; None where it need not be."""
+        sure, familiar = self.confidence(signals), self.familiarity(signals)
+        parts = self._parts(signals)
+        found: list[str | None] = []
+        for index, confidence in enumerate(sure):
+            if confidence >= self.below:
+                found.append(None)
+            elif familiar[index] < self.below or not parts:
+                told = float(np.asarray(signals["reconstruction"])[index])
+                found.append(
+                    f"{UNFAMILIAR} ({told:.1f} dB; pictures that it knows have {self.familiar:.1f} or more)"
+                )
+            else:
+                worst = min(parts, key=lambda name: parts[name][index])
+                value = float(np.asarray(signals[worst])[index])
+                found.append(REASONS[worst][int(value > self.means[worst])])
+        return found
+
+    def _parts(self, signals: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """What each signal adds to the logit."""
+        return {
+            name: weight
+            * np.nan_to_num(
+                (np.asarray(signals[name], np.float64) - self.means[name]) / self.scales[name]
+            )
+            for name, weight in self.weights.items()
+        }

@@ -252,20 +252,13 @@ class _Worker:
         masks = self._masks(shared, config)
         needed = editor.inversions_needed(source, shape=shared.z0.shape, config=config, masks=masks)
         made = []
-        for key, levels in needed.items():
+        for key in needed:
+            if key.regions:  # made by the method itself
+                continue
             kept = shared.inversions.get(key)
-            if kept is None or not set(levels) <= set(kept.levels):
-                if key.regions:
-                    continue
-                kept = editor.invert(
-                    shared.z0,
-                    key.prompts if len(key.prompts) > 1 else key.prompts[0],
-                    uniformity=key.uniformity,
-                    guidance=key.guidance,
-                    steps=key.steps,
-                    keep="all",
-                )
-                shared.inversions[key] = kept
+            if kept is None:
+                every = tuple(range(key.steps + 1))
+                kept = shared.inversions[key] = editor.inverter.invert(shared.z0, key, every)
             made.append(kept)
         return made
 
@@ -315,6 +308,8 @@ class _Worker:
                 "target": items.targets[slot],
                 "output": f"images/{name}.png",
                 "mask": f"masks/{name}.png",
+                "confidence": round(float(result.confidence[slot]), 6),
+                "review": result.review[slot],
                 "config": config.fingerprint(),
                 "evaluations": evaluations,
                 "seconds": None if seconds is None else round(seconds, 4),

@@ -275,6 +275,11 @@ def encode_mask(mask: Float[np.ndarray, "h w"]) -> bytes:
     return encode_image("mask.png", pixels, Picture(pixels, grey=True))
 
 
+def encode_error(error: Float[np.ndarray, "h w"]) -> bytes:
+    """The bytes of a grey PNG of an error map in [0, 1], eight times brighter to be seen."""
+    return encode_mask(np.minimum(8 * error, 1))
+
+
 def encode_preview(pixels: Float[np.ndarray, "h w 3"], side: int = 512) -> bytes:
     """The bytes of a small JPEG, for pages that show many pictures; its longer side is at most `side`."""
     scale = min(1.0, side / max(pixels.shape[:2]))

@@ -16,6 +16,7 @@ from uam_jax.errors import InputError
 from uam_jax.images import (
     Picture,
     default_suffix,
+    encode_error,
     encode_image,
     encode_mask,
     encode_preview,
@@ -124,8 +125,14 @@ def edit_job(
         masks = jnp.asarray(resize(allowed, (height, width), linear=True)[None])
     # From the latents, since the original's pixels are put back below, at their own resolution.
     latents = editor.encode(jnp.asarray(working[None]))
-    result = editor.edit_latents(latents, [list(targets)], source, masks=masks, config=config)
-    files: Files = {job.preview: encode_preview(picture.pixels)} if job.preview else {}
+    result = editor.edit_latents(
+        latents, [list(targets)], source, masks=masks, config=config, images=working[None]
+    )
+    files: Files = {}
+    if job.preview:
+        error = np.asarray(result.error_map[0], np.float32)
+        files[job.preview] = encode_preview(picture.pixels)
+        files[_error_file(job.preview)] = encode_error(error)
     rows: Rows = []
     for index, (target, output) in enumerate(zip(targets, job.outputs, strict=True)):
         edited = np.asarray(result.images[index], np.float32)
@@ -144,6 +151,8 @@ def edit_job(
                 "output": output,
                 "worked_at": f"{width}x{height}",
                 "mask_share": float(mask.mean()),
+                "confidence": round(float(result.confidence[index]), 4),
+                "review": result.review[index],
             }
         )
     return files, rows
@@ -165,11 +174,18 @@ def report_page(out: Path, jobs: Sequence[Job], rows: Rows, facts: dict[str, Any
                 "output": output.relative_to(out).as_posix(),
                 "mask": mask.relative_to(out).as_posix(),
                 "preview": job.preview.relative_to(out).as_posix(),
+                "error": _error_file(job.preview).relative_to(out).as_posix(),
                 "mask_share": row["mask_share"],
+                "confidence": row["confidence"],
+                "review": row["review"],
             }
         )
     pages = render_report(shown, title="Edited pictures", facts=facts)
     return {out / name: content for name, content in pages.items()}
+
+
+def _error_file(preview: Path) -> Path:
+    return preview.with_name(f"{preview.stem}-error.png")
 
 
 def reconstruct_job(

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from uam_jax import programs
 from uam_jax.checkpoints import Checkpoint, load_checkpoint
 from uam_jax.compose import keep_unedited
-from uam_jax.confidence import Signals, error_map
+from uam_jax.confidence import Calibration, Signals, error_map
 from uam_jax.config import EditConfig
 from uam_jax.errors import InputError
 from uam_jax.inversion import Inversion, InversionKey
@@ -64,6 +64,8 @@ class EditResult:
       error_map: (b, h, w) in [0, 1]: how far the uniform reconstruction is from each pixel of the
         original (`confidence.error_map`).
       signals: what the edit tells about itself, (T,) each (`confidence.edit_signals`).
+      confidence: (T,) in [0, 1], how sure it is that the edit did what it should and nothing else.
+      review: why each result should be looked at; None where it need not be.
       step_masks: (steps, T, h/f, w/f, c), 1 where free, if asked for.
     """
 
@@ -76,6 +78,8 @@ class EditResult:
     source_index: np.ndarray
     error_map: Float[Array, "b height width"]
     signals: Signals
+    confidence: np.ndarray
+    review: Sequence[str | None]
     step_masks: Float[Array, "m t h w c"] | None = None
 
 
@@ -192,6 +196,11 @@ class Editor:
     def default_config(self) -> EditConfig:
         """The preset `default` with the settings that ship beside the weights, which win."""
         return EditConfig.load("default").updated(self.checkpoint.settings.get("default", {}))
+
+    @functools.cached_property
+    def calibration(self) -> Calibration:
+        """What makes an edit's signals a confidence: the model's own if it ships one."""
+        return Calibration.from_settings(self.checkpoint.settings.get("confidence", {}))
 
     @property
     def params(self) -> Params:
@@ -473,6 +482,12 @@ class Editor:
             keep_masks=keep_masks,
             on=self.devices,
         )
+        signals = programs.signals(
+            *(per_target(x) for x in (prepared.images, prepared.rebuilt, prepared.z0)),
+            per_target(prepared.start),
+            trace._replace(masks=None),
+            on=self.devices,
+        )
         factor = self.size_factor
         t, h, w = trace.free.shape
         return EditResult(
@@ -484,12 +499,9 @@ class Editor:
             evaluations=prepared.evaluations + len(targets) * plan.edit_evaluations,
             source_index=source_index,
             error_map=error_map(prepared.images, prepared.rebuilt),
-            signals=programs.signals(
-                *(per_target(x) for x in (prepared.images, prepared.rebuilt, prepared.z0)),
-                per_target(prepared.start),
-                trace._replace(masks=None),
-                on=self.devices,
-            ),
+            signals=signals,
+            confidence=self.calibration.confidence(signals),
+            review=self.calibration.review(signals),
             step_masks=trace.masks,
         )
 

@@ -17,9 +17,9 @@ ROWS_PER_FILE = 20_000
 
 _FOLDER = "gallery"
 _ASSETS = ("page.css", "data.js", "stage.js", "page.js")
-_TEXTS = ("id", "reason", "image", "target", "source", "size")
-_PATHS = ("output", "preview", "mask", "answer")
-_NUMBERS = ("mask_share", "seconds")
+_TEXTS = ("id", "reason", "review", "image", "target", "source", "size")
+_PATHS = ("output", "preview", "mask", "error", "answer")
+_NUMBERS = ("confidence", "mask_share", "seconds")
 # Neither HTML nor a screen has a form for these; tab and line feed have one.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
@@ -27,15 +27,18 @@ _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 def render_report(
     rows: Sequence[Mapping[str, Any]], *, title: str, facts: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    """The files of a page that shows every row, failures first, to compare, search and sort.
+    """The files of a page that shows every row, to compare, search and sort.
+
+    Failures come first, then what is to be reviewed; the least confident come before the others.
 
     The page needs no server: its data are scripts, since a browser reads nothing else from a disk.
 
     Args:
       rows: one mapping per edit, in the order of the job. Needed: `id`, and `status`, "ok" or
-        "failed". Shown where there: the texts `reason` (of a failure), `image` (the input's name),
-        `target` and `source` (prompts), `size` ("640x480"); the pictures `output`, `preview` (the
-        original), `mask` and `answer` (the exact result), as paths relative to the page with "/";
+        "failed". Shown where there: the texts `reason` (of a failure), `review` (why to look at a
+        result), `image` (the input's name), `target` and `source` (prompts), `size` ("640x480");
+        the pictures `output`, `preview` (the original), `mask`, `error` (the reconstruction's) and
+        `answer` (the exact result), as paths relative to the page with "/"; `confidence` and
         `mask_share` in [0, 1], `seconds`, and `figures`, a mapping of names to numbers. Whatever
         else is there is ignored, and a number that is not finite is none.
       title: the heading.

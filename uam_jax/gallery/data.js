@@ -31,6 +31,7 @@ function rowAt(number) {
 function sortKeys() {
   const keys = [
     { key: "order", label: "order of the job", values: null },
+    { key: "confidence", label: "confidence", values: rows.columns.confidence },
     { key: "id", label: "id", values: rows.columns.id },
     { key: "mask", label: "mask share", values: rows.columns.mask_share },
     { key: "seconds", label: "seconds", values: rows.columns.seconds },
@@ -46,7 +47,7 @@ let texts = null;
 /** Each row's texts as one, in lower case. Made once, when first needed or when the page is idle. */
 function searchTexts() {
   if (texts) return texts;
-  const searched = ["id", "image", "target", "source", "reason"].map((name) => rows.columns[name] || []);
+  const searched = ["id", "image", "target", "source", "reason", "review"].map((name) => rows.columns[name] || []);
   texts = new Array(rows.count);
   for (let i = 0; i < rows.count; i++) {
     let text = "";
@@ -84,13 +85,14 @@ function sorted(key, down) {
 function findRows({ q, show, sort, down, top }) {
   const words = (normal(q).match(/"[^"]+"|\S+/g) || []).map((word) => word.replace(/^"(.+)"$/, "$1"));
   const haystack = words.length ? searchTexts() : null;
-  const { failed } = rows.columns;
+  const { failed, review } = rows.columns;
   const first = [];
+  const second = [];
   const rest = [];
   for (const i of sorted(sort, down)) {
-    if (show !== "all" && (show === "failed") !== (failed[i] === 1)) continue;
+    if (show === "review" ? failed[i] || !review[i] : show !== "all" && (show === "failed") !== (failed[i] === 1)) continue;
     if (haystack && !words.every((word) => haystack[i].includes(word))) continue;
-    (top && failed[i] ? first : rest).push(i);
+    (top && failed[i] ? first : top && review[i] ? second : rest).push(i);
   }
-  return first.concat(rest);
+  return first.concat(second, rest);
 }

@@ -2,8 +2,9 @@
 // The page: its state is in the address, so that a link leads to what its sender saw.
 
 {
+  const hasConfidence = (rows.columns.confidence || []).some((value) => value !== null);
   const START = {
-    q: "", show: "all", sort: "order", down: false, top: true, per: 24, page: 1,
+    q: "", show: "all", sort: hasConfidence ? "confidence" : "order", down: false, top: true, per: 24, page: 1,
     view: "compare", gain: 4, open: "",
   };
   // What a new page number must not survive, since it changes which rows there are, or where.
@@ -15,7 +16,11 @@
   const count = (number) => number.toLocaleString("en");
   const keys = sortKeys();
   const failures = (rows.columns.failed || []).reduce((sum, failed) => sum + failed, 0);
-  const hasAnswers = (rows.columns.answer || []).some(Boolean);
+  const reviews = (rows.columns.review || []).reduce((sum, why, i) => sum + (why && !rows.columns.failed[i] ? 1 : 0), 0);
+  // Views that not every job has pictures for.
+  const hasView = Object.fromEntries(
+    ["answer", "error"].map((name) => [name, (rows.columns[name] || []).some(Boolean)]),
+  );
 
   let state = { ...START };
   let found = [];
@@ -34,12 +39,12 @@
       else if (typeof start === "number") next[name] = Math.trunc(Number(value)) || start;
       else next[name] = value;
     }
-    if (!["all", "ok", "failed"].includes(next.show)) next.show = START.show;
+    if (!["all", "ok", "review", "failed"].includes(next.show)) next.show = START.show;
     if (!keys.some(({ key }) => key === next.sort)) next.sort = START.sort;
     if (!PERS.includes(next.per)) next.per = START.per;
     if (!GAINS.includes(next.gain)) next.gain = START.gain;
     if (!Object.hasOwn(PICTURES, next.view)) next.view = START.view;
-    if (next.view === "answer" && !hasAnswers) next.view = START.view;
+    if (hasView[next.view] === false) next.view = START.view;
     return next;
   }
 
@@ -140,6 +145,7 @@
       const open = () => go({ open: row.id });
       card.prepend(makeStage(row, open));
       card.classList.toggle("failed", row.failed === 1);
+      card.classList.toggle("review", !row.failed && Boolean(row.review));
       fill(card, row);
       const target = card.querySelector(".target");
       target.addEventListener("click", open);
@@ -153,6 +159,7 @@
       // A failure has no figures; where an edit lacks one, that is worth a dash.
       const figures = row.failed ? [] : row.figures.map(([label, value]) => [label, figure(value)]);
       if (known(row.mask_share)) figures.unshift(["mask", percent(row.mask_share)]);
+      if (known(row.confidence)) figures.unshift(["confidence", percent(row.confidence)]);
       if (known(row.seconds)) figures.push(["time", duration(row.seconds)]);
       list(card.querySelector("dl"), figures);
       return card;
@@ -163,8 +170,8 @@
   function fill(element, row) {
     element.querySelector(".target, h2").textContent = row.target || row.id;
     const reason = element.querySelector(".reason");
-    reason.hidden = !row.failed;
-    reason.textContent = row.reason || "failed, without a reason";
+    reason.hidden = !row.failed && !row.review;
+    reason.textContent = row.failed ? row.reason || "failed, without a reason" : row.review;
   }
 
   function list(element, entries) {
@@ -221,13 +228,15 @@
 
   function describe(row) {
     large.classList.toggle("failed", row.failed === 1);
+    large.classList.toggle("review", !row.failed && Boolean(row.review));
     fill(large, row);
     const entries = [["source prompt", row.source || "–"], ["image", row.image || "–"], ["id", row.id]];
     entries.push(["status", row.failed ? "failed" : "ok"], ["size", row.size || "–"]);
+    if (known(row.confidence)) entries.push(["confidence", percent(row.confidence)]);
     entries.push(["mask share", percent(row.mask_share)], ["time", duration(row.seconds)]);
     for (const [label, value] of row.figures) entries.push([label, figure(value)]);
     list(large.querySelector("dl"), entries);
-    const files = { Original: row.preview, Edit: row.output, Mask: row.mask, "Exact answer": row.answer };
+    const files = { Original: row.preview, Edit: row.output, Mask: row.mask, "Error map": row.error, "Exact answer": row.answer };
     const links = Object.entries(files).filter(([, path]) => path);
     large.querySelector(".files").replaceChildren(
       ...links.map(([label, path]) => {
@@ -273,18 +282,20 @@
 
   function begin() {
     byId("sort").replaceChildren(...keys.map(({ key, label }) => new Option(label, key)));
-    const answer = document.querySelector('[data-value="answer"]');
-    answer.hidden = !hasAnswers;
+    for (const [name, has] of Object.entries(hasView)) {
+      document.querySelector(`[data-value="${name}"]`).hidden = !has;
+    }
     large.querySelector(".choice").append(
       ...[...document.querySelectorAll(".views [data-key]")].map((button) => button.cloneNode(true)),
     );
-    const counts = { all: rows.count, ok: rows.count - failures, failed: failures };
+    const counts = { all: rows.count, ok: rows.count - failures, review: reviews, failed: failures };
     for (const button of document.querySelectorAll("[data-key]")) {
       const { key, value } = button.dataset;
       if (key === "show") button.querySelector("span").textContent = count(counts[value]);
+      if (value === "review") button.hidden = !reviews;
       button.addEventListener("click", () => go({ [key]: value }));
     }
-    byId("top").parentElement.hidden = !failures;
+    byId("top").parentElement.hidden = !failures && !reviews;
     for (const pager of document.querySelectorAll(".pager")) beginPager(pager);
 
     let timer = 0;

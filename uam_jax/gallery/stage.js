@@ -6,6 +6,7 @@ const PICTURES = {
   answer: ["first", "edit"],
   overlay: ["edit", "mask"],
   mask: ["mask"],
+  error: ["mask"],
   difference: ["first", "edit"],
 };
 const NOUNS = { first: "original", edit: "edit", mask: "mask" };
@@ -74,7 +75,11 @@ function dressStage(stage, view, gain) {
   const paths = {
     first: view === "answer" ? row.answer : row.preview,
     edit: row.output,
-    mask: row.mask,
+    mask: view === "error" ? row.error : row.mask,
+  };
+  const nounOf = (name) => {
+    if (name === "first" && view === "answer") return "exact answer";
+    return name === "mask" && view === "error" ? "error map" : NOUNS[name];
   };
   // A failure has no edit: its original, if there is one, tells what it was about.
   const wanted = row.failed ? ["first"] : PICTURES[view];
@@ -85,15 +90,14 @@ function dressStage(stage, view, gain) {
     const name = image.className;
     image.hidden = !shown.includes(name);
     if (image.hidden) continue;
-    image.dataset.noun = name === "first" && view === "answer" ? "exact answer" : NOUNS[name];
+    image.dataset.noun = nounOf(name);
     image.alt = `${image.dataset.noun}: ${row.image || row.id}`;
     if (image.getAttribute("src") !== paths[name]) image.src = paths[name];
     else if (image.complete && !image.naturalWidth) image.dispatchEvent(new Event("error"));
   }
   const lacks = wanted.filter((name) => !paths[name]);
   if (lacks.length) {
-    const noun = lacks[0] === "first" && view === "answer" ? "exact answer" : NOUNS[lacks[0]];
-    complain(stage, `This row has no ${noun}.`);
+    complain(stage, `This row has no ${nounOf(lacks[0])}.`);
   }
   const slides = !row.failed && shown.length === 2 && (view === "compare" || view === "answer");
   stage.dataset.view = row.failed ? "failed" : view;

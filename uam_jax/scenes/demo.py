@@ -11,6 +11,7 @@ from uam_jax import scenes
 from uam_jax.config import EditConfig
 from uam_jax.grid import labelled_grid
 from uam_jax.images import encode_image, encode_mask, write_files
+from uam_jax.metrics import psnr
 from uam_jax.pipeline import Editor
 from uam_jax.report import render_report
 
@@ -143,6 +144,8 @@ def run_demo(
                     "mask": names["mask"],
                     "answer": names["answer"],
                     "mask_share": float(result.masks[i].mean()),
+                    "confidence": float(result.confidence[i]),
+                    "review": result.review[i],
                     "figures": {
                         "background_psnr": psnr(made, pictures[one], ~changed[one]).item(),
                         "psnr_to_answer": psnr(made, answers[one]).item(),
@@ -183,11 +186,3 @@ def shows(pictures: np.ndarray, wanted: scenes.Scene) -> list[bool]:
         nearest = scenes.nearest_alternative(pictures[i : i + 1], scene, attribute)
         right.append(int(nearest[0]) == int(getattr(scene, attribute)[0]))
     return right
-
-
-def psnr(made: np.ndarray, truth: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
-    """Peak signal-to-noise ratio of each picture in dB, over the pixels `where` (default: all)."""
-    error = np.square(np.asarray(made, np.float64) - truth).mean(axis=-1) / 4  # the range is 2
-    weight = np.ones_like(error) if where is None else where.astype(np.float64)
-    mean = (error * weight).sum(axis=(1, 2)) / np.maximum(weight.sum(axis=(1, 2)), 1)
-    return -10 * np.log10(np.maximum(mean, 1e-10))
