@@ -42,6 +42,22 @@ def dilate64(mask: np.ndarray, radius: int) -> np.ndarray:
     return out
 
 
+def auto64(change: np.ndarray, radius: int) -> np.ndarray:
+    """Smoothed by 1 2 1 twice, cut where the variance within both parts is least."""
+    padded = np.pad(change, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
+    rows = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
+    even = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 16
+    masks = []
+    for one in even:
+        values = np.sort(one.ravel())
+        spread = [
+            k * values[:k].var() + (len(values) - k) * values[k:].var()
+            for k in range(1, len(values))
+        ]
+        masks.append(one > values[int(np.argmin(spread)) : int(np.argmin(spread)) + 2].mean())
+    return dilate64(np.stack(masks).astype(np.float64), radius)
+
+
 def reference(
     source: np.ndarray,
     target: np.ndarray,
@@ -57,7 +73,7 @@ def reference(
     adaptive: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """All steps of all examples; returns target, source and 1 - P of the blended steps."""
-    stride, masks = 1000 // STEPS, []
+    stride, masks, change = 1000 // STEPS, [], np.zeros((*source.shape[:-1], 1))
     table = np.append(SCHEDULE.alpha_bar.astype(np.float64), SCHEDULE.final_alpha_bar)
     for i, t in enumerate(range(1001 - stride, 0, -stride)):
         if anchors is not None:
@@ -67,9 +83,12 @@ def reference(
         clean_src = (source - np.sqrt(1 - level) * noise_src) / np.sqrt(level)
         clean_tgt = (target - np.sqrt(1 - level) * noise_tgt) / np.sqrt(level)
         late = t < stride * BLENDED
+        change = change + np.abs(clean_src - clean_tgt).mean(-1, keepdims=True)
         if (adaptive and late) or (user is not None and i >= user_from):
             free = np.ones_like(target)
-            if adaptive and late:
+            if adaptive and late and rule == "auto":
+                free = free * auto64(change, radius)
+            elif adaptive and late:
                 size = np.abs(clean_src - clean_tgt)
                 quantile = np.linspace(0, q, STEPS)[i]
                 cut = np.stack([np.full(one.shape, np.quantile(one, quantile)) for one in size])
@@ -130,6 +149,7 @@ INPUTS = tuple(np.asarray(part, np.float64) for part in (SOURCE, TARGET, AUXILIA
         ("released", 0.6, 1, True),
         ("released", 0.5, 0, False),
         ("algorithm1", 0.1, 1, True),
+        ("auto", 0.0, 0, True),
     ],
 )
 def test_rules(rule: str, q: float, radius: int, source_line: bool) -> None:
@@ -235,3 +255,54 @@ def test_a_batch_is_its_examples() -> None:
         alone = finish(*(part[..., i : i + 1, :, :, :] for part in inputs))
         np.testing.assert_allclose(alone.target[0], together.target[i], atol=1e-5)
         np.testing.assert_allclose(alone.free[0], together.free[i], atol=1e-6)
+
+
+def test_change_and_stability_are_those_of_the_steps_compared() -> None:
+    trace = run()
+    free = np.asarray(trace.masks)
+    both, either = np.minimum(free[1:], free[:-1]), np.maximum(free[1:], free[:-1])
+    expected = (both.sum((2, 3, 4)) / either.sum((2, 3, 4))).mean(0)
+    np.testing.assert_allclose(trace.stability, expected, rtol=1e-5)
+    assert trace.change.shape == SHAPE[:-1] and float(trace.change.min()) > 0
+    same = execute(
+        lambda latents, step, controlled: dict.fromkeys(latents, 0.1 * latents["target"]),
+        TARGET,
+        TARGET,
+        SCHEDULE.denoising(STEPS),
+        segments(STEPS, adaptive=LATE, user=NEVER, controlled=NEVER, anchored=False),
+        auxiliary_clean=AUXILIARY,
+        rule="auto",
+        source_line=False,
+    )
+    # Nothing differs, so the first mask is empty; what differs afterwards is the blend's own doing.
+    assert float(same.free.mean()) < 1
+
+
+def test_the_region_is_uniform_outside_what_was_found() -> None:
+    seen: list[np.ndarray] = []
+
+    def watched(latents: Branches, step: Step, controlled: bool, uniformity: Latent) -> Branches:
+        jax.debug.callback(lambda share: seen.append(np.array(share)), uniformity, ordered=True)
+        return predict(latents, step, controlled)
+
+    parts = segments(
+        STEPS, adaptive=LATE, user=NEVER, controlled=NEVER, anchored=False, compared=ALWAYS
+    )
+    options = {"auxiliary_clean": AUXILIARY, "rule": "auto", "radius": 0, "keep_masks": True}
+    steps = SCHEDULE.denoising(STEPS)
+    plain = edit(predict, SOURCE, TARGET, steps, parts, **options)
+    found = edit(watched, SOURCE, TARGET, steps, parts, region=0.25, **options)
+    jax.effects_barrier()
+    np.testing.assert_allclose(found.target, plain.target, atol=1e-5)
+    assert len(seen) == STEPS
+    np.testing.assert_array_equal(seen[0], 0)  # nothing is known yet
+    for share, mask in zip(
+        seen[-BLENDED + 1 :], np.asarray(plain.masks)[:-1, ..., :1], strict=True
+    ):
+        # A step's region is what the step before it has found.
+        np.testing.assert_allclose(share, 0.25 * (1 - mask), atol=1e-6)
+    seen.clear()
+    given = edit(watched, SOURCE, TARGET, steps, parts, region=0.5, user_mask=USER, **options)
+    jax.effects_barrier()
+    np.testing.assert_allclose(seen[0], 0.5 * (1 - USER), atol=1e-6)
+    assert given.target.shape == SHAPE

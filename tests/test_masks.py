@@ -4,7 +4,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uam_jax.masks import blend, dilate, edit_mask, quantiles, threshold
+from uam_jax.masks import (
+    auto_mask,
+    blend,
+    dilate,
+    edit_mask,
+    otsu,
+    quantiles,
+    smooth,
+    threshold,
+)
 
 
 def grid(*rows: str) -> jnp.ndarray:
@@ -101,3 +110,47 @@ def test_blend_keeps_exactly_where_the_mask_is_one() -> None:
     np.testing.assert_array_equal(found[0, 0, 0], kept[0, 0, 0])
     np.testing.assert_array_equal(found[0, 0, 1], changed[0, 0, 1])
     np.testing.assert_allclose(found[0, 0, 2], 0.4, rtol=1e-6)
+
+
+def test_otsu_is_the_best_of_all_cuts() -> None:
+    rng = np.random.default_rng(2)
+    values = np.stack([rng.normal(size=40), np.r_[rng.normal(size=30), 9 + rng.normal(size=10)]])
+    cuts, shares = otsu(jnp.asarray(values, jnp.float32))
+    for row, cut, share in zip(values, cuts, shares, strict=True):
+        ordered = np.sort(row)
+        within = [
+            (low.var() * len(low) + high.var() * len(high)) / len(row)
+            for k in range(1, len(row))
+            for low, high in [(ordered[:k], ordered[k:])]
+        ]
+        best = int(np.argmin(within)) + 1
+        np.testing.assert_allclose(cut, (ordered[best - 1] + ordered[best]) / 2, rtol=1e-5)
+        np.testing.assert_allclose(share, 1 - min(within) / row.var(), atol=1e-5)
+    assert shares[1] > 0.9 > shares[0]
+
+
+def test_otsu_finds_nothing_above_the_cut_where_all_is_equal() -> None:
+    cut, share = otsu(jnp.full((2, 9), 3.0))
+    np.testing.assert_array_equal(cut, 3.0)
+    np.testing.assert_array_equal(share, 0.0)
+
+
+def test_smoothing_weighs_one_two_one_and_repeats_the_border() -> None:
+    found = smooth(grid("0000", "0400", "0000"))
+    np.testing.assert_allclose(found[0, ..., 0] * 4, [[1, 2, 1, 0], [2, 4, 2, 0], [1, 2, 1, 0]])
+    np.testing.assert_allclose(smooth(grid("333", "333")), 3.0)
+    assert float(smooth(grid("900", "000", "000"))[0, 0, 0, 0]) == pytest.approx(9 * (3 / 4) ** 2)
+
+
+def test_the_automatic_mask_finds_what_changed_and_treats_every_example_alone() -> None:
+    change = np.abs(np.random.default_rng(3).normal(1, 0.1, (2, 12, 12, 1))).astype(np.float32)
+    change[0, 3:8, 2:9] += 2
+    change[1, 6:, 6:] += 500
+    found = np.asarray(auto_mask(jnp.asarray(change), 0))[..., 0]
+    assert found[0, 4:7, 3:8].all() and not found[0, 9:].any() and not found[0, :, 10:].any()
+    assert found[1, 7:, 7:].all() and not found[1, :5].any()
+    for index in range(2):
+        alone = auto_mask(jnp.asarray(change[index : index + 1]), 0)[0, ..., 0]
+        np.testing.assert_array_equal(alone, found[index])
+    wider = np.asarray(auto_mask(jnp.asarray(change), 1))[..., 0]
+    assert wider[0, 2].any() and (wider >= found).all()

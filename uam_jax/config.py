@@ -145,6 +145,8 @@ class EditConfig(_Section):
         ("anchored").
       auxiliary: what is preserved comes from the uniform reconstruction from the noisiest level
         ("replay"), the one from the first blended level ("anchored"), or the original latent.
+      auxiliary_uniformity: of the reconstruction's cross-attention maps, which are told nothing: 1 is the
+        method's, 0 leaves them to the null prompt.
       preserve: what was not edited is kept in the latent only, or also bit-exact in the pixels.
       inversion: how the source is inverted.
       mask: where the original is preserved.
@@ -157,6 +159,7 @@ class EditConfig(_Section):
     source_context: Literal["null", "prompt"] = "null"
     source: Literal["replay", "anchored"] = "replay"
     auxiliary: Literal["replay", "anchored", "original"] = "anchored"
+    auxiliary_uniformity: Share = 1.0
     preserve: Literal["latent", "pixels"] = "pixels"
     inversion: InversionConfig = field(default_factory=InversionConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
@@ -233,7 +236,9 @@ class EditConfig(_Section):
             segments=parts,
             auxiliary=self.auxiliary,
             shared_inversion=(
-                self.inversion.uniformity == 1 and not told and not self.region.inversion
+                self.inversion.uniformity == self.auxiliary_uniformity
+                and not told
+                and not self.region.inversion
             ),
             inversion_rows=2 if told and self.inversion.guidance != 1 else 1,
             source_rows=2 if told and self.guidance != 1 else 1,

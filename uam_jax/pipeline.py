@@ -536,7 +536,7 @@ class Editor:
                 steps=config.steps,
                 regions=regions,
             ),
-            auxiliary=key(count, "", uniformity=1.0, steps=config.steps),
+            auxiliary=key(count, "", uniformity=config.auxiliary_uniformity, steps=config.steps),
         )
 
     def inversions_needed(

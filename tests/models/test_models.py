@@ -109,6 +109,24 @@ def test_mixed_attention_mixes_the_maps(uniformity: float) -> None:
     assert_close(ours, predict(map_rule, STATES, uniformity), 2e-6)
 
 
+def test_mixed_attention_takes_a_map_for_every_block_and_pixel() -> None:
+    blocks, (b, h, w, _) = len(vectors()), LATENT.shape
+    maps = np.random.default_rng(5).uniform(size=(blocks, b, h, w)).astype(np.float32)
+
+    def by_definition(states: Array, maps: Array) -> AttentionRule:
+        def rule(site: AttentionSite, x: Array, block: int) -> Array:
+            side = int(np.sqrt(h * w / x.shape[1]))
+            own = maps[block].reshape(b, h // side, side, w // side, side).mean((2, 4))
+            return map_rule(states, own.reshape(b, 1, -1, 1))(site, x, block)
+
+        return rule
+
+    ours = predict(models.mixed_attention, STATES, vectors(), maps)
+    assert_close(ours, predict(by_definition, STATES, maps), 2e-6)
+    whole = predict(models.mixed_attention, STATES, vectors(), np.ones((1, 1, h, w), np.float32))
+    assert_close(whole, predict(models.uniform_attention, vectors()), 1e-6)
+
+
 def test_uniform_rule_asks_nothing_of_the_layer() -> None:
     class Untouchable:
         def __getattr__(self, name: str) -> Any:

@@ -162,7 +162,7 @@ def uniform_attention(vectors: Sequence[Float[Array, "#b _"]]) -> AttentionRule:
 def mixed_attention(
     states: Float[Array, "b s e"],
     vectors: Sequence[Float[Array, "#b _"]],
-    uniformity: float | Float[Array, "#blocks #b h w"],
+    uniformity: float | Float[Array, ""] | Float[Array, "#blocks #b h w"],
 ) -> AttentionRule:
     """Maps between the text's (0) and uniform ones (1): `(1 - u) softmax(QKᵀ/√d) + u / S`.
 
