@@ -1,16 +1,17 @@
-"""Measures the embedded model on unseen scenes, and with `--write` puts the figures into README and model card.
+"""All evidence of the embedded model: runs every study, keeps what they say, and writes it where it is read.
 
     python scripts/measure_scenes.py --write
 
-Every figure is a mean over scenes that training has not seen; exact answers are rendered. It also searches
-the numbers by which `compose.soft_mask` turns the share of free steps into a region, by their agreement
-with the exact mask.
+Studies go on where they were stopped (`runs/scenes/`); tables and plots are kept in `benchmarks/scenes/`, each
+with its command, and with `--write` README and model card get the figures. Settings are chosen on the tune
+third, and figures are those of the report third; the reserve stays untouched.
 """
 
 import argparse
-import dataclasses
-import itertools
+import json
 import re
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,14 +21,30 @@ from typing import Any
 import jax
 import numpy as np
 
-from uam_jax import EditConfig, Editor, scenes
-from uam_jax.compose import soft_mask
-from uam_jax.metrics import psnr
+from uam_jax import Editor, scenes
+from uam_jax.metrics import bootstrap, psnr
 
 ROOT = Path(__file__).resolve().parents[1]
-_DRAW = 104_729  # keeps these scenes apart from those of the training and of the demo
-_CHUNK = 16
-EDITED = ("shape", "colour", "surface", "wall")
+RUNS, KEPT = Path("runs/scenes"), Path("benchmarks/scenes")
+
+_DRAW = 104_729  # keeps these scenes apart from those of the training, the demo and the benchmark
+_CHUNK = 32
+_NAMED = ("shape", "colour", "surface", "wall")
+
+EVALUATE = {
+    "report": "scenes --methods default,released --third report",
+    "tune": "scenes --methods default --third tune",
+    "ablation": "scenes --methods configs/scenes/ablation.toml --third tune --n 64 --share",
+    "tuning": "scenes --methods configs/scenes/tuning.toml --third tune --n 48 --share",
+    "regions": "scenes --methods configs/scenes/regions.toml --third tune --n 48 --share",
+    "reconstruction": "reconstruction --third report --n 32",
+}
+"""Arguments of `uam eval` by study."""
+
+CONFIDENCE = (
+    f"scripts/calibrate_confidence.py --tune {RUNS}/tune --report {RUNS}/report "
+    f"--out {KEPT}/confidence --write"
+)
 
 
 def in_chunks(function: Callable[..., np.ndarray], *columns: Sequence[Any]) -> np.ndarray:
@@ -38,162 +55,105 @@ def in_chunks(function: Callable[..., np.ndarray], *columns: Sequence[Any]) -> n
     )
 
 
-def measure_vae(editor: Editor, count: int) -> dict[str, Any]:
+def measure_model(count: int) -> None:
+    """The VAE and generation from text, on scenes that the training has not seen."""
+    editor, began = Editor.load("scenes"), time.monotonic()
     world = scenes.sample(jax.random.key(_DRAW), count)
     truth = scenes.render_in_chunks(world, size=editor.native_size)
-    values = psnr(in_chunks(lambda x: editor.decode(editor.encode(x)), truth), truth)
-    return {"PSNR": f"{values.mean():.2f} dB", "worst of all": f"{values.min():.2f} dB"}
-
-
-def measure_generation(editor: Editor, count: int) -> dict[str, Any]:
+    rebuilt = psnr(in_chunks(lambda x: editor.decode(editor.encode(x)), truth), truth)
     world = scenes.sample(jax.random.key(_DRAW + 1), count, empty=0.0)
     made = in_chunks(lambda texts: editor.generate(texts, seed=1), scenes.captions(world))
-    named = scenes.nearest_attributes(made)
-    right = {a: np.asarray(getattr(named, a)) == np.asarray(getattr(world, a)) for a in EDITED}
-    both = right["shape"] & right["colour"]
-    shares = {"object and colour": both} | {
-        ("object" if a == "shape" else a): r for a, r in right.items()
+    found = scenes.nearest_attributes(made)
+    right = {
+        name: np.asarray(getattr(found, name)) == np.asarray(getattr(world, name))
+        for name in _NAMED
     }
-    return {name: f"{100 * share.mean():.0f} %" for name, share in shares.items()}
-
-
-def measure_reconstruction(editor: Editor, count: int) -> dict[str, Any]:
-    world = scenes.sample(jax.random.key(_DRAW + 2), count)
-    truth = scenes.render_in_chunks(world, size=editor.native_size)
-    texts = scenes.captions(world)
-    values = {}
-    for name, told, uniformity, guidance in (
-        ("source prompt", True, 0.0, 1.0),
-        ("null prompt", False, 0.0, 1.0),
-        ("uniform maps", False, 1.0, 1.0),
-        ("source prompt, guidance 7.5", True, 0.0, 7.5),
-    ):
-
-        def run(pictures: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-            z0 = editor.encode(pictures)
-            inversion = editor.invert(z0, prompts if told else "", uniformity=uniformity)  # noqa: B023
-            made = editor.reconstruct(inversion, guidance=guidance)  # noqa: B023
-            return psnr(np.asarray(made), np.asarray(editor.decode(z0)))
-
-        values[name] = f"{in_chunks(run, truth, texts).mean():.2f} dB"
-    return values
-
-
-def edits(count: int) -> tuple[scenes.Scene, scenes.Scene, list[str]]:
-    """Scenes, the same with one attribute changed, and which: each of `EDITED` in turn."""
-    world = scenes.sample(jax.random.key(_DRAW + 3), count, empty=0.0)
-    rng = np.random.default_rng(_DRAW)
-    after, changed = [], []
-    for i in range(count):
-        attribute = EDITED[i % len(EDITED)]
-        values = len(scenes.ATTRIBUTES[attribute])
-        value = (int(getattr(world, attribute)[i]) + rng.integers(1, values)) % values
-        after.append(world[i : i + 1].replace(**{attribute: int(value)}))
-        changed.append(attribute)
-    return world, scenes.concatenate(*after), changed
-
-
-def run_edits(
-    editor: Editor, config: EditConfig, before: scenes.Scene, after: scenes.Scene
-) -> tuple[np.ndarray, np.ndarray]:
-    """The edited pictures and the masks."""
-    pictures = scenes.render_in_chunks(before, size=editor.native_size)
-    texts, targets = scenes.captions(before), scenes.captions(after)
-    images, masks = [], []
-    for i in range(0, len(pictures), _CHUNK):
-        part = slice(i, i + _CHUNK)
-        told = texts[part] if config.source_context == "prompt" else None
-        result = editor.edit(pictures[part], targets[part], told, config=config)
-        images.append(np.asarray(result.images))
-        masks.append(np.asarray(result.masks))
-    return np.concatenate(images), np.concatenate(masks)
-
-
-def score_edits(
-    made: np.ndarray, before: scenes.Scene, after: scenes.Scene, changed: Sequence[str]
-) -> dict[str, Any]:
-    """Background and answer PSNR, and how many edits are nearest to the wanted value."""
-    size = made.shape[1]
-    truth, answers = (scenes.render_in_chunks(world, size=size) for world in (before, after))
-    exact = np.asarray(scenes.edit_mask(before, after, size=size))
-    right = np.zeros(len(made), bool)
-    for attribute in EDITED:
-        rows = np.flatnonzero(np.array(changed) == attribute)
-        wanted = after[rows]
-        found = np.asarray(scenes.nearest_alternative(made[rows], wanted, attribute))
-        right[rows] = found == np.asarray(getattr(wanted, attribute))
-    partial = exact.mean((1, 2)) < 0.99
-    return {
-        "background PSNR": f"{psnr(made, truth, ~exact)[partial].mean():.2f} dB",
-        "PSNR to the answer": f"{psnr(made, answers).mean():.2f} dB",
-        "edit succeeded": f"{100 * right.mean():.0f} %",
-    }
-
-
-def search_mask(masks: np.ndarray, exact: np.ndarray) -> tuple[dict[str, float], float]:
-    """The `soft_mask` numbers with the best mean overlap (intersection over union) at 0.5."""
-    best: tuple[dict[str, float], float] = ({}, -1.0)
-    for threshold, smooth, grow in itertools.product(
-        np.arange(0.05, 0.96, 0.05), (0.0, 1.0, 2.0, 4.0), (0.0, 2.0, 4.0)
-    ):
-        numbers = {"threshold": round(float(threshold), 2), "smooth": smooth, "grow": grow}
-        overlap = mean_overlap(masks, exact, **numbers)
-        if overlap > best[1]:
-            best = numbers, overlap
-    return best
-
-
-def mean_overlap(masks: np.ndarray, exact: np.ndarray, **numbers: float) -> float:
-    size = exact.shape[1:]
-    found = np.stack([soft_mask(mask, size, **numbers) > 0.5 for mask in masks])
-    union = np.maximum((found | exact).sum((1, 2)), 1)
-    return float(((found & exact).sum((1, 2)) / union).mean())
-
-
-def measure(editor: Editor, quick: bool) -> dict[str, dict[str, Any]]:
-    n = 4 if quick else 1
-    report: dict[str, dict[str, Any]] = {
-        f"VAE, {256 // n} scenes": measure_vae(editor, 256 // n),
-        f"generation, {64 // n} captions": measure_generation(editor, 64 // n),
-        f"reconstruction against the VAE's, {16 // n} scenes": measure_reconstruction(
-            editor, 16 // n
-        ),
-    }
-    before, after, changed = edits(32 // n)
-    exact = np.asarray(scenes.edit_mask(before, after, size=editor.native_size))
-    for name, config in (
-        ("default", editor.default_config),
-        ("released", EditConfig.load("released")),
-    ):
-        made, masks = run_edits(editor, config, before, after)
-        numbers, overlap = search_mask(masks, exact)
-        report[f"edit, config {name}, {len(made)} scenes"] = score_edits(
-            made, before, after, changed
-        ) | {
-            "mask overlap as shipped": f"{mean_overlap(masks, exact):.2f}",
-            "best mask numbers": ", ".join(f"{k} {v:g}" for k, v in numbers.items())
-            + f" ({overlap:.2f})",
-            "free in any step and channel": f"{100 * (masks > 0).mean():.0f} % of pixels",
-            "really changed": f"{100 * exact.mean():.0f} % of pixels",
-            "evaluations": editor.evaluations(config),
-        }
-    return report
-
-
-def as_markdown(report: dict[str, dict[str, Any]], editor: Editor, seconds: float) -> str:
+    right["object and colour"] = right["shape"] & right["colour"]
     device = jax.devices()[0]
+    summary = {
+        "weights": editor.weights_hash,
+        "scenes": count,
+        "device": f"{device.platform}, {device.device_kind}, jax {jax.__version__}",
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "vae_psnr": bootstrap(rebuilt),
+        "vae_worst": float(rebuilt.min()),
+        "generated": {name: bootstrap(of.astype(np.float64)) for name, of in right.items()},
+    }
+    folder = KEPT / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1))
+
+
+def run_study(name: str) -> None:
+    """Runs `uam eval` and keeps its tables and plots."""
+    command = f"eval {EVALUATE[name]} --out {RUNS / name}"
+    subprocess.run([sys.executable, "-m", "uam_jax", *command.split()], check=True)
+    folder = KEPT / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (*(RUNS / name).glob("*.png"), RUNS / name / "summary.json"):
+        shutil.copy(file, folder)
+    text = (RUNS / name / "summary.md").read_text(encoding="utf-8")
+    (folder / "summary.md").write_text(f"`uam {command}`\n\n{text}", encoding="utf-8")
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((KEPT / name / "summary.json").read_text())
+
+
+def figures() -> str:
+    """The table for README and model card, from what is kept."""
+    model, report, confidence = read("model"), read("report"), read("confidence")
+    told = read("reconstruction")["cases"]
     lines = [
-        f"`python scripts/measure_scenes.py --write`, weights `{editor.weights_hash}`, "
-        f"{device.platform} ({device.device_kind}), jax {jax.__version__}, {seconds / 60:.0f} min:",
+        f"`python scripts/measure_scenes.py --write`, weights `{model['weights']}`, "
+        f"{report['facts']['device']}, {report['facts']['versions']}; mean [95 % interval]:",
         "",
         "| What | Figure | Value |",
         "| --- | --- | --- |",
+        f"| VAE, {model['scenes']} unseen scenes | PSNR | {interval(model['vae_psnr'], 'dB')} |",
     ]
-    for what, figures in report.items():
-        for name, value in figures.items():
+    what = f"pictures from {model['scenes']} unseen captions"
+    for name, three in model["generated"].items():
+        label = "object" if name == "shape" else name
+        lines.append(f"| {what} | {label} as captioned | {interval(three, '%')} |")
+        what = ""
+    what = "reconstruction against the VAE's picture, 50 steps"
+    for case in ("source prompt", "null prompt", "wrong prompt", "uniform maps"):
+        lines.append(f"| {what} | {case} | {interval(told[f'{case}, 50 steps']['psnr'], 'dB')} |")
+        what = ""
+    for method, of in report["methods"].items():
+        means = of["overall"]
+        what = f"`{method}`, Scenes-Bench, report third, {of['items']} edits"
+        rows = [
+            ("edits that succeeded", interval(means["success"], "%")),
+            ("background PSNR", interval(means["background_psnr"], "dB")),
+            ("distance to the VAE's background", interval(means["background_gap"], "dB")),
+        ]
+        if "kept_background_psnr" in means:
+            kept = interval(means["kept_background_psnr"], "dB")
+            rows.append(("background PSNR, unedited pixels kept", kept))
+        rows += [
+            ("overlap of its mask with the exact one", interval(means["mask_iou"], "")),
+            ("evaluations", str(of["evaluations"])),
+            ("seconds an image", interval(means["seconds"], "")),
+        ]
+        for name, value in rows:
             lines.append(f"| {what} | {name} | {value} |")
             what = ""
+    third = confidence["report"]
+    area = interval((third["auroc"], *third["auroc_interval"]), "")
+    lines.append(
+        f"| confidence of `{confidence['method']}`, report third | AUROC for edits that are not right | {area} |"
+    )
     return "\n".join(lines)
+
+
+def interval(three: Sequence[float | None], unit: str) -> str:
+    if three[0] is None:
+        return "–"
+    digits, factor = (0, 100) if unit == "%" else (2, 1)
+    mean, low, high = (f"{factor * value:.{digits}f}" for value in three if value is not None)
+    return f"{mean} [{low}, {high}] {unit}".rstrip()
 
 
 def write_between_marks(path: Path, text: str) -> None:
@@ -208,28 +168,24 @@ def write_between_marks(path: Path, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", default="scenes")
+    names = ("model", *EVALUATE, "confidence")
+    parser.add_argument("--only", choices=names, action="append", help="this study; repeatable")
+    parser.add_argument("--count", type=int, default=512, help="scenes for the model's own figures")
     parser.add_argument("--write", action="store_true", help="into README.md and MODEL_CARD.md")
-    parser.add_argument(
-        "--quick", action="store_true", help="a quarter of the scenes; not to be written"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], help="KEY=VALUE of the default config"
-    )
     args = parser.parse_args()
-    editor = Editor.load(args.model)
-    if args.set:
-        settings = {"default": editor.default_config.overridden(args.set).to_dict()}
-        checkpoint = dataclasses.replace(
-            editor.checkpoint, settings={**editor.checkpoint.settings, **settings}
-        )
-        editor = Editor(checkpoint)
-    began = time.monotonic()
-    text = as_markdown(measure(editor, args.quick), editor, time.monotonic() - began)
-    print(text)
-    if args.write and not args.quick:
+    if Path.cwd() != ROOT:
+        sys.exit(f"run it in {ROOT}: its commands name files from there")
+    for name in args.only or names:
+        print(f"== {name}", flush=True)
+        if name == "model":
+            measure_model(args.count)
+        elif name == "confidence":
+            subprocess.run([sys.executable, *CONFIDENCE.split()], check=True)
+        else:
+            run_study(name)
+    if args.write:
         for path in (ROOT / "README.md", ROOT / "uam_jax" / "scenes" / "MODEL_CARD.md"):
-            write_between_marks(path, text)
+            write_between_marks(path, figures())
 
 
 if __name__ == "__main__":

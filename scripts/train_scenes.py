@@ -5,7 +5,12 @@
 One script for CPU, GPU and TPU. It resumes exactly where it stopped (Orbax checkpoints; every batch is a
 function of the seed and the step), writes losses and picture grids on the way, and with `--export DIR`
 writes the newest weights, in float16 and the diffusers layout, whenever it stops: at the end or when
-`--minutes` run out.
+`--minutes` run out. On a machine that is lent for a while, three commands of nine minutes:
+
+    train="python scripts/train_scenes.py --preset scenes-128 --out runs/128 --export runs/128-fp16"
+    $train --vae-minutes 7 --minutes 8.5
+    $train --unet-minutes 14 --minutes 8.5
+    $train --unet-minutes 14 --minutes 8.5
 """
 
 import argparse
@@ -24,177 +29,26 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from PIL import Image
+from scenes_presets import EDIT_SETTINGS, PRESETS, SCHEDULER, Preset
 
 from uam_jax import scenes
 from uam_jax.checkpoints import SETTINGS, Checkpoint, load_checkpoint
 from uam_jax.models import VAE, TextConfig, TextEncoder, UNet, UNetConfig, VAEConfig, text_attention
+from uam_jax.parallel import Devices, program
 from uam_jax.pipeline import Editor
 from uam_jax.scenes.bpe import train_tokenizer
 from uam_jax.schedule import Schedule
 from uam_jax.tokenizer import Tokenizer
 from uam_jax.weights import save_safetensors
 
-SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "timestep_spacing": "leading",
-}
-
-
-EDIT_SETTINGS = """\
-# Best of a few on 16 edited scenes: on latents of 8x8 a dilation of one pixel frees almost everything.
-[default]
-guidance = 4.0
-control = "none"
-
-[default.mask]
-quantile = 0.8
-t_mask = 400
-radius = 0
-"""
-"""What goes into `uam.toml`: it wins over the preset `default`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """A part of the VAE's training, with a learning-rate cycle of its own.
-
-    `detail` weighs the error of the pictures' finite differences, that is, of edges.
-    """
-
-    crop: int
-    batch: int
-    steps: int
-    rate: float
-    kl_weight: float
-    detail: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """Everything that a run depends on besides the code; written into the export."""
-
-    size: int
-    pictures: int
-    vae_channels: tuple[int, ...]
-    vae_phases: tuple[Phase, ...]
-    unet_channels: tuple[int, ...]
-    text_width: int
-    text_layers: int
-    unet_batch: int
-    unet_steps: int
-    latent_channels: int = 16
-    unet_rate: float = 1.5e-3
-    snr_limit: float = 5.0
-    caption_weight: float = 0.1
-    caption_dropout: float = 0.1
-    caption_keep: float = 0.75
-    ema: float = 0.998
-    seed: int = 0
-
-    @property
-    def vae(self) -> dict[str, Any]:
-        levels = len(self.vae_channels)
-        return {
-            "_class_name": "AutoencoderKL",
-            "act_fn": "silu",
-            "block_out_channels": list(self.vae_channels),
-            "down_block_types": ["DownEncoderBlock2D"] * levels,
-            "force_upcast": False,
-            "in_channels": 3,
-            "latent_channels": self.latent_channels,
-            "layers_per_block": 1,
-            "norm_num_groups": 8,
-            "out_channels": 3,
-            "sample_size": self.size,
-            "up_block_types": ["UpDecoderBlock2D"] * levels,
-        }
-
-    @property
-    def unet(self) -> dict[str, Any]:
-        return {
-            "_class_name": "UNet2DConditionModel",
-            "act_fn": "silu",
-            "attention_head_dim": 8,
-            "block_out_channels": list(self.unet_channels),
-            "cross_attention_dim": self.text_width,
-            "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-            "flip_sin_to_cos": True,
-            "freq_shift": 0,
-            "in_channels": self.latent_channels,
-            "layers_per_block": 2,
-            "norm_eps": 1e-5,
-            "norm_num_groups": 16,
-            "out_channels": self.latent_channels,
-            "sample_size": self.size // 8,
-            "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-            "use_linear_projection": True,
-        }
-
-    def text(self, vocab_size: int) -> dict[str, Any]:
-        return {
-            "architectures": ["CLIPTextModel"],
-            "bos_token_id": vocab_size - 2,
-            "eos_token_id": vocab_size - 1,
-            "hidden_act": "quick_gelu",
-            "hidden_size": self.text_width,
-            "intermediate_size": 4 * self.text_width,
-            "layer_norm_eps": 1e-5,
-            "max_position_embeddings": 77,
-            "model_type": "clip_text_model",
-            "num_attention_heads": 8,
-            "num_hidden_layers": self.text_layers,
-            "pad_token_id": vocab_size - 1,
-            "projection_dim": self.text_width,
-            "vocab_size": vocab_size,
-        }
-
-
-PRESETS = {
-    "scenes-64": Preset(
-        size=64,
-        pictures=12_000,
-        vae_channels=(32, 48, 64, 96),
-        vae_phases=(
-            Phase(crop=64, batch=8, steps=1300, rate=1.5e-3, kl_weight=1e-4, detail=0.0),
-            Phase(crop=64, batch=4, steps=1600, rate=1e-3, kl_weight=2e-5, detail=0.5),
-        ),
-        unet_channels=(64, 96, 128, 128),
-        text_width=96,
-        text_layers=2,
-        unet_batch=64,
-        unet_steps=2000,
-    ),
-    "scenes-128": Preset(
-        size=128,
-        pictures=48_000,
-        vae_channels=(48, 96, 128, 128),
-        vae_phases=(
-            Phase(crop=64, batch=64, steps=10_000, rate=1.5e-3, kl_weight=1e-4, detail=0.5),
-            Phase(crop=128, batch=32, steps=3_000, rate=5e-4, kl_weight=2e-5, detail=0.5),
-        ),
-        unet_channels=(64, 112, 144, 144),
-        text_width=128,
-        text_layers=3,
-        unet_batch=256,
-        unet_steps=20_000,
-    ),
-}
-
 
 class Run:
     """A run's folder: data made once, checkpoints, log, and the clock."""
 
-    def __init__(self, preset: Preset, folder: Path, minutes: float, every: int):
-        self.preset, self.folder, self.every = preset, folder.resolve(), every
-        self.deadline = time.monotonic() + 60 * minutes
+    def __init__(self, preset: Preset, args: argparse.Namespace):
+        self.preset, self.folder, self.every = preset, args.out.resolve(), args.every
+        self.vae_minutes, self.unet_minutes = args.vae_minutes, args.unet_minutes
+        self.deadline = time.monotonic() + 60 * args.minutes
         self.folder.mkdir(parents=True, exist_ok=True)
         stored = self.folder / "preset.json"
         text = json.dumps(dataclasses.asdict(preset), indent=1)
@@ -215,15 +69,42 @@ class Run:
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
 
+    def fit(self, stage: str, steps: int, minutes: float, trial: Callable[[], None]) -> int:
+        """How many steps a stage has: its preset's, or fewer if they would take longer than `minutes`.
+
+        Decided once, by timing `trial` (a step) after it has compiled, and kept beside the checkpoints.
+        """
+        path = self.folder / f"{stage}-steps.json"
+        if not path.exists():
+            if np.isfinite(minutes):
+                trial()
+                began = time.monotonic()
+                for _ in range(10):
+                    trial()
+                seconds = (time.monotonic() - began) / 10
+                steps = max(20, min(steps, int(60 * minutes / seconds)))
+                self.log(stage=stage, steps=steps, seconds_per_step=round(seconds, 4))
+            path.write_text(json.dumps(steps))
+        return json.loads(path.read_text())
+
     def train(
         self,
         stage: str,
         state: dict[str, Any],
-        step_of: Callable[[dict[str, Any], int], tuple[dict[str, Any], dict[str, Any]]],
+        step_of: Callable[[dict[str, Any], int, int], tuple[dict[str, Any], dict[str, Any]]],
         steps: int,
+        minutes: float,
         show: Callable[[dict[str, Any], int], None],
     ) -> tuple[dict[str, Any], bool]:
-        """Runs a stage from its newest checkpoint; returns the state and whether the stage is done."""
+        """Runs a stage from its newest checkpoint; returns the state and whether the stage is done.
+
+        `step_of(state, step, steps)` gives the next state, and may take the memory of the one before.
+        """
+
+        def trial() -> None:
+            jax.block_until_ready(step_of(jax.tree.map(jnp.copy, state), 0, steps))
+
+        steps = self.fit(stage, steps, minutes, trial)
         options = ocp.CheckpointManagerOptions(max_to_keep=2)
         with ocp.CheckpointManager(self.folder / stage, options=options) as manager:
             done = manager.latest_step() or 0
@@ -232,7 +113,7 @@ class Run:
             losses: list[Any] = []
             began = time.monotonic()
             while done < steps and time.monotonic() < self.deadline:
-                state, loss = step_of(state, done)
+                state, loss = step_of(state, done, steps)
                 losses.append(loss)
                 done += 1
                 if done % 25 == 0 or done == steps:
@@ -257,12 +138,18 @@ def save_grid(path: Path, pictures: np.ndarray, columns: int) -> None:
     Image.fromarray(grid.astype(np.uint8)).save(path)
 
 
-def optimiser(rate: float, steps: int) -> optax.GradientTransformation:
-    """AdamW with warm-up and cosine decay, gradients clipped by their global norm."""
-    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, min(100, steps // 5), steps, rate / 50)
-    return optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.99, weight_decay=0.01)
-    )
+def optimiser() -> optax.GradientTransformation:
+    """AdamW at rate 1, gradients clipped by their global norm; `apply` takes the rate."""
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1.0, b2=0.99, weight_decay=0.01))
+
+
+def apply(params: Any, updates: Any, rate: float, step: jax.Array, steps: jax.Array) -> Any:
+    """Steps at a rate that warms up over at most 100 steps and then falls by a cosine to a fiftieth."""
+    warm = jnp.minimum(100, steps // 5)
+    along = jnp.clip((step - warm) / jnp.maximum(steps - warm, 1), 0, 1)
+    falling = 0.02 + 0.98 * (1 + jnp.cos(jnp.pi * along)) / 2
+    factor = rate * jnp.where(step < warm, step / warm, falling)
+    return optax.apply_updates(params, jax.tree.map(lambda update: factor * update, updates))
 
 
 def values_named(caption: str) -> list[int]:
@@ -284,7 +171,7 @@ def train_vae(run: Run, pictures: np.ndarray, index: int, params: Any) -> tuple[
     """
     preset, phase = run.preset, run.preset.vae_phases[index]
     model = VAE(VAEConfig.from_dict(preset.vae))
-    optimise = optimiser(phase.rate, phase.steps)
+    optimise = optimiser()
 
     def loss_of(params: Any, batch: jax.Array, key: jax.Array) -> Any:
         mean, log_variance = model.apply({"params": params}, batch, method="encode")
@@ -298,17 +185,19 @@ def train_vae(run: Run, pictures: np.ndarray, index: int, params: Any) -> tuple[
         return loss + phase.detail * edges, {"mse": mse, "edges": edges, "kl": kl}
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: Any, batch: jax.Array, key: jax.Array) -> Any:
+    def update(state: Any, batch: jax.Array, step: jax.Array, steps: jax.Array) -> Any:
+        key = jax.random.key(step)
         grads, seen = jax.grad(loss_of, has_aux=True)(state["params"], batch, key)
         updates, opt = optimise.update(grads, state["opt"], state["params"])
-        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, seen
+        params = apply(state["params"], updates, phase.rate, step, steps)
+        return {"params": params, "opt": opt}, seen
 
-    def step_of(state: Any, step: int) -> Any:
+    def step_of(state: Any, step: int, steps: int) -> Any:
         rng = np.random.default_rng((preset.seed, 1, index, step))
         rows = rng.integers(0, len(pictures), phase.batch)
         top, left = rng.integers(0, preset.size - phase.crop + 1, 2)
         crop = pictures[rows, top : top + phase.crop, left : left + phase.crop]
-        return update(state, as_floats(crop), jax.random.key(step))
+        return update(state, as_floats(crop), jnp.asarray(step), jnp.asarray(steps))
 
     reconstruct = jax.jit(lambda params, x: model.apply({"params": params}, x))
 
@@ -321,8 +210,26 @@ def train_vae(run: Run, pictures: np.ndarray, index: int, params: Any) -> tuple[
     if params is None:
         params = jax.jit(model.init)(jax.random.key(preset.seed), *model.example_inputs())["params"]
     state = {"params": params, "opt": optimise.init(params)}
-    state, done = run.train(f"vae-{index}", state, step_of, phase.steps, show)
+    minutes = run.vae_minutes * phase.steps / sum(part.steps for part in preset.vae_phases)
+    state, done = run.train(f"vae-{index}", state, step_of, phase.steps, minutes, show)
     return state["params"], done
+
+
+@program(static=["size"], batched={"world": 0}, out=0)
+def render(world: scenes.Scene, *, size: int) -> jax.Array:
+    """Pictures as bytes."""
+    return jnp.round((scenes.render(world, size=size) + 1) * 127.5).astype(jnp.uint8)
+
+
+def render_all(world: scenes.Scene, size: int, chunk: int = 1024) -> np.ndarray:
+    """Rendered on the CPUs (set JAX_NUM_CPU_DEVICES to their number): one ray after the other suits them."""
+    cpus = Devices(tuple(jax.devices("cpu")))
+    parts = []
+    with jax.default_device(cpus.devices[0]):
+        world = jax.tree.map(np.asarray, world)
+        for first in range(0, len(world), chunk):
+            parts.append(np.asarray(render(world[first : first + chunk], size=size, on=cpus)))
+    return np.concatenate(parts)
 
 
 def encode_all(run: Run, params: Any, pictures: np.ndarray) -> np.ndarray:
@@ -362,7 +269,7 @@ def train_unet(
     preset = run.preset
     unet = UNet(UNetConfig.from_dict(preset.unet))
     text = TextEncoder(TextConfig.from_dict(preset.text(int(null.max()) + 1)))
-    optimise = optimiser(preset.unet_rate, preset.unet_steps)
+    optimise = optimiser()
     alpha_bar = jnp.asarray(Schedule.from_config(SCHEDULER).alpha_bar, jnp.float32)
 
     classes = [len(words) + 1 for words in scenes.ATTRIBUTES.values()]
@@ -400,23 +307,26 @@ def train_unet(
         }
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: Any, latent: Any, tokens: Any, values: Any, step: jax.Array) -> Any:
+    def update(
+        state: Any, latent: Any, tokens: Any, values: Any, step: jax.Array, steps: jax.Array
+    ) -> Any:
         key = jax.random.fold_in(jax.random.key(preset.seed), step)
         grads, seen = jax.grad(loss_of, has_aux=True)(state["params"], latent, tokens, values, key)
         updates, opt = optimise.update(grads, state["opt"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        params = apply(state["params"], updates, preset.unet_rate, step, steps)
         decay = jnp.minimum(preset.ema, (1 + step) / (10 + step))
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state["ema"], params)
         return {"params": params, "ema": ema, "opt": opt}, seen
 
-    def step_of(state: Any, step: int) -> Any:
+    def step_of(state: Any, step: int, steps: int) -> Any:
         rng = np.random.default_rng((preset.seed, 2, step))
         rows = rng.integers(0, len(latents), preset.unet_batch)
         phrasing = rng.integers(0, ids.shape[1], preset.unet_batch)
         dropped = rng.random((len(rows), 1)) < preset.caption_dropout
         tokens = np.where(dropped, null, ids[rows, phrasing])
         values = np.where(dropped, np.array(classes) - 1, named[rows, phrasing])
-        return update(state, latents[rows], tokens, values, jnp.asarray(step))
+        at = jnp.asarray(step), jnp.asarray(steps)
+        return update(state, latents[rows], tokens, values, *at)
 
     def start() -> Any:
         keys = jax.random.split(jax.random.key(preset.seed))
@@ -432,7 +342,7 @@ def train_unet(
             "opt": optimise.init(params),
         }
 
-    return run.train("unet", start(), step_of, preset.unet_steps, show)[0]
+    return run.train("unet", start(), step_of, preset.unet_steps, run.unet_minutes, show)[0]
 
 
 def assemble(
@@ -525,6 +435,13 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=float("inf"), help="stop in good order after so long"
     )
+    for stage in ("vae", "unet"):
+        parser.add_argument(
+            f"--{stage}-minutes",
+            type=float,
+            default=float("inf"),
+            help="train it in fewer steps than the preset's if those took longer; decided once",
+        )
     parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
     parser.add_argument(
         "--export", type=Path, help="write the checkpoint in the diffusers layout there"
@@ -539,17 +456,12 @@ def main() -> None:
     changed = {name: getattr(args, name) for name in ("unet_steps", "unet_rate", "seed")}
     changed = {name: value for name, value in changed.items() if value is not None}
     preset = dataclasses.replace(PRESETS[args.preset], **changed)
-    run = Run(preset, args.out, args.minutes, args.every)
+    run = Run(preset, args)
     run.log(device=str(jax.devices()[0]), jax=jax.__version__)
 
     world = scenes.sample(jax.random.key(preset.seed), preset.pictures)
     began = time.monotonic()
-    pictures = run.cached(
-        "pictures",
-        lambda: np.round((scenes.render_in_chunks(world, size=preset.size) + 1) * 127.5).astype(
-            np.uint8
-        ),
-    )
+    pictures = run.cached("pictures", lambda: render_all(world, preset.size))
     run.log(stage="pictures", seconds=round(time.monotonic() - began, 1))
     begun = load_checkpoint(args.start) if args.start else None
     first = dict(begun.params) if begun else {}

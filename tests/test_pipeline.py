@@ -310,9 +310,9 @@ def test_regions_may_differ_by_layer_image_and_pixel(editor: Editor, images: np.
 @pytest.mark.parametrize(
     ("regions", "says"),
     [
-        (np.zeros((1, 2, 4, 4)), r"regions have shape \(1, 2, 4, 4\)"),
-        (np.zeros((4, 4)), "regions have shape"),
-        (np.full((1, 1, 1, 1), 1.5), r"outside \[0, 1\]"),
+        (np.zeros((1, 2, 4, 4), np.float32), r"regions have shape \(1, 2, 4, 4\)"),
+        (np.zeros((1, 1, 5, 5), np.float32), r"regions have shape \(1, 1, 5, 5\)"),
+        (np.full((1, 1, 1, 1), 1.5, np.float32), r"outside \[0, 1\]"),
     ],
 )
 def test_bad_regions_are_refused(

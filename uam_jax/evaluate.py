@@ -281,6 +281,7 @@ class _Worker:
         if config.preserve == "pixels":
             pairs = zip(truth.sources, made, free, strict=True)
             kept = np.stack([keep_unedited(*each)[0] for each in pairs])
+            figures["kept_success"] = judge(kept, truth).astype(np.float64)
             figures["kept_background_psnr"] = metrics.psnr(kept, truth.sources, ~truth.region)
             figures["kept_edit_psnr"] = metrics.psnr(kept, truth.answers, truth.region)
         figures |= {name: np.asarray(values) for name, values in result.signals.items()}
@@ -291,11 +292,6 @@ class _Worker:
             name = f"{batch.bucket}/{self.evaluation.items.ids[row]}"
             if name not in self.wanted:
                 continue
-            own = {key: _number(values[slot]) for key, values in figures.items()}
-            files = {
-                f"images/{name}.png": encode_image("x.png", made[slot]),
-                f"masks/{name}.png": encode_mask(free[slot]),
-            }
             outcome: Row = {
                 "id": name,
                 "status": "ok",
@@ -306,25 +302,29 @@ class _Worker:
                 "third": items.thirds[slot],
                 "source": items.sources[slot],
                 "target": items.targets[slot],
-                "output": f"images/{name}.png",
-                "mask": f"masks/{name}.png",
-                "confidence": round(float(result.confidence[slot]), 6),
-                "review": result.review[slot],
+                "preview": f"truth/{items.ids[slot]}-original.png",
+                "answer": f"truth/{items.ids[slot]}-answer.png",
                 "config": config.fingerprint(),
                 "evaluations": evaluations,
-                "seconds": None if seconds is None else round(seconds, 4),
-                "figures": own,
             }
-            if not np.isfinite(made[slot]).all():
+            files = {
+                outcome["preview"]: encode_image("x.png", truth.sources[slot]),
+                outcome["answer"]: encode_image("x.png", truth.answers[slot]),
+            }
+            if np.isfinite(made[slot]).all():
                 outcome |= {
-                    "status": "failed",
-                    "reason": "the network gave numbers that are not finite",
+                    "output": f"images/{name}.png",
+                    "mask": f"masks/{name}.png",
+                    "confidence": round(float(result.confidence[slot]), 6),
+                    "review": result.review[slot],
+                    "seconds": None if seconds is None else round(seconds, 4),
+                    "figures": {key: _number(values[slot]) for key, values in figures.items()},
                 }
-                files = {}
-            for kind, pictures in (("original", truth.sources), ("answer", truth.answers)):
-                path = f"truth/{items.ids[slot]}-{kind}.png"
-                outcome["preview" if kind == "original" else kind] = path
-                files[path] = encode_image("x.png", pictures[slot])
+                files[outcome["output"]] = encode_image("x.png", made[slot])
+                files[outcome["mask"]] = encode_mask(free[slot])
+            else:
+                told = "the network gave numbers that are not finite"
+                outcome |= {"status": "failed", "reason": told}
             outcomes.append(Outcome(outcome, files))
         return outcomes
 
