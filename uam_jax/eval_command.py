@@ -191,9 +191,9 @@ def read_methods(names: str, editor: "Editor") -> dict[str, EditConfig]:
     if not found:
         raise InputError("--methods names none: give presets or TOML files, by comma")
     for label in found:
-        if not re.fullmatch(r"[\w.+=-][\w.+= -]*", label):
+        if not re.fullmatch(r"[\w.+=-][\w.+=, -]*", label):
             raise InputError(
-                f"a method is called {label!r}: use letters, digits, spaces and . + = - _"
+                f"a method is called {label!r}: use letters, digits, spaces and . , + = - _"
             )
     return found
 
@@ -307,6 +307,13 @@ def best_median_worst(rows: Sequence[Row]) -> list[Row]:
         for rank, chosen in picks.items():
             for number, row in enumerate(chosen, start=1):
                 figures = {key: row["figures"].get(key) for key in keys}
-                name = f"{method}, {rank} {number}: {row['item']}"
-                shown.append({**row, "id": name, "image": row["source"], "figures": figures})
+                figures["confidence"] = row.get("confidence")
+                # Among the figures, so that the rows stay in the order of their ranks.
+                own_name = {
+                    "id": f"{method}, {rank} {number}: {row['item']}",
+                    "image": row["source"],
+                }
+                shown.append(
+                    {**row, **own_name, "figures": figures, "confidence": None, "review": None}
+                )
     return shown + [row for row in rows if row["status"] != "ok"]
