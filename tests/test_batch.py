@@ -72,7 +72,9 @@ def job(editor: Editor, items: list[Item], out: object, **options: object) -> Pr
 
 def files(folder: Path) -> dict[str, bytes]:
     found = (
-        path for part in ("images", "masks", "originals") for path in (folder / part).rglob("*.*")
+        path
+        for part in ("images", "masks", "originals", "errors")
+        for path in (folder / part).rglob("*.*")
     )
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
@@ -100,6 +102,9 @@ def test_results_lie_under_their_ids_with_their_rows(whole: Path, items: list[It
     assert (good["size"], good["worked_at"], good["batch"]) == ("12x12", "8x8", 2)
     assert good["config"] == CONFIG.fingerprint() and good["weights"] == "tiny"
     assert 0 < good["mask_share"] <= 1
+    assert good["error"] in made and 0 <= good["confidence"] <= 1
+    assert "cannot reproduce" in good["review"]  # a random model knows no picture
+    assert rows["set/5"]["confidence"] is None and rows["set/5"]["review"] is None
     first, second = (read_image(whole / f"images/set/2-{n}.png").pixels for n in (1, 2))
     assert np.abs(first - second).max() > 0.01
 

@@ -213,11 +213,11 @@ def test_a_real_job_killed_twenty_times(tmp_path: Path, model: Path) -> None:
     assert start(tmp_path / "killed", 1).wait() == 0
 
     def made(folder: Path) -> dict[str, bytes]:
-        parts = ("images", "masks", "originals")
+        parts = ("images", "masks", "originals", "errors")
         return {f"{p}/{f.name}": f.read_bytes() for p in parts for f in (folder / p).iterdir()}
 
     whole = made(tmp_path / "whole-1")
-    assert len(whole) == 180
+    assert len(whole) == 240
     for folder in ("whole-2", "whole-4", "whole-8", "killed"):
         assert made(tmp_path / folder) == whole, folder
     rows = [

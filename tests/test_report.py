@@ -138,7 +138,8 @@ def test_a_column_of_few_words_says_each_once() -> None:
 
 def test_what_is_missing_is_nothing_and_what_is_unknown_is_left_out() -> None:
     part = render_rows(row(seed=3, figures=None), row(1, status="failed", reason=None))
-    for name in ("reason", "image", "output", "mask", "answer", "mask_share", "seconds", "size"):
+    texts = ("reason", "review", "image", "size", "output", "mask", "error", "answer")
+    for name in (*texts, "confidence", "mask_share", "seconds"):
         assert column_of(part, name) == [None, None]
     assert column_of(part, "failed") == [0, 1]
     assert part["figures"] == [] and "seed" not in part["columns"]

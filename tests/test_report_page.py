@@ -208,6 +208,36 @@ def test_failures_are_on_top_unless_told_otherwise(gallery: Gallery) -> None:
     assert gallery.summary() == "1–24 of 58 rows found (60 in all)"
 
 
+def test_the_review_list_is_on_top_and_the_least_confident_first(
+    browser: Any, tmp_path: Path
+) -> None:
+    rows = [
+        {
+            "id": f"id {i}", "status": "failed" if i == 4 else "ok", "output": "edit.png",
+            "preview": "edit.png", "error": "error.png" if i == 2 else None,
+            "confidence": None if i == 4 else (7 * i % 10) / 10, "reason": "no memory" if i == 4 else None,
+            "review": "the mask changes" if i in (2, 3) else None,
+        }
+        for i in range(8)
+    ]  # fmt: skip
+    pictures = {"edit.png": picture(90), "error.png": picture(20)}
+    files = pictures | render_report(rows, title="Sure?", facts={})
+    gallery = Gallery(browser, write(tmp_path, files))
+    assert gallery.ids() == [f"id {i}" for i in (4, 3, 2, 0, 6, 5, 1, 7)]
+    assert gallery.texts("#cards .reason:not([hidden])") == ["no memory"] + ["the mask changes"] * 2
+    gallery.find("[data-value=review]").click()
+    assert gallery.ids() == ["id 3", "id 2"]
+    assert "confidence10 %" in gallery.texts("#cards dl div")
+    gallery.find("[data-value=error]").click()
+    gallery.wait_for_pictures("#cards")
+    assert gallery.pictures("#cards") == ["mask"]
+    gallery.find("[data-value=all]").click()
+    gallery.choose("#sort", "order")
+    gallery.find("#top").click()
+    assert gallery.ids() == [f"id {i}" for i in range(8)]
+    assert gallery.complaints() == []
+
+
 def test_all_pictures_of_a_page_are_found(gallery: Gallery) -> None:
     # Lazily loaded, so only once they are near.
     gallery.run("for (const i of document.querySelectorAll('#cards img')) i.loading = 'eager'")
