@@ -37,6 +37,7 @@ EVALUATE = {
     "ablation": "scenes --methods configs/scenes/ablation.toml --third tune --n 64 --share",
     "tuning": "scenes --methods configs/scenes/tuning.toml --third tune --n 48 --share",
     "finer": "scenes --methods configs/scenes/finer.toml --third tune --n 48 --share",
+    "finest": "scenes --methods configs/scenes/finest.toml --third tune --n 96 --share",
     "regions": "scenes --methods configs/scenes/regions.toml --third tune --n 48 --share",
     "reconstruction": "reconstruction --third report --n 32",
 }

@@ -479,7 +479,13 @@ class EditWorker:
             raise InputError("the network gave numbers that are not finite: try --dtype float32")
         suffix = self.plan.settings.suffix or default_suffix(item.image, picture)
         if config.preserve == "pixels":
-            pixels, mask = keep_unedited(picture.pixels, edited, free, within=batch.masks[slot])
+            pixels, mask = keep_unedited(
+                picture.pixels,
+                edited,
+                free,
+                within=batch.masks[slot],
+                threshold=config.mask.threshold,
+            )
         else:
             pixels, mask = resize(edited, picture.size), resize(free, picture.size, linear=True)
         row["output"] = f"images/{row['id']}{suffix}"

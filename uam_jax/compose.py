@@ -23,8 +23,8 @@ def soft_mask(
 ) -> Float[np.ndarray, "H W"]:
     """How much of the edited picture to take at each pixel of the original.
 
-    The numbers are those with the best overlap with the exact masks of rendered edits, as
-    `scripts/measure_scenes.py` searches them; 4 pixels are half a pixel of the latent.
+    The numbers are those with the best overlap with the exact masks of rendered edits; 4 pixels are half
+    a pixel of the latent.
 
     `free` is smoothed and thresholded to a region. From the distance to that region follow growth and
     feather: 1 up to `grow`, 0 exactly from `grow + feather` on, smooth in between.

@@ -83,6 +83,8 @@ class MaskConfig(_Section):
       quantile: q at the last step, of the rules "released" and "algorithm1".
       t_mask: blended are the steps whose timestep is below it.
       radius: of the dilation, in latent pixels.
+      threshold: where the pixels are preserved, a pixel counts as edited that was free in this share of
+        the blended steps and channels.
       source_line: blend the replayed source branch too.
       user: a user's mask limits the adaptive one ("intersect") or stands in for it ("replace").
       user_from_start: a user's mask holds from the first step on, not only below t_mask.
@@ -93,6 +95,7 @@ class MaskConfig(_Section):
     quantile: Share = 0.5
     t_mask: Count = 200
     radius: Annotated[int, Between(0, 64)] = 1
+    threshold: Share = 0.3
     source_line: bool = True
     user: Literal["intersect", "replace"] = "intersect"
     user_from_start: bool = False

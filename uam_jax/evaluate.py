@@ -276,11 +276,12 @@ class _Worker:
         rebuilt = result.source_latents
         rebuilt = result.auxiliary_latents if rebuilt is None else rebuilt
         rebuilt = shared.z0 if rebuilt is None else rebuilt
-        figures = score_edits(made, free, truth)
+        figures = score_edits(made, free, truth, threshold=config.mask.threshold)
         figures |= score_reconstructions(np.asarray(editor.decode(rebuilt)), truth, shared.ceiling)
         if config.preserve == "pixels":
             pairs = zip(truth.sources, made, free, strict=True)
-            kept = np.stack([keep_unedited(*each)[0] for each in pairs])
+            threshold = config.mask.threshold
+            kept = np.stack([keep_unedited(*each, threshold=threshold)[0] for each in pairs])
             figures["kept_success"] = judge(kept, truth).astype(np.float64)
             figures["kept_background_psnr"] = metrics.psnr(kept, truth.sources, ~truth.region)
             figures["kept_edit_psnr"] = metrics.psnr(kept, truth.answers, truth.region)
@@ -329,18 +330,23 @@ class _Worker:
         return outcomes
 
 
-def score_edits(made: np.ndarray, free: np.ndarray, truth: Truth) -> dict[str, np.ndarray]:
+def score_edits(
+    made: np.ndarray, free: np.ndarray, truth: Truth, *, threshold: float = 0.3
+) -> dict[str, np.ndarray]:
     """How good edits are, each figure (b,); nan where it has no meaning.
 
     Args:
       made: (b, h, w, 3) in [-1, 1], the model's own pictures: no original pixels pasted in.
       free: (b, h, w) in [0, 1], the share of steps and channels in which a pixel was free.
       truth: of the items.
+      threshold: of `compose.soft_mask`, which makes `free` a region.
     """
     background = ~truth.region
     in_black = metrics.masked(made, background), metrics.masked(truth.sources, background)
     size = made.shape[1], made.shape[2]
-    found = np.stack([soft_mask(each, size, feather=0.0) > 0.5 for each in free])
+    found = np.stack(
+        [soft_mask(each, size, threshold=threshold, feather=0.0) > 0.5 for each in free]
+    )
     overlap = metrics.overlap(found, truth.region)
     return {
         "success": judge(made, truth).astype(np.float64),

@@ -138,7 +138,9 @@ def edit_job(
         edited = np.asarray(result.images[index], np.float32)
         free = np.asarray(result.masks[index], np.float32)
         if config.preserve == "pixels":
-            pixels, mask = keep_unedited(picture.pixels, edited, free, within=allowed)
+            pixels, mask = keep_unedited(
+                picture.pixels, edited, free, within=allowed, threshold=config.mask.threshold
+            )
         else:
             pixels, mask = resize(edited, picture.size), resize(free, picture.size, linear=True)
         files[output] = encode_image(output, pixels, picture)

@@ -370,6 +370,7 @@ class Editor:
                 np.asarray(edited),
                 np.asarray(free),
                 within=None if masks is None else np.asarray(masks[index], np.float32),
+                threshold=config.mask.threshold,
             )[0]
             for index, edited, free in zip(
                 result.source_index, result.images, result.masks, strict=True
