@@ -101,12 +101,14 @@ def calibrate(rows: list[Row], weights_hash: str) -> dict[str, Any]:
     def rounded(values: dict[str, float]) -> dict[str, float]:
         return {name: round(float(value), 5) for name, value in values.items()}
 
-    noise = np.abs(np.log(np.maximum(signals["noise"], 1e-6)))
+    typical = float(np.median(signals["noise"]))
+    noise = np.abs(np.log(np.maximum(signals["noise"], 1e-6) / typical))
     return {
         "fitted": f"{len(rows)} edits of Scenes-Bench's tune third, weights {weights_hash}",
         "bias": round(float(w[0]), 5),
         # What 99 of 100 pictures of its own world reach is familiar.
         "familiar": round(float(np.percentile(signals["reconstruction"], 1)), 2),
+        "typical_noise": round(typical, 4),
         "noise": round(float(np.percentile(noise, 99)), 4),
         "below": 0.5,
         "weights": rounded(dict(zip(names, w[1:], strict=True))),

@@ -50,7 +50,11 @@ class FakeEditor:
         if options["masks"] is not None:
             free = free * options["masks"][0]
         return SimpleNamespace(
-            images=np.stack([edited] * len(targets)), masks=np.stack([free] * len(targets))
+            images=np.stack([edited] * len(targets)),
+            masks=np.stack([free] * len(targets)),
+            error_map=np.zeros(images.shape[:3], np.float32),
+            confidence=np.full(len(targets), 0.25),
+            review=["the picture hardly changed"] * len(targets),
         )
 
     def encode(self, images: np.ndarray) -> np.ndarray:
@@ -246,6 +250,7 @@ def test_json_is_one_document_and_nothing_else_is_on_stdout(
         str(tmp_path / "o" / name) for name in ("in.png", "second.png")
     ]
     assert all(0.3 < row["mask_share"] < 0.7 for row in summary["pictures"])
+    assert all(row["confidence"] == 0.25 and row["review"] for row in summary["pictures"])
     assert summary["evaluations"] == 2 * 60
     assert summary["config"] == editor.default_config.fingerprint()
     assert summary["weights"] == editor.weights_hash

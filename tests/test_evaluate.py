@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_pipeline import tiny_editor
+from typer.testing import CliRunner
 
-from uam_jax import EditConfig, Editor, InputError, eval_command, metrics
+from uam_jax import EditConfig, Editor, InputError, cli, eval_command, metrics
 from uam_jax.eval_command import as_files, as_markdown, best_median_worst, read_methods
 from uam_jax.evaluate import Chunk, Evaluation, score_edits, summarise
 from uam_jax.images import read_image
@@ -263,3 +264,23 @@ def test_what_is_not_finite_fails_its_row(
     good, bad = one.rows(folder)
     assert (good["status"], bad["status"]) == ("ok", "failed") and "not finite" in bad["reason"]
     assert eval_command.best_median_worst([good, bad])[-1]["status"] == "failed"
+
+
+def test_from_the_command_line(
+    editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Editor, "load", lambda *_, **__: editor)
+    study = tmp_path / "study.toml"
+    study.write_text('[methods.few]\nconfig = "released"\nset = ["steps=2", "control=none"]\n')
+    options = ["--methods", study, "--third", "tune", "--n", 2, "--chunk", 2, "--no-cache"]
+    arguments = ["eval", "scenes", *options, "--out", tmp_path / "out", "--json"]
+    run = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    assert run.exit_code == 0, run.stderr
+    summary = json.loads(run.stdout)
+    assert summary["methods"][0]["method"] == "few" and summary["failed"] == 0
+    assert {"summary.md", "summary.json", "index.html", "results.jsonl", "success-by-kind.png"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    arguments[arguments.index("tune")] = "test"
+    refused = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    assert refused.exit_code == 2 and "no part of the benchmark" in refused.stderr

@@ -54,6 +54,7 @@ ONLY = {
 RESERVED = {
     "models": {"checkpoints", "predictors", "programs"},
     "flax": {"models"},
+    "matplotlib": {"plots"},
     "PIL": {"images", "manifest", "ledger", "grid"},
     "optax": set(),
     "torch": set(),

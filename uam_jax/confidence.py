@@ -41,7 +41,7 @@ def edit_signals(
     Returns:
       `reconstruction`: PSNR of `rebuilt` in dB. `round_trip`: the source branch's return to z0, as
       signal to error in dB (60 where it was not evaluated to the end). `noise`: mean square of
-      `start`, 1 if it is noise. `separability`: how clearly the image falls into a part where the
+      `start`. `separability`: how clearly the image falls into a part where the
       branches differ and one where they don't (see `masks.otsu`). `contrast`: the first part's
       difference over the second's, as a logarithm. `difference`: of the branches, mean over
       everything. `stability` of the masks, see `EditTrace`. `share` of the image that was free.
@@ -111,7 +111,8 @@ class Calibration:
       bias: of the logit.
       familiar: PSNR in dB: at it or above, the model reproduces a picture as well as those of its own
         world; 6 dB below it knows nothing of it.
-      noise: the largest |log| of the signal `noise` that is familiar; at twice that, nothing is.
+      typical_noise: the signal `noise` of a familiar picture.
+      noise: how far its logarithm may be from that; at twice that distance nothing is familiar.
       below: a result whose confidence is lower is to be reviewed.
       fitted: on what, in words; empty where it was not fitted for this model.
     """
@@ -121,7 +122,8 @@ class Calibration:
     scales: Mapping[str, float] = field(default_factory=dict)
     bias: float = 2.0
     familiar: float = 22.0
-    noise: float = 0.25
+    typical_noise: float = 1.0
+    noise: float = 0.7
     below: float = 0.5
     fitted: str = ""
 
@@ -134,7 +136,7 @@ class Calibration:
         """
         known = {
             "weights": dict, "means": dict, "scales": dict, "bias": float, "familiar": float,
-            "noise": float, "below": float, "fitted": str,
+            "typical_noise": float, "noise": float, "below": float, "fitted": str,
         }  # fmt: skip
         for key, value in settings.items():
             if key not in known or not isinstance(value, known[key]):
@@ -155,7 +157,8 @@ class Calibration:
     def familiarity(self, signals: Mapping[str, Any]) -> Float[np.ndarray, "t"]:
         """1 for a picture of the model's own world, 0 for one that it knows nothing of."""
         rebuilt = np.asarray(signals["reconstruction"], np.float64)
-        noise = np.abs(np.log(np.maximum(np.asarray(signals["noise"], np.float64), 1e-6)))
+        noise = np.maximum(np.asarray(signals["noise"], np.float64), 1e-6)
+        noise = np.abs(np.log(noise / self.typical_noise))
         ramps = 1 - (self.familiar - rebuilt) / 6, 2 - noise / self.noise
         return np.prod([np.nan_to_num(np.clip(ramp, 0, 1)) for ramp in ramps], axis=0)
 

@@ -295,8 +295,9 @@ class Editor:
             raise InputError(f"uniformity is {uniformity}: it must be from 0 to 1")
         if keep not in ("needed", "all"):
             raise InputError(f"keep is {keep!r}: choose needed or all")
-        depth = self.plan(replace(self.default_config, steps=steps)).depth
-        levels = range(steps + 1) if keep == "all" else sorted({0, depth, steps})
+        config = replace(self.default_config, steps=steps)
+        everything = keep == "all" or config.source == "anchored"
+        levels = range(steps + 1) if everything else sorted({0, self.plan(config).depth, steps})
         key = self.inverter.key(
             z0.shape[0],
             prompts,

@@ -135,10 +135,9 @@ def _finish(figure: Figure, axes: Any, title: str, x: str, y: str) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
-    if len(labels) > 6:
+    # Beside the axes, where it hides nothing.
+    if len(labels) > 1:
         figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
-    elif labels:
-        axes.legend(fontsize=8, frameon=False)
 
 
 def _png(figure: Figure) -> bytes:

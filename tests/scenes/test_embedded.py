@@ -1,0 +1,39 @@
+"""The embedded model as it ships: what it recommends, and what it says of pictures that it cannot know."""
+
+import numpy as np
+import pytest
+from skimage import data
+
+from uam_jax import EditConfig, Editor, scenes
+from uam_jax.confidence import UNFAMILIAR
+from uam_jax.images import resize
+
+
+@pytest.fixture(scope="module")
+def editor() -> Editor:
+    return Editor.load("scenes")
+
+
+def test_its_own_settings_cost_at_most_three_quarters_of_the_released_run(editor: Editor) -> None:
+    released = editor.evaluations(EditConfig.load("released"))
+    assert editor.evaluations(editor.default_config) <= 0.75 * released
+
+
+def test_its_confidence_was_calibrated_with_its_weights(editor: Editor) -> None:
+    assert editor.weights_hash in editor.calibration.fitted
+    assert editor.calibration.weights
+
+
+def test_photographs_and_noise_pass_and_are_not_trusted(editor: Editor) -> None:
+    side = editor.native_size
+    photographs = [data.astronaut(), data.coffee()[:, :400], data.chelsea()[:, :300]]
+    pictures = [resize(p.astype(np.float32) / 127.5 - 1, (side, side)) for p in photographs]
+    pictures.append(np.random.default_rng(0).uniform(-1, 1, (side, side, 3)).astype(np.float32))
+    known = scenes.make_scene(shape="cube", colour="red", place="centre")
+    pictures += [*scenes.render_in_chunks(known, size=side)]
+    target = scenes.caption(known.replace(colour="blue")[0])
+    result = editor.edit(np.stack(pictures), [target] * 5)
+    assert np.isfinite(np.asarray(result.images)).all()
+    assert (result.confidence[:4] < 0.2).all() and result.confidence[4] > 0.3
+    assert all(UNFAMILIAR in why for why in result.review[:4])
+    assert np.asarray(result.error_map)[:4].mean() > 2 * np.asarray(result.error_map)[4].mean()
