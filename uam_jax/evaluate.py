@@ -82,8 +82,23 @@ class Evaluation:
         )
 
     def rows(self, folder: Folder) -> list[Row]:
-        """The rows of these methods and items, method by method."""
-        return rows_of(folder, self.methods, self.items)
+        """The rows of these methods and items, method by method.
+
+        Confidence is that of the model's present calibration: the signals in a row may be older.
+        """
+        rows = rows_of(folder, self.methods, self.items)
+        good = [row for row in rows if row["status"] == "ok"]
+        if good:
+            names = good[0]["figures"]
+            signals = {
+                name: np.asarray([row["figures"].get(name) for row in good], np.float64)
+                for name in names
+            }
+            calibration = self.editor.calibration
+            told = calibration.confidence(signals), calibration.review(signals)
+            for row, confidence, review in zip(good, *told, strict=True):
+                row |= {"confidence": round(float(confidence), 6), "review": review}
+        return rows
 
 
 def run_chunks(
