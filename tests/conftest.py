@@ -1,7 +1,10 @@
 """One deterministic CPU environment for every test, set before anything imports JAX."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -12,6 +15,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 # A test that asks the network is wrong: the hub's client answers from its cache or fails.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# What one process has compiled the others need not: a cache of this run alone, which passes cold. Workers
+# inherit the folder from the process that starts them, which removes it.
+IS_FIRST = "UAM_TESTS_RUN" not in os.environ
+if IS_FIRST:
+    os.environ["UAM_TESTS_RUN"] = tempfile.mkdtemp(prefix="uam-tests-")
+RUN = Path(os.environ["UAM_TESTS_RUN"])
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(RUN / "compiled")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 OPT_IN = ("slow", "gpu")
 """Markers whose tests run only where `-m` names them."""
@@ -32,9 +44,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in deselected]
 
 
+def pytest_unconfigure() -> None:
+    if IS_FIRST:
+        shutil.rmtree(RUN, ignore_errors=True)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_cache() -> Iterator[None]:
     """Keeps the user's cache folder out of it: tests pass cold and leave nothing there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(RUN / "cache"))
         yield

@@ -40,9 +40,11 @@ class FakeEditor:
         return config.steps * (2 + targets)
 
     def edit_latents(
-        self, images: np.ndarray, target: Any, source: Any, **options: Any
+        self, latents: np.ndarray, target: Any, source: Any, **options: Any
     ) -> SimpleNamespace:
-        self.calls.append({"images": images, "target": target, "source": source, **options})
+        self.calls.append({"target": target, "source": source, **options})
+        images = options["images"]
+        np.testing.assert_array_equal(latents, images)  # as `encode` made them
         [targets] = target
         left = np.arange(images.shape[2]) < images.shape[2] // 2
         edited = np.where(left[:, None], -images[0], images[0] * np.float32(0.9))

@@ -17,7 +17,7 @@ from uam_jax.predictors import Network
 from uam_jax.requests import Prompts, per_image
 from uam_jax.types import Conditioning, Latent
 
-Shares = Float[Array | np.ndarray, "#blocks #b #h #w"]
+Shares = Float[Array | np.ndarray, "blocks images rows columns"]
 """Uniformity of every transformer block, example and pixel of the latent, see `types.Regions`."""
 
 
