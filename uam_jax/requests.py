@@ -70,7 +70,9 @@ def latent_masks(masks: MaskLike, shape: Sequence[int]) -> Float[Array, "b h w 1
     ]
 
 
-def checked_regions(regions: Any, shape: Sequence[int]) -> Float[np.ndarray, "blocks images rows columns"]:
+def checked_regions(
+    regions: Any, shape: Sequence[int]
+) -> Float[np.ndarray, "blocks images rows columns"]:
     """Uniformity of every block, image and pixel, for latents of a shape."""
     regions = np.asarray(regions, np.float32)
     b, h, w, _ = shape
