@@ -5,7 +5,7 @@
 One script for CPU, GPU and TPU. It resumes exactly where it stopped (Orbax checkpoints; every batch is a
 function of the seed and the step), writes losses and picture grids on the way, and with `--export DIR`
 writes the newest weights, in float16 and the diffusers layout, whenever it stops: at the end or when
-`--minutes` run out. On a machine that is lent for a while, three commands of nine minutes:
+`--minutes` run out, once the VAE is done. On a machine that is lent for a while, three commands of nine minutes:
 
     train="python scripts/train_scenes.py --preset scenes-128 --out runs/128 --export runs/128-fp16"
     $train --vae-minutes 7 --minutes 8.5

@@ -248,6 +248,21 @@ def test_bad_studies_are_named(editor: Editor, tmp_path: Path, text: str, says: 
         read_methods(" , ", editor)
 
 
+def test_what_does_not_fit_into_memory_is_a_failed_row_of_the_summary(
+    editor: Editor, items: Items, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(Editor, "edit_latents", full)
+    one = Evaluation(editor, {"plain": CONFIG}, items.take([0, 1]), chunk=2)
+    folder = Folder(str(tmp_path))
+    assert one.run(folder).failed == 2
+    summary = {"facts": {"benchmark": "b"}, "methods": summarise(one.rows(folder))}
+    assert summary["methods"]["plain"]["failed"] == 2
+    assert "index.html" in as_files(one.rows(folder), summary)
+
+
 def test_what_is_not_finite_fails_its_row(
     editor: Editor, items: Items, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,15 +77,13 @@ def _decibels(signal: Float[Array, "b"], error: Float[Array, "b"]) -> Float[Arra
     return 10 * jnp.log10(jnp.maximum(signal, 1e-10) / jnp.maximum(error, 1e-10))
 
 
+_APART = (
+    "what changes is hardly apart from what stays",
+    "what changes is very sharply apart from what stays",
+)
 REASONS: dict[str, tuple[str, str]] = {
-    "separability": (
-        "what changes is hardly apart from what stays",
-        "what changes is very sharply apart from what stays",
-    ),
-    "contrast": (
-        "what changes is hardly apart from what stays",
-        "what changes is very sharply apart from what stays",
-    ),
+    "separability": _APART,
+    "contrast": _APART,
     "difference": (
         "the target prompt hardly differs from the picture",
         "the target prompt differs from the picture almost everywhere",

@@ -92,9 +92,10 @@ def run_eval(options: EvalOptions, console: Console) -> dict[str, Any]:
         "methods": [
             {
                 "method": name,
-                "success": means["success"][0],
-                "background_psnr": means["background_psnr"][0],
-                "background_gap": means["background_gap"][0],
+                **{
+                    key: means.get(key, [None])[0]
+                    for key in ("success", "background_psnr", "background_gap")
+                },
                 "evaluations": summary["methods"][name]["evaluations"],
             }
             for name, means in overall.items()
@@ -217,14 +218,15 @@ def _load(name: str, overrides: Sequence[str], editor: "Editor") -> EditConfig:
 def as_files(rows: Sequence[Row], summary: Mapping[str, Any]) -> dict[str, bytes]:
     """Everything that is made from the rows."""
     methods = summary["methods"]
-    ceiling = next(iter(methods.values()))["overall"]["vae_background_psnr"][0]
+    nothing = (None,) * 3
+    [ceiling, *_] = next(iter(methods.values()))["overall"].get("vae_background_psnr", nothing)
     title = summary["facts"]["benchmark"]
     files = {
         "summary.json": json.dumps(summary, indent=1).encode(),
         "summary.md": as_markdown(summary).encode(),
         "success-background.png": points(
             {
-                name: (of["overall"]["background_psnr"], of["overall"]["success"])
+                name: tuple(of["overall"].get(x, nothing) for x in ("background_psnr", "success"))
                 for name, of in methods.items()
             },
             title=f"{title}: mean and 95 % interval",

@@ -53,15 +53,8 @@ class Evaluation:
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(
-        self,
-        folder: Folder,
-        *,
-        report: Callable[[Progress], None] = lambda progress: None,
-        say: Callable[[str], None] = lambda message: None,
-        stop: Stop | None = None,
-    ) -> Progress:
-        """Does what has no row in the ledger yet; see `run_chunks`."""
+    def run(self, folder: Folder, **how: Any) -> Progress:
+        """Does what has no row in the ledger yet; `how` is `report`, `say`, `stop` of `run_chunks`."""
         job = {
             "benchmark": f"scenes {VERSION}, seed {self.seed}",
             "weights": self.editor.weights_hash,
@@ -76,9 +69,7 @@ class Evaluation:
             lambda wanted: _Worker(self, wanted),
             chunk=self.chunk,
             job=job,
-            report=report,
-            say=say,
-            stop=stop,
+            **how,
         )
 
     def rows(self, folder: Folder) -> list[Row]:
@@ -237,11 +228,25 @@ class _Worker:
         return finish
 
     def give_up(self, batch: Chunk, reason: str) -> list[Outcome]:
-        ids = self.evaluation.items.ids
         return [
-            Outcome({"id": f"{batch.bucket}/{ids[row]}", "status": "failed", "reason": reason})
+            Outcome(self._row(batch.bucket, row) | {"status": "failed", "reason": reason})
             for row in batch.rows
         ]
+
+    def _row(self, method: str, row: int) -> Row:
+        """What a row of the ledger says of its item, whatever became of it."""
+        items = self.evaluation.items
+        return {
+            "id": f"{method}/{items.ids[row]}",
+            "status": "ok",
+            "reason": None,
+            "method": method,
+            "item": items.ids[row],
+            "kind": items.kinds[row],
+            "third": items.thirds[row],
+            "source": items.sources[row],
+            "target": items.targets[row],
+        }
 
     def _shared(self, batch: Chunk) -> _Shared:
         rows = batch.padded
@@ -308,16 +313,7 @@ class _Worker:
             name = f"{batch.bucket}/{self.evaluation.items.ids[row]}"
             if name not in self.wanted:
                 continue
-            outcome: Row = {
-                "id": name,
-                "status": "ok",
-                "reason": None,
-                "method": batch.bucket,
-                "item": items.ids[slot],
-                "kind": items.kinds[slot],
-                "third": items.thirds[slot],
-                "source": items.sources[slot],
-                "target": items.targets[slot],
+            outcome = self._row(batch.bucket, row) | {
                 "preview": f"truth/{items.ids[slot]}-original.png",
                 "answer": f"truth/{items.ids[slot]}-answer.png",
                 "config": config.fingerprint(),
@@ -398,7 +394,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         name: {
             "items": len(own),
             "failed": sum(row["status"] != "ok" for row in own),
-            "evaluations": own[0].get("evaluations"),
+            "evaluations": next((row["evaluations"] for row in own if "evaluations" in row), None),
             "overall": _means(own),
             "kinds": {
                 kind: _means([row for row in own if row["kind"] == kind])

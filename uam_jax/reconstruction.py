@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from uam_jax.images import encode_image
 from uam_jax.inversion import Inversion
 from uam_jax.ledger import Row
 from uam_jax.plots import bars, curves
-from uam_jax.runner import Outcome, Progress, Stop
+from uam_jax.runner import Outcome, Progress
 from uam_jax.scenes.bench import VERSION, Items
 from uam_jax.scenes.render import render_in_chunks
 from uam_jax.scenes.world import ATTRIBUTES, captions
@@ -80,15 +80,8 @@ class ReconstructionStudy:
     chunk: int
     settings: Mapping[str, Any]
 
-    def run(
-        self,
-        folder: Folder,
-        *,
-        report: Callable[[Progress], None] = lambda progress: None,
-        say: Callable[[str], None] = lambda message: None,
-        stop: Stop | None = None,
-    ) -> Progress:
-        """Does what has no row yet; see `evaluate.run_chunks`."""
+    def run(self, folder: Folder, **how: Any) -> Progress:
+        """Does what has no row yet; `how` is `report`, `say`, `stop` of `evaluate.run_chunks`."""
         return run_chunks(
             folder,
             self.items,
@@ -100,9 +93,7 @@ class ReconstructionStudy:
                 "weights": self.editor.weights_hash,
                 **self.settings,
             },
-            report=report,
-            say=say,
-            stop=stop,
+            **how,
         )
 
     def rows(self, folder: Folder) -> list[Row]:
@@ -110,16 +101,34 @@ class ReconstructionStudy:
         return rows_of(folder, self.cases, self.items)
 
 
+class _Shared(NamedTuple):
+    """What all cases of a chunk have in common."""
+
+    rows: tuple[int, ...]
+    items: Items
+    pictures: np.ndarray
+    z0: Any
+    ceiling: np.ndarray
+
+
+def _share(editor: "Editor", items: Items, rows: tuple[int, ...]) -> _Shared:
+    own = items.take(rows)
+    pictures = render_in_chunks(own.before, size=editor.native_size)
+    z0 = editor.encode(jnp.asarray(pictures))
+    return _Shared(rows, own, pictures, z0, np.asarray(editor.decode(z0)))
+
+
 @dataclass
 class _Worker:
     study: ReconstructionStudy
     wanted: set[str]
+    _last: "_Shared | None" = None
 
     def compute(self, batch: Chunk) -> Callable[[], list[Outcome]]:
         editor, case = self.study.editor, self.study.cases[batch.bucket]
-        items = self.study.items.take(batch.padded)
-        pictures = render_in_chunks(items.before, size=editor.native_size)
-        z0 = editor.encode(jnp.asarray(pictures))
+        if self._last is None or self._last.rows != batch.padded:
+            self._last = _share(editor, self.study.items, batch.padded)
+        items, pictures, z0, ceiling = self._last[1:]
         began = time.perf_counter()
         inversion = invert_case(editor, case, z0, prompts_of(case, items))
         guided = Inversion(
@@ -140,7 +149,7 @@ class _Worker:
         seconds = (time.perf_counter() - began) / len(items)
 
         def finish() -> list[Outcome]:
-            made, ceiling = np.asarray(editor.decode(rebuilt)), np.asarray(editor.decode(z0))
+            made = np.asarray(editor.decode(rebuilt))
             figures = {
                 "psnr": metrics.psnr(made, ceiling),
                 "ssim": metrics.ssim(made, ceiling),
