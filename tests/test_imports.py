@@ -28,17 +28,18 @@ LAYERS = (
         "inversion",
         "metrics",
         "plots",
+        "peaks",
     },
     {"ddim", "data", "runner", "cache", "masks", "control", "weights", "compose"},
     {"edit", "checkpoints", "scenes"},
-    {"config", "predictors", "confidence"},
+    {"config", "predictors", "confidence", "shapes"},
     {"programs", "requests"},
     {"inverter"},
     {"pipeline"},
     {"uam_jax"},  # the public names, in __init__.py
     {"backend", "console", "jobs", "batch", "evaluate", "scenes.demo"},
-    {"batch_command", "reconstruction"},
-    {"eval_command"},
+    {"batch_command", "reconstruction", "bench"},
+    {"eval_command", "bench_command"},
     {"cli"},
     {"__main__"},
 )
@@ -52,7 +53,7 @@ ONLY = {
 
 # Units and libraries that few may import.
 RESERVED = {
-    "models": {"checkpoints", "predictors", "programs"},
+    "models": {"checkpoints", "predictors", "programs", "shapes"},
     "flax": {"models"},
     "matplotlib": {"plots"},
     "PIL": {"images", "manifest", "ledger", "grid"},

@@ -10,6 +10,7 @@ import pytest
 from test_pipeline import SMALL, TARGET, assert_close, tiny_editor
 
 from uam_jax import Editor, InputError
+from uam_jax.models.attention import attend
 from uam_jax.parallel import Devices, Program, program
 
 COLLECTIVES = re.compile(
@@ -58,6 +59,17 @@ def test_a_collective_would_be_found() -> None:
     devices = Devices.local(2)
     summing = Program(lambda x: jax.lax.psum(x, "data"), static=[], batched={"x": 0}, out=None)
     assert COLLECTIVES.search(summing.lower(jnp.ones((2, 3)), on=devices).compile().as_text())
+
+
+@pytest.mark.parametrize("mode", ["shard_map", "pmap"])
+def test_attention_in_chunks_on_several_devices(mode: str) -> None:
+    @program(static=[], batched={"q": 0, "k": 0, "v": 0}, out=0)
+    def chunked(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return attend(q, k, v, backend="chunked")
+
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 4, 9, 2, 8))
+    made = chunked(q, k, v, on=Devices.local(2, mode))
+    assert_close(made, attend(q, k, v, backend="xla"), 1e-5)
 
 
 @pytest.mark.parametrize(("count", "mode"), [(0, "shard_map"), (9, "shard_map"), (1, "threads")])

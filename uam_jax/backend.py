@@ -1,6 +1,8 @@
 """What a command runs on: device, precision and compilation cache of JAX, and their description."""
 
+import contextlib
 import os
+import platform
 import tempfile
 import time
 import warnings
@@ -142,6 +144,21 @@ def describe_machine() -> dict[str, Any]:
         "versions": versions("uam_jax", "jax", "jaxlib", "flax"),
         "device": f"{device.platform}: {device.device_kind}",
         "devices": len(jax.devices(device.platform)),
+    }
+
+
+def describe_host() -> dict[str, Any]:
+    """Processor, cores that this process may use, system and Python, for a summary."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(": ")[2] for line in lines if "model name" in line), name)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "processor": name,
+        "cores": cores,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
     }
 
 

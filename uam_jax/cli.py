@@ -24,6 +24,8 @@ evaluations = typer.Typer(
     no_args_is_help=True, help="Measures methods where the exact answer is known."
 )
 app.add_typer(evaluations, name="eval")
+benches = typer.Typer(help="Measures speed and memory.")
+app.add_typer(benches, name="bench")
 
 Argument, Option = typer.Argument, typer.Option
 Images = Annotated[list[Path], Argument(metavar="IMAGE", help="Pictures, in any common format.")]
@@ -68,11 +70,14 @@ class Compute:
         backend.configure(device=self.device, precision=self.precision, cache=cache)
 
 
-def command(function: Callable[..., dict[str, Any]], of: typer.Typer = app) -> Callable[..., None]:
+def command(
+    function: Callable[..., dict[str, Any]], of: typer.Typer = app, alone: bool = False
+) -> Callable[..., None]:
     """Makes a subcommand of `function(console, ...) -> summary`.
 
     A parameter `compute` stands for the options of `Compute`. Errors become exit codes, the summary
-    goes to stdout, and `--json` and `--debug` are added.
+    goes to stdout, and `--json` and `--debug` are added. With `alone`, it is what `of` does without a
+    subcommand.
     """
 
     def ends(
@@ -81,6 +86,7 @@ def command(function: Callable[..., dict[str, Any]], of: typer.Typer = app) -> C
     ) -> dict[str, bool]:
         return {"as_json": json, "debug": debug}
 
+    given = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     _, *own = inspect.signature(function).parameters.values()
     shared = inspect.signature(Compute).parameters
     computes = any(parameter.name == "compute" for parameter in own)
@@ -89,6 +95,8 @@ def command(function: Callable[..., dict[str, Any]], of: typer.Typer = app) -> C
     options += inspect.signature(ends).parameters.values()
 
     def subcommand(**values: Any) -> None:
+        if values.pop("context").invoked_subcommand:
+            return
         ending = ends(json=values.pop("json"), debug=values.pop("debug"))
         if computes:
             values["compute"] = Compute(**{name: values.pop(name) for name in shared})
@@ -97,9 +105,9 @@ def command(function: Callable[..., dict[str, Any]], of: typer.Typer = app) -> C
     keyword_only = inspect.Parameter.KEYWORD_ONLY
     subcommand.__name__, subcommand.__doc__ = function.__name__, function.__doc__
     subcommand.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
-        [option.replace(kind=keyword_only) for option in options]
+        [option.replace(kind=keyword_only) for option in (given, *options)]
     )
-    return of.command()(subcommand)
+    return (of.callback(invoke_without_command=True) if alone else of.command())(subcommand)
 
 
 def load_editor(model: str, compute: Compute, console: Console) -> "Editor":
@@ -360,6 +368,77 @@ def reconstruction(
         precision=compute.precision,
     )  # fmt: skip
     return run_reconstruction(options, console)
+
+
+@partial(command, of=benches, alone=True)
+def bench(
+    console: Console,
+    out: Annotated[str, Option(help="Folder for the record, the table and plots.")] = "uam-bench",
+    model: Annotated[str | None, Option(help="See `uam edit --model`; default: `scenes`.")] = None,
+    shape: Annotated[
+        str | None, Option(metavar="sd15|sd21", help="Random weights of this shape, no download.")
+    ] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    device: Annotated[
+        list[str] | None, Option(metavar="cpu|gpu|tpu", help="Default: the best that JAX finds.")
+    ] = None,
+    devices: Annotated[
+        list[int] | None,
+        Option(min=1, help="How many; on `--device cpu`, virtual ones. Default: 1."),
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, Option(metavar="float32|bfloat16|float16", help="Default: float32.")
+    ] = None,
+    attention: Annotated[
+        list[str] | None, Option(metavar="auto|xla|cudnn|chunked", help="What computes it.")
+    ] = None,
+    size: Annotated[
+        list[int] | None, Option(min=1, help="Side of the pictures; default: the model's.")
+    ] = None,
+    batch: Annotated[
+        list[int] | None, Option(min=1, help="Pictures per device at a time; default: 1 and 4.")
+    ] = None,
+    steps: Annotated[list[int] | None, Option(min=1, help="Default: as the settings say.")] = None,
+    targets: Annotated[list[int] | None, Option(min=1, help="Per picture; default: 1.")] = None,
+    task: Annotated[
+        list[str] | None, Option(metavar="invert|edit|batch", help="Default: all three.")
+    ] = None,
+    repeats: Annotated[int, Option(min=1, help="Of each task, after the first.")] = 5,
+    precision: Annotated[
+        backend.Precision | None, Option(help="Of float32 matrix products.")
+    ] = None,
+    peak: Annotated[
+        float | None, Option(help="TFLOP/s that a device can do, in place of the table's.")
+    ] = None,
+) -> dict[str, Any]:
+    """Measures speed and memory; options that say Default can be repeated, and all combinations run."""
+    from uam_jax.bench_command import BenchOptions, run_bench
+
+    several = {
+        "device": device, "devices": devices, "dtype": dtype, "attention": attention, "size": size,
+        "batch": batch, "steps": steps, "targets": targets, "task": task,
+    }  # fmt: skip
+    options = BenchOptions(
+        out=out, model=model, shape=shape, config=config, overrides=tuple(overrides or ()),
+        precision=precision, repeats=repeats, peak=peak,
+        **{name: tuple(values) for name, values in several.items() if values},
+    )  # fmt: skip
+    return run_bench(options, console)
+
+
+@partial(command, of=benches)
+def compare(
+    console: Console,
+    records: Annotated[
+        list[str], Argument(metavar="A.json B.json ...", help="Or the folders of `uam bench`.")
+    ],
+    out: Annotated[str | None, Option(help="A file for the table, as Markdown.")] = None,
+) -> dict[str, Any]:
+    """Sets machines, backends, dtypes and versions side by side, ratios first."""
+    from uam_jax.bench_command import run_compare
+
+    return run_compare(records, out)
 
 
 @command

@@ -30,6 +30,7 @@ class Attention(nn.Module):
     heads: int
     dtype: Any
     qkv_bias: bool = False
+    backend: Backend | None = None
 
     def setup(self):
         self.to_q = nn.Dense(self.width, use_bias=self.qkv_bias, dtype=self.dtype)
@@ -50,18 +51,26 @@ class Attention(nn.Module):
         return self._split(self.to_v(context))
 
     def attend(self, q: Array, k: Array, v: Array) -> Float[Array, "b n heads d"]:
-        return attend(q, k, v)
+        return attend(q, k, v, backend=self.backend)
 
     def project(self, out: Float[Array, "b n heads d"]) -> Float[Array, "b n c"]:
         return self.to_out_0(out.reshape(*out.shape[:2], self.width))
 
 
 def attend(
-    q: Float[Array, "b n heads d"], k: Float[Array, "#b s heads d"], v: Float[Array, "#b s heads d"]
+    q: Float[Array, "b n heads d"],
+    k: Float[Array, "#b s heads d"],
+    v: Float[Array, "#b s heads d"],
+    *,
+    backend: Backend | None = None,
 ) -> Float[Array, "b n heads d"]:
-    """softmax(QKᵀ/√d)V, logits and softmax in float32; one row of keys and values may serve all."""
+    """softmax(QKᵀ/√d)V, logits and softmax in float32; one row of keys and values may serve all.
+
+    `backend` is what `attention_backend` says, unless given.
+    """
     k, v = (jnp.broadcast_to(x, (q.shape[0], *x.shape[1:])) for x in (k, v))
-    backend = attention_backend(q.shape, q.dtype, jax.default_backend(), keys=k.shape[1])
+    if backend is None:
+        backend = attention_backend(q.shape, q.dtype, jax.default_backend(), keys=k.shape[1])
     dtype = q.dtype
     if backend != "cudnn" and dtype == jnp.float16:
         # XLA's CPU has no float16 product with float32 sums.
@@ -121,8 +130,9 @@ def _attend_in_chunks(
             total = kept * total + weights.sum(axis=-1)
             return (higher, total, kept[..., None] * out + part), None
 
-        zeros = jnp.zeros((b, heads, q.shape[1]), jnp.float32)
-        none = (zeros - jnp.inf, zeros, jnp.zeros((*zeros.shape, d), jnp.float32))
+        # Made from the queries: under shard_map the state must vary over devices as they do.
+        out = jnp.zeros_like(jnp.moveaxis(q, 1, 2), jnp.float32)
+        none = (out[..., 0] - jnp.inf, out[..., 0], out)
         (_, total, out), _ = lax.scan(add, none, stream)
         return out / total[..., None]
 

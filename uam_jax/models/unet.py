@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from uam_jax.models.attention import Attention, self_attention, text_attention
+from uam_jax.models.attention import Attention, Backend, self_attention, text_attention
 from uam_jax.models.configs import UNetConfig
 from uam_jax.models.layers import Downsample, GroupNorm, LayerNorm, ResnetBlock, Upsample, conv3x3
 from uam_jax.types import AttentionRule
@@ -65,14 +65,17 @@ class TransformerBlock(nn.Module):
     heads: int
     block: int
     dtype: Any
+    backend: Backend | None = None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b n c"], cross: AttentionRule, own: AttentionRule
     ) -> Float[Array, "b n c"]:
         width = x.shape[-1]
-        attn1 = Attention(width, self.heads, self.dtype, name="attn1")
-        attn2 = Attention(width, self.heads, self.dtype, name="attn2")
+        attn1, attn2 = (
+            Attention(width, self.heads, self.dtype, backend=self.backend, name=name)
+            for name in ("attn1", "attn2")
+        )
         x = x + own(attn1, LayerNorm(name="norm1")(x), self.block)
         x = x + cross(attn2, LayerNorm(name="norm2")(x), self.block)
         return x + FeedForward(self.dtype, name="ff")(LayerNorm(name="norm3")(x))
@@ -85,6 +88,7 @@ class Transformer(nn.Module):
     groups: int
     block: int
     dtype: Any
+    backend: Backend | None = None
 
     @nn.compact
     def __call__(
@@ -94,8 +98,9 @@ class Transformer(nn.Module):
         hidden = GroupNorm(self.groups, 1e-6, name="norm")(x).reshape(b, h * w, c)
         # SD 1.x saves these two as 1x1 convolutions: the same computation, another weight shape.
         hidden = nn.Dense(c, dtype=self.dtype, name="proj_in")(hidden)
-        block = TransformerBlock(self.heads, self.block, self.dtype, name="transformer_blocks_0")
-        hidden = block(hidden, cross, own)
+        hidden = TransformerBlock(
+            self.heads, self.block, self.dtype, self.backend, name="transformer_blocks_0"
+        )(hidden, cross, own)
         hidden = nn.Dense(c, dtype=self.dtype, name="proj_out")(hidden)
         return x + hidden.reshape(b, h, w, c)
 
@@ -109,6 +114,7 @@ class _Level(nn.Module):
     first_block: int
     config: UNetConfig
     dtype: Any
+    backend: Backend | None = None
 
     def resnet(self, index: int) -> ResnetBlock:
         return ResnetBlock(
@@ -125,6 +131,7 @@ class _Level(nn.Module):
             self.config.norm_groups,
             self.first_block + index,
             self.dtype,
+            self.backend,
             name=f"attentions_{index}",
         )
 
@@ -179,10 +186,16 @@ class UNet(nn.Module):
     """The noise (or velocity) network.
 
     Transformer blocks are numbered in execution order; with SD's shape: down 0-5, mid 6, up 7-15.
+
+    Attributes:
+      config: its shape.
+      dtype: of the computation.
+      backend: what computes attention; None: the best for each level (`attention_backend`).
     """
 
     config: UNetConfig
     dtype: Any = jnp.float32
+    backend: Backend | None = None
 
     @nn.compact
     def __call__(
@@ -221,6 +234,7 @@ class UNet(nn.Module):
                 "first_block": blocks,
                 "config": config,
                 "dtype": self.dtype,
+                "backend": self.backend,
                 "name": name,
             }
 
