@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 from test_pipeline import tiny_editor
 
-from uam_jax import EditConfig, Editor, InputError, batch
+from uam_jax import EditConfig, Editor, InputError, batch, programs
 from uam_jax.batch import (
     JOB,
     Settings,
@@ -130,6 +130,37 @@ def test_however_it_is_cut_up_the_bytes_are_the_same(
         assert progress.done == 1
     assert files(tmp_path) == files(whole)
     assert job(editor, items, tmp_path).done == 0
+
+
+def test_programs_are_counted_beforehand_and_no_picture_prompt_or_tail_compiles_another(
+    editor: Editor, items: list[Item], tmp_path: Path
+) -> None:
+    wide = tmp_path / "wide.png"
+    write_image(wide, np.zeros((8, 16, 3), np.float32))
+    mixed = [
+        *items[:3],
+        Item("wide", str(wide), ("a cube",)),
+        Item("own", items[0].image, ("a cube",), settings=("guidance=2", "mask.quantile=0.2")),
+        Item("shared", items[1].image, ("a cube",), settings=("mask.rule=auto",)),
+    ]
+    config = CONFIG.updated({"steps": 4, "auxiliary": "original"})  # not compiled yet
+
+    def compiled() -> int:
+        all_of_them = (each for each in vars(programs).values() if isinstance(each, Program))
+        return sum(each.compilations for each in all_of_them)
+
+    settings = Settings("tiny", editor.weights_hash, "float32", config.to_dict(), 8, 4, 2)
+    plan = plan_job(mixed, measure(mixed), config, settings)
+    # Text, which may have been compiled before; for each size 5; for the other rule an edit.
+    assert plan.describe(editor, 0)["programs"] == 2 + 2 * 5 + 1
+    programs.condition.clear_cache()
+    before = compiled()
+    assert job(editor, mixed, tmp_path / "out", config=config).failed == 0
+    assert compiled() - before == plan.describe(editor, 0)["programs"]
+    before = compiled()
+    others = [replace(item, targets=("a red ball",)) for item in mixed[::-1]]
+    assert job(editor, others, tmp_path / "again", config=config).failed == 0
+    assert compiled() == before
 
 
 def test_what_was_not_edited_keeps_its_pixels(

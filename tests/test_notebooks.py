@@ -19,8 +19,8 @@ def sources(notebook: dict[str, Any]) -> list[str]:
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
-def test_both_are_there() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["batch_job", "quickstart"]
+def test_all_are_there() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["batch_job", "compare_backends", "quickstart"]
 
 
 def test_nothing_is_kept_of_a_run(notebook: dict[str, Any]) -> None:

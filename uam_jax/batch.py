@@ -107,11 +107,12 @@ class Plan:
 
     def describe(self, editor: "Editor", done: int) -> dict[str, Any]:
         """What the job takes, told before it runs."""
-        rows = []
+        rows, programs = [], set()
         for bucket, count in count_by(self.groups).items():
             if not all(bucket.size):
                 continue
             config = self.config_of(bucket)
+            programs |= editor.programs(config, bucket.size, user_mask=bucket.masked)
             each = editor.evaluations(config, targets=bucket.targets, user_mask=bucket.masked)
             rows.append(
                 {
@@ -133,6 +134,8 @@ class Plan:
             "results": len(self.expected),
             "done_before": done,
             "shapes": [f"{name} ({count})" for name, count in shapes.items()],
+            # And the text's: of the null prompt, and of a batch.
+            "programs": len(programs) + len({1, self.settings.micro * len(editor.devices or (0,))}),
             "evaluations": sum(row["evaluations"] for row in rows),
             "buckets": rows,
         }

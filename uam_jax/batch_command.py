@@ -111,7 +111,8 @@ def run_batch(options: BatchOptions, console: Console, *, dry_run: bool = False)
     described = plan.describe(editor, len(known))
     console.say(
         f"{described['pictures']} pictures, {described['results']} results, {len(known)} of them done; "
-        f"{len(described['shapes'])} shapes to compile: " + ", ".join(described["shapes"])
+        f"{described['programs']} programs to compile, for {len(described['shapes'])} shapes: "
+        + ", ".join(described["shapes"])
     )
     if dry_run:
         return _dry_run(options, console, plan, editor, described)

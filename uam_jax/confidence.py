@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -21,6 +22,7 @@ from uam_jax.types import Image, Latent
 Signals = dict[str, Float[Array, "t"]]
 
 
+@jax.jit
 def error_map(images: Image, rebuilt: Image) -> Float[Array, "b height width"]:
     """Absolute difference of two pictures, mean over channels, as a share of the range."""
     return jnp.abs(images - rebuilt).mean(axis=-1) / 2

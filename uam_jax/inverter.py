@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,15 +11,33 @@ from jaxtyping import Array, Float
 
 from uam_jax import programs
 from uam_jax.checkpoints import Checkpoint
+from uam_jax.config import EditConfig
 from uam_jax.errors import InputError
 from uam_jax.inversion import Inversion, InversionKey
 from uam_jax.parallel import Devices
+from uam_jax.plan import Plan
 from uam_jax.predictors import Network
 from uam_jax.requests import Prompts, per_image
 from uam_jax.types import Conditioning, Latent
 
 Shares = Float[Array | np.ndarray, "blocks images rows columns"]
 """Uniformity of every transformer block, example and pixel of the latent, see `types.Regions`."""
+
+
+class Keys(NamedTuple):
+    """The two inversions of an edit; they may be the same."""
+
+    source: InversionKey
+    auxiliary: InversionKey
+
+    def levels(self, plan: Plan, config: EditConfig) -> dict[InversionKey, tuple[int, ...]]:
+        """The levels that the edit needs of each."""
+        levels: dict[InversionKey, set[int]] = {self.source: {0, config.steps}}
+        if config.source == "anchored":
+            levels[self.source].update(range(config.steps))
+        if plan.depth:
+            levels.setdefault(self.auxiliary, set()).update({0, plan.depth})
+        return {key: tuple(sorted(values)) for key, values in levels.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +93,25 @@ class Inverter:
             named = hashlib.sha256(f"{content.shape}".encode() + content.tobytes()).hexdigest()[:16]
         weights = self.checkpoint.weights_hash
         return InversionKey(weights, texts, float(uniformity), scale, steps, named)
+
+    def keys(
+        self, count: int, prompts: Prompts, config: EditConfig, regions: Shares | None = None
+    ) -> Keys:
+        """The inversions that an edit of `count` images takes."""
+        inversion = config.inversion
+        return Keys(
+            source=self.key(
+                count,
+                prompts,
+                uniformity=0.0 if regions is not None else inversion.uniformity,
+                guidance=inversion.guidance,
+                steps=config.steps,
+                regions=regions,
+            ),
+            auxiliary=self.key(
+                count, "", uniformity=config.auxiliary_uniformity, steps=config.steps
+            ),
+        )
 
     def invert(
         self, z0: Latent, key: InversionKey, levels: tuple[int, ...], regions: Shares | None = None

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -39,13 +39,6 @@ from uam_jax.requests import (
 )
 from uam_jax.tokenizer import unknown_words
 from uam_jax.types import Conditioning, Image, ImageLike, Latent, MaskLike, Params
-
-
-class _Keys(NamedTuple):
-    """The two inversions of an edit; they may be the same."""
-
-    source: InversionKey
-    auxiliary: InversionKey
 
 
 @dataclass(frozen=True)
@@ -423,8 +416,8 @@ class Editor:
         allowed = None if masks is None else latent_masks(masks, z0.shape)
         plan = self.plan(config, user_mask=masks is not None)
         regions = inversion_regions(allowed, config)
-        keys = self._keys(z0.shape[0], prompts, config, regions)
-        needed = _levels(keys, plan, config)
+        keys = self.inverter.keys(z0.shape[0], prompts, config, regions)
+        needed = keys.levels(plan, config)
         made, evaluations = self.inverter.provide(z0, needed, listed(inversions), regions)
         auxiliary, clean = None, None
         if plan.depth:
@@ -523,23 +516,7 @@ class Editor:
         latents, _ = self.inverter.denoise(Inversion(noise[None], key, (steps,)), steps)
         return self.decode(latents)
 
-    # Parts
-
-    def _keys(
-        self, count: int, prompts: Prompts, config: EditConfig, regions: Shares | None = None
-    ) -> _Keys:
-        key, inversion = self.inverter.key, config.inversion
-        return _Keys(
-            source=key(
-                count,
-                prompts,
-                uniformity=0.0 if regions is not None else inversion.uniformity,
-                guidance=inversion.guidance,
-                steps=config.steps,
-                regions=regions,
-            ),
-            auxiliary=key(count, "", uniformity=config.auxiliary_uniformity, steps=config.steps),
-        )
+    # What an edit takes
 
     def inversions_needed(
         self,
@@ -560,14 +537,32 @@ class Editor:
         config = self.default_config if config is None else config
         allowed = None if masks is None else latent_masks(masks, shape)
         regions = inversion_regions(allowed, config)
-        keys = self._keys(shape[0], source_prompts(source, config), config, regions)
-        return _levels(keys, self.plan(config, user_mask=masks is not None), config)
+        keys = self.inverter.keys(shape[0], source_prompts(source, config), config, regions)
+        return keys.levels(self.plan(config, user_mask=masks is not None), config)
 
+    def programs(
+        self, config: EditConfig, size: tuple[int, int], *, user_mask: bool = False
+    ) -> set[tuple[Any, ...]]:
+        """What is compiled for edits of a batch of pictures of one size, besides text: a name for each program.
 
-def _levels(keys: _Keys, plan: Plan, config: EditConfig) -> dict[InversionKey, tuple[int, ...]]:
-    levels: dict[InversionKey, set[int]] = {keys.source: {0, config.steps}}
-    if config.source == "anchored":
-        levels[keys.source].update(range(config.steps))
-    if plan.depth:
-        levels.setdefault(keys.auxiliary, set()).update({0, plan.depth})
-    return {key: tuple(sorted(values)) for key, values in levels.items()}
+        Edits that have a name in common share the program.
+        """
+        plan = self.plan(config, user_mask=user_mask)
+        prompts = "x" if config.source_context == "prompt" else ""
+        keys = self.inverter.keys(1, prompts, config)
+        regions = user_mask and config.region.inversion > 0
+        mask, control = config.mask, config.control
+        blocks = control.block_start, control.block_end, config.region.target > 0
+        replayed = config.source == "replay"
+        names: list[tuple[Any, ...]] = [
+            ("encode",),
+            ("decode",),
+            ("edit", plan, user_mask, replayed, mask.rule, mask.radius, mask.source_line, *blocks),
+            ("signals", replayed and plan.segments[-1].source),
+        ]
+        for key, levels in keys.levels(plan, config).items():
+            kind = key.uniformity, any(key.prompts), key.rows, regions and key == keys.source
+            names.append(("invert", *kind, levels))
+        if plan.depth:
+            names.append(("denoise", plan.depth, plan.blended, keys.auxiliary.uniformity))
+        return {(*name, size) for name in names}

@@ -306,7 +306,7 @@ def study_files(summary: Mapping[str, Any], cases: Mapping[str, Case]) -> dict[s
         files["layers.png"] = bars(
             {layer: {"gain over the source prompt": gain} for layer, gain in layers.items()},
             title=f"Uniform maps in one cross-attention layer only, {LAYER_STEPS} steps ({title})",
-            y="dB",
+            y="gain over the source prompt (dB)",
         )
     drift = {
         kind: {

@@ -138,7 +138,8 @@ def load_params(
             value = _from_torch(path, value.reshape(wanted[name]))
         digest = hashlib.sha256(f"{'/'.join(path)} {value.shape} ".encode())
         digest.update(np.ascontiguousarray(value, "<f4").data)
-        return jnp.asarray(_cast(value, dtype, f"{folder}: tensor {name}")), digest.digest()
+        # Not `jnp.asarray`, which compiles something for every shape.
+        return jax.device_put(_cast(value, dtype, f"{folder}: tensor {name}")), digest.digest()
 
     # Moving axes and hashing take the time, and hold no lock; each thread needs a few tensors' room.
     with ThreadPoolExecutor(max_workers=2) as pool:
