@@ -23,6 +23,7 @@ import numpy as np
 
 from uam_jax import Editor, scenes
 from uam_jax.metrics import bootstrap, psnr
+from uam_jax.plots import curves
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS, KEPT = Path("runs/scenes"), Path("benchmarks/scenes")
@@ -39,6 +40,7 @@ EVALUATE = {
     "finer": "scenes --methods configs/scenes/finer.toml --third tune --n 48 --share",
     "finest": "scenes --methods configs/scenes/finest.toml --third tune --n 96 --share",
     "regions": "scenes --methods configs/scenes/regions.toml --third tune --n 48 --share",
+    "plain": "scenes --methods configs/scenes/plain.toml --third tune --n 64 --share",
     "reconstruction": "reconstruction --third report --n 32",
 }
 """Arguments of `uam eval` by study."""
@@ -96,6 +98,31 @@ def run_study(name: str) -> None:
         shutil.copy(file, folder)
     text = (RUNS / name / "summary.md").read_text(encoding="utf-8")
     (folder / "summary.md").write_text(f"`uam {command}`\n\n{text}", encoding="utf-8")
+    if name == "regions":
+        draw_regions(folder)
+
+
+def draw_regions(folder: Path) -> None:
+    """Success and background against the uniformity, which is the last word of a method's name."""
+    methods = read("regions")["methods"]
+    for figure, label in {
+        "success": "share of edits that succeeded",
+        "background_psnr": "background PSNR (dB)",
+    }.items():
+        lines: dict[str, dict[float, Sequence[Any]]] = {}
+        for name, of in methods.items():
+            where, _, uniformity = name.rpartition(" ")
+            lines.setdefault(where, {})[float(uniformity)] = of["overall"][figure]
+        for where, points in lines.items():
+            # Without any uniformity all are the same method.
+            lines[where] = {0.0: methods["target 0"]["overall"][figure], **points}
+        plot = curves(
+            lines,
+            title=f"Uniform maps outside the region, {methods['target 0']['items']} edits",
+            x="uniformity outside the region",
+            y=label,
+        )
+        (folder / f"curve-{figure.replace('_', '-')}.png").write_bytes(plot)
 
 
 def read(name: str) -> dict[str, Any]:

@@ -157,4 +157,19 @@ PRESETS = {
         unet_batch=256,
         unet_steps=20_000,
     ),
+    # To try the script: every stage in a minute or two on a CPU, and a model that knows nothing.
+    "rehearsal": Preset(
+        size=64,
+        pictures=512,
+        vae_channels=(16, 16, 32, 32),
+        vae_phases=(
+            Phase(crop=64, batch=8, steps=40, rate=1.5e-3, kl_weight=1e-4, detail=0.0),
+            Phase(crop=64, batch=4, steps=20, rate=1e-3, kl_weight=2e-5, detail=0.5),
+        ),
+        unet_channels=(32, 32, 32, 32),
+        text_width=32,
+        text_layers=1,
+        unet_batch=16,
+        unet_steps=400,
+    ),
 }

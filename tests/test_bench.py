@@ -35,6 +35,7 @@ def outcome(case: Case, seconds: float = 0.5, **changes: Any) -> dict[str, Any]:
         "gflop_per_evaluation": {"text": 4.0, "uniform": 3.0},
         "tflops_per_device": 0.05,
         "share_of_peak": 0.25,
+        "share_of_product": 0.5,
     }
     return {
         "machine": {

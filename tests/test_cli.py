@@ -20,7 +20,6 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from uam_jax import backend, cli
-from uam_jax.checkpoints import EMBEDDED
 from uam_jax.config import EditConfig
 from uam_jax.errors import InputError
 
@@ -459,17 +458,17 @@ def test_python_dash_m() -> None:
 # Real models.
 
 
-@pytest.fixture(scope="module", params=["converted", "scenes"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    if request.param == "scenes":
-        if not EMBEDDED["scenes"].is_dir():
-            pytest.skip("the embedded model is not there yet")
-        return "scenes"
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     write_checkpoint(folder)
-    converted = folder.with_name("converted")
-    assert uam("convert", folder, converted).exit_code == 0
-    return str(converted)
+    assert uam("convert", folder, folder.with_name("converted")).exit_code == 0
+    return str(folder.with_name("converted"))
+
+
+@pytest.fixture(params=["converted", "scenes"])
+def model(request: pytest.FixtureRequest) -> str:
+    return "scenes" if request.param == "scenes" else request.getfixturevalue("converted")
 
 
 def smooth_picture(path: Path) -> Path:
@@ -479,16 +478,15 @@ def smooth_picture(path: Path) -> Path:
     return path
 
 
-def test_a_real_edit_keeps_every_bit_outside_its_mask(tmp_path: Path, model: str) -> None:
+def test_a_real_edit_keeps_every_bit_outside_its_mask(tmp_path: Path, converted: str) -> None:
     image, mask = smooth_picture(tmp_path / "in.png"), np.zeros((96, 128), np.uint8)
     mask[20:60, 30:90] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    # The other model works on 8 pixels by itself, where the smoothing of the mask leaves nothing.
-    larger = () if model == "scenes" else ("--set", "mask.user=replace", "--size", 32)
+    # The model works on 8 pixels by itself, where the smoothing of the mask leaves nothing.
     result = uam(
         "edit", image, "--target", "a red cube", "--target", "a blue ball", "--out", tmp_path,
-        "--mask", tmp_path / "mask.png", "--save-mask", "--model", model, "--no-cache", "--json",
-        "--config", "default", "--set", "steps=4", "--set", "mask.t_mask=600", *larger,
+        "--mask", tmp_path / "mask.png", "--save-mask", "--model", converted, "--json", "--size", 32,
+        "--config", "default", "--set", "steps=4", "--set", "mask.t_mask=600", "--set", "mask.user=replace",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     summary = json.loads(result.stdout)

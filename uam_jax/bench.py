@@ -107,6 +107,7 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
     peak = case.peak * 1e12 if case.peak else peak_flops(kind, case.dtype, precision)
     say("counting operations")
     flops = _flops_per_evaluation(editor, case.size)
+    product = _product_rate(case.dtype, jax.default_backend())
     rows = []
     for task in case.tasks:
         say(f"{task}, compiling")
@@ -122,6 +123,7 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
                 "gflop_per_evaluation": {maps: each / 1e9 for maps, each in flops.items()},
                 "tflops_per_device": rate / 1e12,
                 "share_of_peak": rate / peak if peak else None,
+                "share_of_product": rate / product,
             }
         rows.append(row)
     return {
@@ -130,7 +132,7 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
             "host": backend.describe_host(),
             "used": case.devices,
             "peak_tflops": peak and peak / 1e12,
-            "product_tflops": _product_rate(case.dtype, jax.default_backend()) / 1e12,
+            "product_tflops": product / 1e12,
         },
         "model": {
             "name": editor.name,

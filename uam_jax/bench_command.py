@@ -257,12 +257,11 @@ def _rows(records: Sequence[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
 
 def _machine(machine: Mapping[str, Any]) -> str:
     host, versions = machine["host"], machine["versions"]
-    rate = f"{machine['product_tflops']:.3g} TFLOP/s in a large matrix product"
-    peak = f", peak {machine['peak_tflops']:.4g}" if machine["peak_tflops"] else ""
+    peak = f", at most {machine['peak_tflops']:.4g} TFLOP/s" if machine["peak_tflops"] else ""
     packages = ", ".join(f"{name} {number}" for name, number in versions.items())
     return (
-        f"{machine['device']} ({host['processor']}, {host['cores']} cores, {host['system']}), "
-        f"{rate}{peak}; Python {host['python']}, {packages}"
+        f"{machine['device']}{peak} ({host['processor']}, {host['cores']} cores, {host['system']}); "
+        f"Python {host['python']}, {packages}"
     )
 
 
@@ -274,8 +273,9 @@ def _files(record: Mapping[str, Any]) -> dict[str, bytes]:
             if row["task"] == task:
                 case, seconds = row["case"], row["seconds"]
                 rates = [row["images"] / seconds[part] for part in ("median", "high", "low")]
-                other = _work({**case, "batch": 0}).replace(", batch 0", "").partition(", ")[2]
-                name = ", ".join(filter(None, (row["setup"], other)))
+                varied = [f"{case[key]} {key}" for key in ("size", "steps") if case[key]]
+                varied += [f"{case['targets']} targets"] if case["targets"] > 1 else []
+                name = ", ".join((row["setup"], *varied))
                 lines.setdefault(name, {})[case["batch"]] = rates
         if any(len(points) > 1 for points in lines.values()):
             files[f"{task}.png"] = curves(
@@ -290,7 +290,7 @@ def _files(record: Mapping[str, Any]) -> dict[str, bytes]:
 
 _HEADINGS = (
     "task", "setup", "work", "images/s", "ms/image [quartiles]", "compile s", "first s", "evaluations",
-    "TFLOP/s per device", "of peak", "of a matrix product", "memory GB",
+    "TFLOP/s per device", "of peak", "of a large matrix product", "memory GB",
 )  # fmt: skip
 
 
@@ -301,14 +301,12 @@ def _table(record: Mapping[str, Any]) -> str:
     lines = [f"Measured {record['date']} by `uam bench`, each case in its own process, on:", ""]
     lines += [f"- {machine}" for machine in machines]
     lines += ["", _line(_HEADINGS), _line(["---"] * len(_HEADINGS))]
-    products = [
-        each["machine"]["product_tflops"] for each in record["cases"] for _ in each.get("rows", ())
-    ]
-    for row, product in zip(_rows([record]), products, strict=True):
+    for row in _rows([record]):
         low, median, high = (
             1000 * row["seconds"][part] / row["images"] for part in ("low", "median", "high")
         )
         rate, share = row.get("tflops_per_device"), row.get("share_of_peak")
+        reached = row.get("share_of_product")
         lines.append(
             _line(
                 [
@@ -322,7 +320,7 @@ def _table(record: Mapping[str, Any]) -> str:
                     f"{row['evaluations']:g}" if rate else "–",
                     f"{rate:.3g}" if rate else "–",
                     f"{share:.1%}" if share else "–",
-                    f"{rate / product:.0%}" if rate else "–",
+                    f"{reached:.0%}" if reached else "–",
                     f"{row['memory']['gigabytes']:.2f}",
                 ]
             )

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 COLOURS = mpl.colormaps["tab20"].colors[::2] + mpl.colormaps["tab20"].colors[1::2]  # type: ignore[attr-defined]
@@ -82,6 +83,44 @@ def curves(
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     _finish(figure, axes, title, x, y)
+    return _png(figure)
+
+
+def growth(
+    panels: Mapping[str, tuple[Mapping[float, Interval], Mapping[float, float]]],
+    *,
+    title: str,
+    x: str,
+) -> bytes:
+    """What was measured against the law that was expected, both axes logarithmic, a panel for each quantity.
+
+    Args:
+      panels: by label, (median, low, high) at each x, and the expected value at each x.
+      title: of the figure.
+      x: the label of the horizontal axes.
+    """
+    figure = Figure(figsize=(4.6 * len(panels), 4.2), layout="constrained")
+    for axes, (label, (measured, expected)) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        middle, low, high = zip(*measured.values(), strict=True)
+        down = [abs(a - b) for a, b in zip(middle, low, strict=True)]
+        up = [abs(b - a) for a, b in zip(middle, high, strict=True)]
+        axes.plot(list(expected), list(expected.values()), "--", color="0.6", label="expected")
+        axes.errorbar(
+            list(measured), middle, yerr=[down, up], marker="o", capsize=2, color=COLOURS[0],
+            label="measured",
+        )  # fmt: skip
+        axes.set(xscale="log", yscale="log", xlabel=x, ylabel=label)
+        axes.set_xticks(list(measured), [f"{at:g}" for at in measured])
+        axes.minorticks_off()
+        ends = [value for part in (expected.values(), middle) for value in part]
+        ticks = np.geomspace(min(ends), max(ends), 4) if max(ends) > min(ends) else ends[:1]
+        axes.set_yticks(ticks, [f"{tick:.2g}" for tick in ticks])
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return _png(figure)
 
 

@@ -1,0 +1,232 @@
+"""How time and memory grow, and what a large job costs: runs `uam bench` for each question and draws the answers.
+
+    python scripts/measure_speed.py
+
+Each study is kept in `benchmarks/speed/<device>/<name>` with its command, table and plot; `--only NAME` for one.
+The expected law of time is the work's: operations by the compiler's count. That of memory is a constant plus a
+part that is proportional to the pictures' area and number.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from uam_jax.plots import growth
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = Path("benchmarks/speed")
+IMAGES = 100_000
+
+
+class Study(NamedTuple):
+    """A question, the options of `uam bench` that answer it, and the axis that it is drawn against."""
+
+    question: str
+    options: str
+    axis: str
+    label: str
+    amount: Callable[[Mapping[str, Any]], float]
+
+
+def _area(case: Mapping[str, Any]) -> float:
+    return case["size"] ** 2
+
+
+STUDIES = {
+    "batch": Study(
+        "How much faster is an image in a larger batch?",
+        "--steps 20 --task edit --batch 1 --batch 2 --batch 4 --batch 8 --batch 16 --batch 32",
+        "batch",
+        "pictures at a time",
+        lambda case: case["batch"],
+    ),
+    "area": Study(
+        "What does a larger picture cost?",
+        "--steps 20 --task edit --batch 1 --size 32 --size 64 --size 128 --size 192 --size 256",
+        "size",
+        "side in pixels",
+        _area,
+    ),
+    "steps": Study(
+        "What do more steps cost?",
+        "--task edit --batch 4 --steps 10 --steps 20 --steps 50 --steps 100",
+        "steps",
+        "DDIM steps",
+        lambda case: 1,
+    ),
+    "targets": Study(
+        "What does a further target cost?",
+        "--steps 20 --task edit --batch 2 --targets 1 --targets 2 --targets 4 --targets 8",
+        "targets",
+        "targets per picture",
+        lambda case: case["targets"],
+    ),
+    "devices": Study(
+        "Do several devices cost each other anything?",
+        "--device cpu --steps 20 --task edit --batch 2 --devices 1 --devices 2 --devices 4 --devices 8",
+        "devices",
+        "virtual devices",
+        lambda case: case["devices"],
+    ),
+}
+
+JOB = {
+    "cpu": "--shape sd15 --config default --steps 2 --task invert --task edit --batch 1 --repeats 2",
+    "gpu": "--shape sd15 --config default --dtype bfloat16 --task edit --task batch "
+    "--batch 1 --batch 4 --batch 8 --repeats 3",
+}
+"""Stable Diffusion 1.5's shape at 512x512; on a CPU so few steps that it ends, from which 50 are reckoned."""
+
+
+def bench(name: str, options: str, device: str) -> tuple[Path, dict[str, Any]]:
+    """Runs `uam bench` and returns what it kept."""
+    folder = KEPT / device / name
+    given = options if "--device" in options.split() else f"--device {device} {options}"
+    command = f"bench {given} --out {folder}"
+    print(f"== {name}: uam {command}", flush=True)
+    subprocess.run([sys.executable, "-m", "uam_jax", *command.split()], check=True)
+    table = folder / "bench.md"
+    table.write_text(f"`uam {command}`\n\n{table.read_text()}", encoding="utf-8")
+    return folder, json.loads((folder / "bench.json").read_text())
+
+
+def measure_growth(name: str, study: Study, device: str) -> None:
+    folder, record = bench(name, f"{study.options} --repeats 3", device)
+    points = []
+    for each in record["cases"]:
+        if "refused" in each:
+            continue
+        [row], case = each["rows"], {**each["case"], **{"size": each["model"]["size"]}}
+        case["steps"] = each["model"]["steps"]
+        work = row["tflops_per_device"] * case["devices"] * row["seconds"]["median"]
+        points.append((case[study.axis], case, row, work))
+    at = [point[0] for point in points]
+    seconds = {x: [row["seconds"][k] for k in ("median", "low", "high")] for x, _, row, _ in points}
+    memory = {x: [row["memory"]["gigabytes"]] * 3 for x, _, row, _ in points}
+    _, _, first, first_work = points[0]
+    law = {x: first["seconds"]["median"] * work / first_work for x, _, _, work in points}
+    amounts = np.array([[1.0, study.amount(case)] for _, case, _, _ in points])
+    held = np.array([memory[x][0] for x in at])
+    constant, slope = np.linalg.lstsq(amounts, held, rcond=None)[0]
+    held_law = dict(zip(at, amounts @ [constant, slope], strict=True))
+    (folder / "growth.png").write_bytes(
+        growth(
+            {"seconds": (seconds, law), "memory, GB": (memory, held_law)},
+            title=study.question,
+            x=study.label,
+        )
+    )
+    lines = [
+        "", "## Growth", "",
+        f"| {study.label} | seconds | by operations, from the first | ratio | s an image | GB | by least squares |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for x, _, row, _ in points:
+        middle = row["seconds"]["median"]
+        cells = (
+            f"{x:g}", f"{middle:.3g}", f"{law[x]:.3g}", f"{middle / law[x]:.2f}",
+            f"{middle / row['images']:.3g}", f"{memory[x][0]:.2f}", f"{held_law[x]:.2f}",
+        )  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    with (folder / "bench.md").open("a", encoding="utf-8") as table:
+        table.write("\n".join(lines) + "\n")
+
+
+def measure_job(device: str) -> None:
+    """What `IMAGES` pictures at 512x512 take of this device, with the preset `default`."""
+    from uam_jax.config import EditConfig
+    from uam_jax.schedule import Schedule
+
+    folder, record = bench("sd15", JOB[device], device)
+    config = EditConfig.load("default")
+    schedule = Schedule(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    plan = config.plan(schedule.timesteps(config.steps))
+    lines = ["", f"## {IMAGES:,} images at 512x512, preset `default`", ""]
+    good = [each for each in record["cases"] if "refused" not in each]
+    if device == "cpu":
+        [invert, edit] = good[0]["rows"]
+        each = invert["seconds"]["median"] / invert["evaluations"]
+        rest = edit["seconds"]["median"] - edit["evaluations"] * each
+        total = plan.evaluations() * each + max(rest, 0.0)
+        lines.append(
+            f"An evaluation takes {each:.2f} s, all else in an edit (the VAE, text) {max(rest, 0.0):.1f} s; "
+            f"{plan.evaluations()} evaluations and all else are {total:.0f} s an image: "
+            f"**{IMAGES * total / 3600:,.0f} hours** of this machine."
+        )
+    else:
+        rows = [row for each in good for row in each["rows"] if row["task"] == "batch"]
+        best = max(row["images_per_second"] for row in rows)
+        lines.append(
+            f"`uam batch` makes {best:.3g} images/s at its best batch: **{IMAGES / best / 3600:,.1f} chip-hours**."
+        )
+    with (folder / "bench.md").open("a", encoding="utf-8") as table:
+        table.write("\n".join(lines) + "\n")
+
+
+def measure_start(device: str) -> None:
+    """Seconds from a fresh process to its first edited picture, with nothing compiled before and with the cache."""
+    from uam_jax import backend, scenes
+    from uam_jax.images import write_image
+
+    def seconds(*command: str) -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+        return time.perf_counter() - began
+
+    with tempfile.TemporaryDirectory() as scratch:
+        scene = scenes.make_scene(shape="star", colour="red", size="large", place="centre")
+        picture = Path(scratch, "scene.png")
+        write_image(picture, scenes.render_in_chunks(scene, size=64)[0])
+        target = scenes.caption(scene[0]).replace("red", "green")
+        edit = ["-m", "uam_jax", "edit", str(picture), "--target", target, "--device", device]
+        edit += ["--out", f"{scratch}/edited.png", "--cache-dir", f"{scratch}/cache"]
+        rows = {
+            "`import uam_jax`": [seconds("-c", "import uam_jax") for _ in range(5)],
+            "`uam --help`": [seconds("-m", "uam_jax", "--help") for _ in range(5)],
+            "`uam edit`, nothing compiled before": [seconds(*edit)],
+            "`uam edit`, with the compilation cache": [seconds(*edit) for _ in range(3)],
+        }
+    machine = {**backend.describe_host(), **backend.versions("uam_jax", "jax", "jaxlib", "flax")}
+    lines = [
+        f"`python scripts/measure_speed.py --only start --device {device}`, the embedded model; "
+        + ", ".join(f"{name} {value}" for name, value in machine.items()),
+        "",
+        "| a fresh process | seconds, median | all |",
+        "| --- | --- | --- |",
+        *(
+            f"| {name} | {np.median(all_):.2f} | {', '.join(f'{each:.2f}' for each in all_)} |"
+            for name, all_ in rows.items()
+        ),
+    ]
+    folder = KEPT / device / "start"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "start.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    names = (*STUDIES, "sd15", "start")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", choices=tuple(JOB), default="cpu")
+    parser.add_argument("--only", choices=names, action="append", help="repeatable")
+    args = parser.parse_args()
+    if Path.cwd() != ROOT:
+        sys.exit(f"run it in {ROOT}: its commands name files from there")
+    for name in args.only or names:
+        if name == "start":
+            measure_start(args.device)
+        elif name == "sd15":
+            measure_job(args.device)
+        elif name != "devices" or args.device == "cpu":
+            measure_growth(name, STUDIES[name], args.device)
+
+
+if __name__ == "__main__":
+    main()
