@@ -40,6 +40,7 @@ EVALUATE = {
     "finer": "scenes --methods configs/scenes/finer.toml --third tune --n 48 --share",
     "finest": "scenes --methods configs/scenes/finest.toml --third tune --n 96 --share",
     "regions": "scenes --methods configs/scenes/regions.toml --third tune --n 48 --share",
+    "late": "scenes --methods configs/scenes/late.toml --third tune --n 64 --share",
     "plain": "scenes --methods configs/scenes/plain.toml --third tune --n 64 --share",
     "reconstruction": "reconstruction --third report --n 32",
 }

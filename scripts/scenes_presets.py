@@ -27,6 +27,7 @@ control = "none"
 
 [default.mask]
 rule = "auto"
+t_mask = 21
 radius = 0
 threshold = 0.5
 """

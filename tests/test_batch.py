@@ -143,24 +143,23 @@ def test_programs_are_counted_beforehand_and_no_picture_prompt_or_tail_compiles_
         Item("own", items[0].image, ("a cube",), settings=("guidance=2", "mask.quantile=0.2")),
         Item("shared", items[1].image, ("a cube",), settings=("mask.rule=auto",)),
     ]
-    config = CONFIG.updated({"steps": 4, "auxiliary": "original"})  # not compiled yet
+    config = CONFIG.updated({"steps": 4, "auxiliary": "original"})
+    all_of_them = [each for each in vars(programs).values() if isinstance(each, Program)]
 
     def compiled() -> int:
-        all_of_them = (each for each in vars(programs).values() if isinstance(each, Program))
         return sum(each.compilations for each in all_of_them)
 
     settings = Settings("tiny", editor.weights_hash, "float32", config.to_dict(), 8, 4, 2)
     plan = plan_job(mixed, measure(mixed), config, settings)
-    # Text, which may have been compiled before; for each size 5; for the other rule an edit.
-    assert plan.describe(editor, 0)["programs"] == 2 + 2 * 5 + 1
-    programs.condition.clear_cache()
-    before = compiled()
+    expected = plan.describe(editor, 0)["programs"]
+    assert expected == 2 + 2 * 5 + 1  # text; for each size 5; for the other rule an edit
+    for each in all_of_them:
+        each.clear_cache()
     assert job(editor, mixed, tmp_path / "out", config=config).failed == 0
-    assert compiled() - before == plan.describe(editor, 0)["programs"]
-    before = compiled()
+    assert compiled() == expected
     others = [replace(item, targets=("a red ball",)) for item in mixed[::-1]]
     assert job(editor, others, tmp_path / "again", config=config).failed == 0
-    assert compiled() == before
+    assert compiled() == expected
 
 
 def test_what_was_not_edited_keeps_its_pixels(

@@ -96,6 +96,7 @@ def test_counts_of_the_method(editor: Editor) -> None:
     assert editor.evaluations(released.updated({"auxiliary": "anchored"})) == 220
     fewest = {"auxiliary": "anchored", "source": "anchored", "control": "none"}
     assert editor.evaluations(released.updated(fewest)) == 180
+    assert editor.evaluations(released.updated({**fewest, "mask": {"t_mask": 21}})) == 153
     assert editor.evaluations(released, targets=3) == 150 + 3 * 150
 
 

@@ -26,14 +26,15 @@ def test_its_confidence_was_calibrated_with_its_weights(editor: Editor) -> None:
 
 def test_photographs_and_noise_pass_and_are_not_trusted(editor: Editor) -> None:
     side = editor.native_size
-    photographs = [data.astronaut(), data.coffee()[:, :400], data.chelsea()[:, :300]]
+    photographs = [data.astronaut(), data.chelsea()[:, :300]]
     pictures = [resize(p.astype(np.float32) / 127.5 - 1, (side, side)) for p in photographs]
     pictures.append(np.random.default_rng(0).uniform(-1, 1, (side, side, 3)).astype(np.float32))
     known = scenes.make_scene(shape="cube", colour="red", place="centre")
     pictures += [*scenes.render_in_chunks(known, size=side)]
     target = scenes.caption(known.replace(colour="blue")[0])
-    result = editor.edit(np.stack(pictures), [target] * 5)
+    config = editor.default_config.updated({"steps": 20})
+    result = editor.edit(np.stack(pictures), [target] * 4, config=config)
     assert np.isfinite(np.asarray(result.images)).all()
-    assert (result.confidence[:4] < 0.2).all() and result.confidence[4] > 0.3
-    assert all(UNFAMILIAR in why for why in result.review[:4])
-    assert np.asarray(result.error_map)[:4].mean() > 2 * np.asarray(result.error_map)[4].mean()
+    assert (result.confidence[:3] < 0.2).all() and result.confidence[3] > 0.3
+    assert all(UNFAMILIAR in why for why in result.review[:3])
+    assert np.asarray(result.error_map)[:3].mean() > 2 * np.asarray(result.error_map)[3].mean()

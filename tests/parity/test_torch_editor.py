@@ -1,0 +1,158 @@
+"""The benchmark's PyTorch edit does what ours does: the same latents from the same weights, and as many evaluations."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from checkpoint_files import TEXT, UNET, write_checkpoint
+
+from uam_jax import EditConfig, Editor
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+from parity import torch_networks as both  # noqa: E402 (needs the three)
+
+pytestmark = pytest.mark.parity
+
+FILE = Path(__file__).parents[2] / "benchmarks" / "torch_editor.py"
+TARGETS = ["a red cube", "a blue ball"]
+STEPS = 10
+WHOLE_RUN = 1e-3
+"""The largest relative error of ten steps."""
+
+# Half of the steps are blended, and of the four transformer blocks the last two are controlled.
+SHORT = {
+    "steps": STEPS,
+    "mask": {"t_mask": 500},
+    "control": {"step_start": 0, "block_start": 2},
+}
+CASES = {
+    "released": ("released", {}),
+    "default": ("default", {"control": {"step_start": 2}}),
+    "own": (
+        "default",
+        {
+            "guidance": 2.0,
+            "source": "anchored",
+            "control": {"kind": "none"},
+            "mask": {"rule": "auto", "radius": 0},
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Any:
+    spec = importlib.util.spec_from_file_location("torch_editor", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_checkpoint(folder, scale=1 / 16)
+    # Weights with which text and pixels matter, and a few steps stay tame.
+    unet, text_encoder = (
+        both.random_network(name, config)
+        for name, config in (("unet", UNET), ("text_encoder", TEXT))
+    )
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            weight *= 0.3 if name.startswith("conv_out") else 2 if "attn2.to_out" in name else 1
+    unet.save_pretrained(folder / "unet")
+    text_encoder.save_pretrained(folder / "text_encoder")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ours(folder: Path) -> Editor:
+    return Editor.load(folder)
+
+
+@pytest.fixture(scope="module")
+def theirs(benchmark: Any, folder: Path) -> Any:
+    return benchmark.TorchEditor(folder)
+
+
+@pytest.fixture(scope="module")
+def z0() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(2, 4, 4, 4)).astype(np.float32)
+
+
+def config_of(case: str) -> EditConfig:
+    preset, changes = CASES[case]
+    return EditConfig.load(preset).updated(SHORT).updated(changes)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_latents_and_evaluations(ours: Editor, theirs: Any, z0: np.ndarray, case: str) -> None:
+    config = config_of(case)
+    result = ours.edit_latents(jnp.asarray(z0), TARGETS, config=config)
+    assert 0.05 < float(result.masks.mean()) < 0.95
+    theirs.rows = 0
+    latents = theirs.edit_latents(both.as_torch(z0), TARGETS, config)
+    assert theirs.rows == result.evaluations
+    assert both.relative_error(result.latents, both.as_numpy(latents)) <= WHOLE_RUN
+    if case == "released":
+        theirs.rows = 0
+        released = theirs.edit_latents(both.as_torch(z0), TARGETS, config, as_released=True)
+        assert theirs.rows == 7 * STEPS * len(z0)
+        assert both.relative_error(result.latents, both.as_numpy(released)) <= WHOLE_RUN
+
+
+def test_what_tells_the_cases_apart_shows(theirs: Any, z0: np.ndarray) -> None:
+    """Else equal latents would mean nothing."""
+    config = config_of("released")
+    changes = [
+        {},
+        {"control": "none"},
+        {"mask": {"rule": "none"}},
+        {"mask": {"radius": 0}},
+        {"mask": {"source_line": False}},
+        {"mask": {"rule": "auto"}},
+        {"guidance": 2.0},
+    ]
+    made = [
+        both.as_numpy(theirs.edit_latents(both.as_torch(z0), TARGETS, config.updated(change)))
+        for change in changes
+    ]
+    others = theirs.edit_latents(both.as_torch(z0), TARGETS[::-1], config)
+    made.append(both.as_numpy(others))
+    for i, one in enumerate(made):
+        for other in made[:i]:
+            assert both.relative_error(one, other) > 3 * WHOLE_RUN
+
+
+def test_pictures(ours: Editor, theirs: Any) -> None:
+    pictures = np.random.default_rng(1).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
+    config = config_of("released").updated({"preserve": "latent"})
+    result = ours.edit(pictures, TARGETS, config=config)
+    made = theirs.edit(pictures, TARGETS, config)
+    assert np.abs(made).max() <= 1
+    np.testing.assert_allclose(made, result.images, atol=WHOLE_RUN)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"source_context": "prompt"}, "source_context"),
+        ({"inversion": {"uniformity": 1.0}}, "inversion"),
+        ({"auxiliary": "original"}, "auxiliary"),
+        ({"region": {"target": 0.5}}, "region"),
+        ({"mask": {"rule": "algorithm1"}}, "mask.rule"),
+    ],
+)
+def test_refuses_what_it_does_not_do(
+    benchmark: Any, theirs: Any, changes: dict, named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        benchmark.plan_of(config_of("released").updated(changes), theirs.schedule)
+    with pytest.raises(ValueError, match="replays"):
+        benchmark.plan_of(config_of("default"), theirs.schedule, as_released=True)
