@@ -183,14 +183,19 @@ def test_self_attention_rule_may_be_replaced() -> None:
     assert blocks == list(range(BLOCKS)) and shape.shape == LATENT.shape
 
 
-@pytest.mark.parametrize("sides", [(1, 1), (2, 2), (4, 4), (2, 4)])
-def test_products_equal_the_convolution(sides: tuple[int, int]) -> None:
-    picture, kernel = normal(0, 2, *sides, 3), normal(1, 3, 3, 3, 5)
+@pytest.mark.parametrize("sides", [(1, 1), (2, 2), (5, 4)])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"),
+    [(3, 1, "SAME"), (3, 1, [(1, 1), (1, 1)]), (3, 2, [(1, 1), (1, 1)]), (3, 2, [(0, 1), (0, 1)]), (1, 1, "SAME")],
+)  # fmt: skip
+def test_products_equal_the_convolution(
+    sides: tuple[int, int], size: int, stride: int, padding: Any
+) -> None:
+    picture, kernel = normal(0, 2, *sides, 3), normal(1, size, size, 3, 5)
     numbers = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-    for padding in ("SAME", [(1, 1), (1, 1)]):
-        ours = layers._convolve(picture, kernel, (1, 1), padding, **numbers)
-        direct = lax.conv_general_dilated(picture, kernel, (1, 1), padding, **numbers)
-        np.testing.assert_allclose(ours, direct, rtol=1e-5, atol=1e-5)
+    ours = layers._convolve(picture, kernel, (stride, stride), padding, **numbers)
+    direct = lax.conv_general_dilated(picture, kernel, (stride, stride), padding, **numbers)
+    np.testing.assert_allclose(ours, direct, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Num
 
 from uam_jax.models.attention import Attention, Backend, self_attention, text_attention
 from uam_jax.models.configs import UNetConfig
-from uam_jax.models.layers import Downsample, GroupNorm, LayerNorm, ResnetBlock, Upsample, conv3x3
+from uam_jax.models.layers import Downsample, GroupNorm, LayerNorm, ResnetBlock, Upsample, conv
 from uam_jax.types import AttentionRule
 
 
@@ -223,7 +223,7 @@ class UNet(nn.Module):
         time = TimeEmbedding(4 * config.channels[0], self.dtype, name="time_embedding")(
             features.astype(self.dtype)
         )
-        x = conv3x3(config.channels[0], dtype=self.dtype, name="conv_in")(latent)
+        x = conv(config.channels[0], dtype=self.dtype, name="conv_in")(latent)
         skips, blocks = [x], 0
 
         def shape_of(level: int, name: str) -> dict[str, Any]:
@@ -251,7 +251,7 @@ class UNet(nn.Module):
             x = level(x, skips, time, cross, own)
             blocks += (config.layers_per_block + 1) * config.attends[j]
         x = nn.silu(GroupNorm(config.norm_groups, config.norm_eps, name="conv_norm_out")(x))
-        x = conv3x3(config.out_channels, dtype=self.dtype, name="conv_out")(x)
+        x = conv(config.out_channels, dtype=self.dtype, name="conv_out")(x)
         return x.astype(jnp.float32)
 
     def example_inputs(self) -> tuple[Any, ...]:

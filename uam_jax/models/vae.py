@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from uam_jax.models.attention import Attention, self_attention
 from uam_jax.models.configs import VAEConfig
-from uam_jax.models.layers import Downsample, GroupNorm, ResnetBlock, Upsample, conv3x3
+from uam_jax.models.layers import Downsample, GroupNorm, ResnetBlock, Upsample, conv
 
 _EPSILON = 1e-6
 
@@ -89,14 +89,14 @@ class Encoder(nn.Module):
     def setup(self):
         config, last = self.config, len(self.config.channels) - 1
         norm = (config.norm_groups, self.dtype)
-        self.conv_in = conv3x3(config.channels[0], dtype=self.dtype)
+        self.conv_in = conv(config.channels[0], dtype=self.dtype)
         self.down_blocks = [
             _Level(features, config.layers_per_block, *norm, "down" if i < last else None)
             for i, features in enumerate(config.channels)
         ]
         self.mid_block = _Middle(config.channels[-1], *norm)
         self.conv_norm_out = GroupNorm(config.norm_groups, _EPSILON)
-        self.conv_out = conv3x3(2 * config.latent_channels, dtype=self.dtype)
+        self.conv_out = conv(2 * config.latent_channels, dtype=self.dtype)
 
     def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c2"]:
         x = image
@@ -125,14 +125,14 @@ class Decoder(nn.Module):
     def setup(self):
         config, last = self.config, len(self.config.channels) - 1
         norm = (config.norm_groups, self.dtype)
-        self.conv_in = conv3x3(config.channels[-1], dtype=self.dtype)
+        self.conv_in = conv(config.channels[-1], dtype=self.dtype)
         self.mid_block = _Middle(config.channels[-1], *norm)
         self.up_blocks = [
             _Level(features, config.layers_per_block + 1, *norm, "up" if i < last else None)
             for i, features in enumerate(reversed(config.channels))
         ]
         self.conv_norm_out = GroupNorm(config.norm_groups, _EPSILON)
-        self.conv_out = conv3x3(config.out_channels, dtype=self.dtype)
+        self.conv_out = conv(config.out_channels, dtype=self.dtype)
 
     def __call__(self, latent: Float[Array, "b h2 w2 c"]) -> Float[Array, "b h w 3"]:
         x = latent
