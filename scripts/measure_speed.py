@@ -50,7 +50,7 @@ STUDIES = {
     ),
     "area": Study(
         "What does a larger picture cost?",
-        "--steps 20 --task edit --batch 1 --size 32 --size 64 --size 128 --size 192 --size 256",
+        "--steps 20 --task edit --batch 1 --size 64 --size 128 --size 192 --size 256",
         "size",
         "side in pixels",
         _area,

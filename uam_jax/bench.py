@@ -4,6 +4,7 @@
 memory and failures of one configuration never touch another's. `uam bench` runs it for many.
 """
 
+import ctypes
 import json
 import resource
 import sys
@@ -328,7 +329,9 @@ def _product_rate(dtype: str, platform: str) -> float:
 
 
 def _forget_peak() -> None:
-    """Lets the process's peak memory begin anew, where the system can (Linux)."""
+    """Lets the process's peak memory begin anew, without what compiling left behind, where the system can (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

@@ -183,7 +183,7 @@ def test_self_attention_rule_may_be_replaced() -> None:
     assert blocks == list(range(BLOCKS)) and shape.shape == LATENT.shape
 
 
-@pytest.mark.parametrize("sides", [(1, 1), (2, 2), (5, 4)])
+@pytest.mark.parametrize("sides", [(1, 1), (2, 2), (5, 4), (1, 3)])
 @pytest.mark.parametrize(
     ("size", "stride", "padding"),
     [(3, 1, "SAME"), (3, 1, [(1, 1), (1, 1)]), (3, 2, [(1, 1), (1, 1)]), (3, 2, [(0, 1), (0, 1)]), (1, 1, "SAME")],

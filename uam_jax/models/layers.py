@@ -56,17 +56,21 @@ def _convolve(lhs: Array, rhs: Array, strides: Any, padding: Any, **options: Any
     XLA's CPU convolution takes up to twice as long as the product on 8x8 pixels, which the embedded
     model has at most, and many times as long on 2x2.
     """
-    size, margin = len(rhs), len(rhs) // 2
+    margin = len(rhs) // 2
     same = padding == [(margin, margin)] * 2 or (padding == "SAME" and tuple(strides) == (1, 1))
     if not (same and lhs.shape[1] * lhs.shape[2] <= 64 and jax.default_backend() == "cpu"):
         return lax.conv_general_dilated(lhs, rhs, strides, padding, **options)
-    (_, h, w, c), (down, right), d = lhs.shape, strides, rhs.shape[-1]
-    padded = jnp.pad(lhs, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    (_, h, w, _), (down, right) = lhs.shape, strides
+    # Where a picture is one pixel high or wide, all but the kernel's middle meets padding.
+    middle = slice(margin, margin + 1)
+    kernel = rhs[middle if h == 1 else slice(None), middle if w == 1 else slice(None)]
+    high, wide, c, d = kernel.shape
+    padded = jnp.pad(lhs, ((0, 0), (high // 2, high // 2), (wide // 2, wide // 2), (0, 0)))
     shifted = [
-        padded[:, i : i + h : down, j : j + w : right] for i in range(size) for j in range(size)
+        padded[:, i : i + h : down, j : j + w : right] for i in range(high) for j in range(wide)
     ]
     patches = jnp.concatenate(shifted, axis=-1)
-    return jnp.dot(patches, rhs.reshape(size**2 * c, d), precision=options.get("precision"))
+    return jnp.dot(patches, kernel.reshape(high * wide * c, d), precision=options.get("precision"))
 
 
 def conv(
