@@ -84,11 +84,11 @@ class Cell:
         return np.asarray(self.seconds) / self.batch
 
 
-def environment(device: str) -> dict[str, str]:
+def environment(args: argparse.Namespace) -> dict[str, str]:
     """Variables that must be set before the process starts."""
-    if device != "cpu":
+    if args.device != "cpu":
         return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    wanted = {"JAX_PLATFORMS": "cpu"}
+    wanted = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(args.devices)}
     if sys.platform == "linux":
         wanted |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30)}
     return wanted
@@ -112,6 +112,7 @@ def build(args: argparse.Namespace) -> tuple[list[Cell], dict[str, Any]]:
 
     from uam_jax import EditConfig, Editor, scenes
     from uam_jax.checkpoints import EMBEDDED
+    from uam_jax.parallel import Devices
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
@@ -136,12 +137,15 @@ def build(args: argparse.Namespace) -> tuple[list[Cell], dict[str, Any]]:
 
     cells = []
 
-    def ours(name: str, batch: int) -> Cell:
+    def ours(name: str, batch: int, devices: int = 1) -> Cell:
+        on = editor.on(Devices.local(devices)) if devices > 1 else editor
+
         def run() -> np.ndarray:
-            result = editor.edit(pictures[:batch], targets[:batch], config=configs[name])
+            result = on.edit(pictures[:batch], targets[:batch], config=configs[name])
             return np.asarray(result.images, np.float32)
 
-        return Cell(OURS, name, batch, editor.evaluations(configs[name]), run)
+        who = f"{OURS}, {devices} devices" if devices > 1 else OURS
+        return Cell(who, name, batch, editor.evaluations(configs[name]), run)
 
     def theirs(who: str, of: TorchEditor, name: str, batch: int, as_released: bool) -> Cell:
         def run() -> np.ndarray:
@@ -152,7 +156,11 @@ def build(args: argparse.Namespace) -> tuple[list[Cell], dict[str, Any]]:
         plan = plan_of(configs[name], of.schedule, as_released=as_released)
         return Cell(who, name, batch, plan.evaluations(), run)
 
-    cells += [ours(name, batch) for name in configs for batch in args.batch]
+    for name in configs:
+        for batch in args.batch:
+            cells.append(ours(name, batch))
+            if 1 < args.devices <= batch:
+                cells.append(ours(name, batch, args.devices))
     options = {"device": args.device, "dtype": args.dtype}
     if "released-eager" in args.variants:
         plain = TorchEditor(folder, device=args.device, channels_last=False)
@@ -203,7 +211,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
         "versions": versions("uam_jax", "jax", "jaxlib", "torch", "diffusers", "transformers"),
         "device": torch.cuda.get_device_name() if args.device == "cuda" else name,
         "threads": args.threads,
-        "environment": environment(args.device),
+        "environment": environment(args),
     }
 
 
@@ -233,8 +241,8 @@ def ratios(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         ratio = quartiles(against.each() / what.each())
         rows.append({"what": what.name, "against": against.name, "note": note, **ratio})
 
-    ours = [cell for cell in cells if cell.who == OURS]
-    theirs = [cell for cell in cells if cell.who != OURS]
+    ours = [cell for cell in cells if cell.who.startswith(OURS)]
+    theirs = [cell for cell in cells if not cell.who.startswith(OURS)]
     released = [cell for cell in theirs if AS_RELEASED in cell.who]
     for reference in (cell for cell in released if cell.who.endswith("eager")):
         for cell in ours:
@@ -257,7 +265,8 @@ def ratios(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                 add(cell, other, "the released loop")
     for cell in cells:
         for one in cells:
-            if (cell.who, cell.settings) == (one.who, one.settings) and one.batch == 1 < cell.batch:
+            same = cell.who.startswith(one.who) and cell.settings == one.settings
+            if same and one.batch == 1 < cell.batch:
                 add(cell, one, "batch against one by one")
     return rows
 
@@ -341,6 +350,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--modes", default="", help="of torch.compile; each is a form of its own")
     parser.add_argument("--steps", type=int, help="in place of the settings' own")
     parser.add_argument("--threads", type=int, help="of PyTorch; as many as cores may be used")
+    parser.add_argument(
+        "--devices", type=int, help="that batches of ours are also divided over; a CPU's cores"
+    )
     parser.add_argument("--out", default=Path("benchmarks/vs_torch"), type=Path)
     args = parser.parse_args()
     for name in ("settings", "variants", "modes"):
@@ -349,6 +361,7 @@ def parse() -> argparse.Namespace:
     args.modes = args.modes or ["default" if args.device == "cpu" else "max-autotune-no-cudagraphs"]
     usable = getattr(os, "sched_getaffinity", lambda process: range(os.cpu_count() or 1))
     args.threads = args.threads or len(usable(0))
+    args.devices = args.devices or (args.threads if args.device == "cpu" else 1)
     for name, known in (("variants", VARIANTS), ("settings", ("released", "default", "own"))):
         if unknown := set(getattr(args, name)) - set(known):
             parser.error(f"--{name}: {', '.join(unknown)}; choose from {', '.join(known)}")
@@ -357,7 +370,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    start_again_with(environment(args.device))
+    start_again_with(environment(args))
     command = " ".join(["python benchmarks/vs_torch.py", *sys.argv[1:]])
     with tempfile.TemporaryDirectory() as compiled:
         # Fresh, so that the time that compilation takes is told, and nothing half-written is found.

@@ -57,7 +57,7 @@ STUDIES = {
     ),
     "steps": Study(
         "What do more steps cost?",
-        "--task edit --batch 4 --steps 10 --steps 20 --steps 50 --steps 100",
+        "--task edit --batch 4 --steps 10 --steps 20 --steps 50",
         "steps",
         "DDIM steps",
         lambda case: 1,
@@ -98,6 +98,11 @@ def bench(name: str, options: str, device: str) -> tuple[Path, dict[str, Any]]:
     return folder, json.loads((folder / "bench.json").read_text())
 
 
+def work_of(row: Mapping[str, Any]) -> float:
+    """TFLOP of a run on each device."""
+    return row["tflops_per_device"] * row["seconds"]["median"]
+
+
 def measure_growth(name: str, study: Study, device: str) -> None:
     folder, record = bench(name, f"{study.options} --repeats 3", device)
     points = []
@@ -106,7 +111,7 @@ def measure_growth(name: str, study: Study, device: str) -> None:
             continue
         [row], case = each["rows"], {**each["case"], **{"size": each["model"]["size"]}}
         case["steps"] = each["model"]["steps"]
-        work = row["tflops_per_device"] * case["devices"] * row["seconds"]["median"]
+        work = case["devices"] * work_of(row)
         points.append((case[study.axis], case, row, work))
     at = [point[0] for point in points]
     seconds = {x: [row["seconds"][k] for k in ("median", "low", "high")] for x, _, row, _ in points}
@@ -153,12 +158,17 @@ def measure_job(device: str) -> None:
     good = [each for each in record["cases"] if "refused" not in each]
     if device == "cpu":
         [invert, edit] = good[0]["rows"]
-        each = invert["seconds"]["median"] / invert["evaluations"]
-        rest = edit["seconds"]["median"] - edit["evaluations"] * each
-        total = plan.evaluations() * each + max(rest, 0.0)
+        # Evaluations with the text's maps take longer than those with uniform ones, by their operations.
+        cost = edit["gflop_per_evaluation"]
+        pace = invert["seconds"]["median"] / (invert["evaluations"] * cost["uniform"])
+        rest = edit["seconds"]["median"] - 1000 * work_of(edit) * pace
+        uniform = plan.evaluations() - plan.edit_evaluations
+        work = uniform * cost["uniform"] + plan.edit_evaluations * cost["text"]
+        total = work * pace + rest
         lines.append(
-            f"An evaluation takes {each:.2f} s, all else in an edit (the VAE, text) {max(rest, 0.0):.1f} s; "
-            f"{plan.evaluations()} evaluations and all else are {total:.0f} s an image: "
+            f"An evaluation takes {pace * cost['uniform']:.2f} s with uniform maps and, by its operations, "
+            f"{pace * cost['text']:.2f} s with the text's; all else in an edit (the VAE, text) {rest:.0f} s. "
+            f"{uniform} and {plan.edit_evaluations} evaluations and all else are {total:.0f} s an image: "
             f"**{IMAGES * total / 3600:,.0f} hours** of this machine."
         )
     else:

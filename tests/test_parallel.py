@@ -1,6 +1,9 @@
 """One program on one and on several devices: equal results, no exchange, and padding that nobody sees."""
 
+import os
 import re
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -76,6 +79,16 @@ def test_attention_in_chunks_on_several_devices(mode: str) -> None:
 def test_what_cannot_be_is_refused(count: int, mode: str) -> None:
     with pytest.raises(InputError, match="devices asked for|choose shard_map or pmap"):
         Devices.local(count, mode)
+
+
+def test_a_cpu_is_divided_into_as_many_devices_as_are_asked_for() -> None:
+    program = (
+        "from uam_jax import backend; backend.configure(device='cpu', devices=3); "
+        "import jax; print(len(jax.devices()))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
+    command = [sys.executable, "-c", program]
+    assert int(subprocess.check_output(command, env=environment)) == 3
 
 
 @pytest.fixture(scope="module")

@@ -23,17 +23,29 @@ Precision = Literal["default", "high", "highest"]
 
 
 def configure(
-    *, device: Device | None = None, precision: Precision | None = None, cache: Path | None = None
+    *,
+    device: Device | None = None,
+    devices: int | None = None,
+    precision: Precision | None = None,
+    cache: Path | None = None,
 ) -> None:
     """Sets up JAX; what is None stays as JAX and its environment variables have it.
 
     A cache folder that can't be written gives a warning, since all works without.
+
+    Args:
+      device: what computes.
+      devices: how many at least a CPU shows as; they share its cores, each with a part of the batch.
+      precision: of matrix products.
+      cache: folder for compiled programs.
 
     Raises:
       InputError: there is no such device.
     """
     import jax
 
+    if devices and devices > jax.config.jax_num_cpu_devices:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_num_cpu_devices", devices)
     if device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # leaves the accelerator's memory alone
     elif device:

@@ -94,7 +94,7 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
     Raises:
       InputError: no such model, device or configuration.
     """
-    backend.configure(device=case.device, precision=case.precision)  # type: ignore[arg-type]
+    backend.configure(device=case.device, devices=case.devices, precision=case.precision)  # type: ignore[arg-type]
     import jax
 
     from uam_jax.parallel import Devices

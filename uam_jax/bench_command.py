@@ -177,11 +177,8 @@ def _check(option: str, given: Iterable[str], known: Iterable[str]) -> None:
 
 def _measure_apart(case: Case, say: Any) -> dict[str, Any]:
     """Runs `bench.measure` in a process of its own; what goes wrong there is `refused`, with its reason."""
-    environment = dict(os.environ)
-    if case.device == "cpu":
-        environment["JAX_NUM_CPU_DEVICES"] = str(case.devices)
     # Compilation is measured, so nothing that was compiled before is taken.
-    environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     process = subprocess.Popen(
         [sys.executable, "-m", "uam_jax.bench"],
         stdin=subprocess.PIPE,

@@ -64,10 +64,12 @@ class Compute:
     cache_dir: Annotated[Path | None, Option(help="Folder for compiled programs.")] = None
     no_cache: Annotated[bool, Option("--no-cache", help="Keep no compiled programs.")] = False
 
-    def configure(self) -> None:
+    def configure(self, *, devices: int | None = None) -> None:
         """Sets up JAX accordingly."""
         cache = None if self.no_cache else self.cache_dir or backend.cache_folder()
-        backend.configure(device=self.device, precision=self.precision, cache=cache)
+        backend.configure(
+            device=self.device, devices=devices, precision=self.precision, cache=cache
+        )
 
 
 def command(
@@ -246,7 +248,10 @@ def batch(
         int | None, Option(min=1, help="Round sides to this; more makes fewer sizes to compile.")
     ] = None,
     micro: Annotated[int, Option("--batch", min=1, help="Pictures per device at a time.")] = 4,
-    devices: Annotated[int | None, Option(min=1, help="How many; default: all.")] = None,
+    devices: Annotated[
+        int | None,
+        Option(min=1, max=1024, help="How many; default: all. A CPU is divided into as many."),
+    ] = None,
     parallel: Annotated[
         Literal["shard_map", "pmap"], Option(help="How batches are split over devices.")
     ] = "shard_map",
@@ -286,7 +291,7 @@ def batch(
     """Edits a whole data set; can be killed and started again at any time."""
     from uam_jax.batch_command import BatchOptions, run_batch
 
-    compute.configure()
+    compute.configure(devices=devices)
     options = BatchOptions(
         manifest=manifest, out=out, targets=tuple(target or ()), source=source, model=model,
         dtype=compute.dtype, precision=compute.precision, config=config, overrides=tuple(overrides or ()), size=size,

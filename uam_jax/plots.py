@@ -116,7 +116,7 @@ def growth(
         axes.minorticks_off()
         ends = [value for part in (expected.values(), middle) for value in part]
         ticks = np.geomspace(min(ends), max(ends), 4) if max(ends) > min(ends) else ends[:1]
-        axes.set_yticks(ticks, [f"{tick:.2g}" for tick in ticks])
+        axes.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=8, frameon=False)
