@@ -370,7 +370,7 @@ def test_options_reach_the_backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert result.exit_code == 0, result.stderr
     assert "model: fake" in uam("info", "--no-cache").stdout
     assert seen == [
-        {"device": "gpu", "precision": "high", "cache": tmp_path},
+        {"device": "gpu", "devices": None, "precision": "high", "cache": tmp_path},
         ("./model", "bfloat16"),
         {"device": None, "precision": None, "cache": None},
         ("scenes", "float32"),
