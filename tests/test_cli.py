@@ -372,7 +372,7 @@ def test_options_reach_the_backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert seen == [
         {"device": "gpu", "devices": None, "precision": "high", "cache": tmp_path},
         ("./model", "bfloat16"),
-        {"device": None, "precision": None, "cache": None},
+        {"device": None, "devices": None, "precision": None, "cache": None},
         ("scenes", "float32"),
     ]
 
