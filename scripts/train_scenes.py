@@ -223,7 +223,8 @@ def render(world: scenes.Scene, *, size: int) -> jax.Array:
 
 def render_all(world: scenes.Scene, size: int, chunk: int = 1024) -> np.ndarray:
     """Rendered on the CPUs (set JAX_NUM_CPU_DEVICES to their number): one ray after the other suits them."""
-    cpus = Devices(tuple(jax.devices("cpu")))
+    # shard_map refuses the renderer's branches, of which some return constants.
+    cpus = Devices(tuple(jax.devices("cpu")), "pmap")
     parts = []
     with jax.default_device(cpus.devices[0]):
         world = jax.tree.map(np.asarray, world)
