@@ -126,9 +126,8 @@ def build(args: argparse.Namespace) -> tuple[list[Cell], dict[str, Any]]:
     found = {name: EditConfig.load(name) for name in ("released", "default")}
     if "default" in editor.checkpoint.settings:
         found["own"] = editor.default_config
-    configs = {
-        name: found[name].updated(changes) for name in args.settings or found if name in found
-    }
+    configs = {name: config.updated(changes) for name, config in found.items()}
+    chosen = [name for name in args.settings or configs if name in configs]
     largest = max(args.batch)
     before = scenes.sample(jax.random.key(_DRAW), largest, empty=0.0)
     after = before.replace(colour=(before.colour + 1) % len(scenes.COLOURS))
@@ -156,7 +155,7 @@ def build(args: argparse.Namespace) -> tuple[list[Cell], dict[str, Any]]:
         plan = plan_of(configs[name], of.schedule, as_released=as_released)
         return Cell(who, name, batch, plan.evaluations(), run)
 
-    for name in configs:
+    for name in chosen:
         for batch in args.batch:
             cells.append(ours(name, batch))
             if 1 < args.devices <= batch:
@@ -169,7 +168,7 @@ def build(args: argparse.Namespace) -> tuple[list[Cell], dict[str, Any]]:
         eager = TorchEditor(folder, **options)
         cells += [
             theirs("PyTorch, eager", eager, name, batch, False)
-            for name in configs
+            for name in chosen
             for batch in args.batch
         ]
     for mode in args.modes:
@@ -180,7 +179,7 @@ def build(args: argparse.Namespace) -> tuple[list[Cell], dict[str, Any]]:
             if "compiled" in args.variants:
                 cells += [
                     theirs(f"PyTorch, compiled ({mode})", compiled, name, batch, False)
-                    for name in configs
+                    for name in chosen
                 ]
             if "released-compiled" in args.variants:
                 who = f"PyTorch {AS_RELEASED}, compiled ({mode})"
@@ -189,7 +188,7 @@ def build(args: argparse.Namespace) -> tuple[list[Cell], dict[str, Any]]:
         "model": args.model,
         "weights": editor.weights_hash,
         "picture": f"{editor.native_size}x{editor.native_size}",
-        "steps": {name: config.steps for name, config in configs.items()},
+        "steps": {name: configs[name].steps for name in chosen},
         "dtype": args.dtype,
         **machine(args),
     }

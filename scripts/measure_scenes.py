@@ -127,16 +127,25 @@ def draw_regions(folder: Path) -> None:
 
 
 def read(name: str) -> dict[str, Any]:
-    """What is kept of a study; empty if it was not run with the present weights."""
-    path = KEPT / name / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    """What is kept of a study."""
+    return json.loads((KEPT / name / "summary.json").read_text())
 
 
 def figures() -> str:
-    """The table for README and model card, from what is kept."""
-    report = read("report")
+    """The table for README and model card, from what is kept; all of it must be of the present weights."""
+    weights = Editor.load("scenes").weights_hash
+    model, confidence, report, told = map(read, ("model", "confidence", "report", "reconstruction"))
+    kept = {
+        "model": model["weights"],
+        "confidence": confidence["weights"],
+        "report": report["facts"]["weights"],
+        "reconstruction": told["facts"]["weights"],
+    }
+    if old := [name for name, of in kept.items() if of != weights]:
+        sys.exit(
+            f"{', '.join(old)}: of other weights than the model's ({weights}); run without --only"
+        )
     facts = report["facts"]
-    weights = facts["weights"]
     lines = [
         f"`python scripts/measure_scenes.py --write`, weights `{weights}`, {facts['device']}, "
         f"{facts['versions']}; mean [95 % interval]:",
@@ -150,24 +159,22 @@ def figures() -> str:
             lines.append(f"| {what} | {name} | {value} |")
             what = ""
 
-    if (model := read("model")).get("weights") == weights:
-        add(f"VAE, {model['scenes']} unseen scenes", [("PSNR", interval(model["vae_psnr"], "dB"))])
-        named = {"shape": "object"}
-        add(
-            f"pictures from {model['scenes']} unseen captions",
-            [
-                (f"{named.get(name, name)} as captioned", interval(three, "%"))
-                for name, three in model["generated"].items()
-            ],
-        )
-    if (told := read("reconstruction")).get("facts", {}).get("weights") == weights:
-        add(
-            "reconstruction against the VAE's picture, 50 steps",
-            [
-                (case, interval(told["cases"][f"{case}, 50 steps"]["psnr"], "dB"))
-                for case in ("source prompt", "null prompt", "wrong prompt", "uniform maps")
-            ],
-        )
+    add(f"VAE, {model['scenes']} unseen scenes", [("PSNR", interval(model["vae_psnr"], "dB"))])
+    named = {"shape": "object"}
+    add(
+        f"pictures from {model['scenes']} unseen captions",
+        [
+            (f"{named.get(name, name)} as captioned", interval(three, "%"))
+            for name, three in model["generated"].items()
+        ],
+    )
+    add(
+        "reconstruction against the VAE's picture, 50 steps",
+        [
+            (case, interval(told["cases"][f"{case}, 50 steps"]["psnr"], "dB"))
+            for case in ("source prompt", "null prompt", "wrong prompt", "uniform maps")
+        ],
+    )
     for method, of in report["methods"].items():
         means = of["overall"]
         rows = [
@@ -176,19 +183,21 @@ def figures() -> str:
             ("distance to the VAE's background", interval(means["background_gap"], "dB")),
         ]
         if "kept_background_psnr" in means:
-            kept = interval(means["kept_background_psnr"], "dB")
-            rows.append(("background PSNR, unedited pixels kept", kept))
+            kept = means["kept_success"], means["kept_background_psnr"]
+            rows += [
+                ("unedited pixels kept: edits that succeeded", interval(kept[0], "%")),
+                ("unedited pixels kept: background PSNR", interval(kept[1], "dB")),
+            ]
         rows += [
             ("overlap of its mask with the exact one", interval(means["mask_iou"], "")),
             ("evaluations", str(of["evaluations"])),
-            ("seconds an image, 16 at a time", interval(means["seconds"], "")),
+            ("seconds an image, 16 at a time, judging beside", interval(means["seconds"], "")),
         ]
         add(f"`{method}`, Scenes-Bench, report third, {of['items']} edits", rows)
-    if (confidence := read("confidence")).get("weights") == weights:
-        third = confidence["report"]
-        area = interval((third["auroc"], *third["auroc_interval"]), "")
-        what = f"confidence of `{confidence['method']}`, report third"
-        add(what, [("AUROC for edits that are not right", area)])
+    third = confidence["report"]
+    area = interval((third["auroc"], *third["auroc_interval"]), "")
+    what = f"confidence of `{confidence['method']}`, report third"
+    add(what, [("AUROC for edits that are not right", area)])
     return "\n".join(lines)
 
 

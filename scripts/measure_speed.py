@@ -98,11 +98,6 @@ def bench(name: str, options: str, device: str) -> tuple[Path, dict[str, Any]]:
     return folder, json.loads((folder / "bench.json").read_text())
 
 
-def work_of(row: Mapping[str, Any]) -> float:
-    """TFLOP of a run on each device."""
-    return row["tflops_per_device"] * row["seconds"]["median"]
-
-
 def measure_growth(name: str, study: Study, device: str) -> None:
     folder, record = bench(name, f"{study.options} --repeats 3", device)
     points = []
@@ -111,8 +106,7 @@ def measure_growth(name: str, study: Study, device: str) -> None:
             continue
         [row], case = each["rows"], {**each["case"], **{"size": each["model"]["size"]}}
         case["steps"] = each["model"]["steps"]
-        work = case["devices"] * work_of(row)
-        points.append((case[study.axis], case, row, work))
+        points.append((case[study.axis], case, row, row["tflop"]))
     at = [point[0] for point in points]
     seconds = {x: [row["seconds"][k] for k in ("median", "low", "high")] for x, _, row, _ in points}
     memory = {x: [row["memory"]["gigabytes"]] * 3 for x, _, row, _ in points}
@@ -147,6 +141,7 @@ def measure_growth(name: str, study: Study, device: str) -> None:
 
 def measure_job(device: str) -> None:
     """What `IMAGES` pictures at 512x512 take of this device, with the preset `default`."""
+    from uam_jax.bench import evaluations_by_maps
     from uam_jax.config import EditConfig
     from uam_jax.schedule import Schedule
 
@@ -161,15 +156,15 @@ def measure_job(device: str) -> None:
         # Evaluations with the text's maps take longer than those with uniform ones, by their operations.
         cost = edit["gflop_per_evaluation"]
         pace = invert["seconds"]["median"] / (invert["evaluations"] * cost["uniform"])
-        rest = edit["seconds"]["median"] - 1000 * work_of(edit) * pace
-        uniform = plan.evaluations() - plan.edit_evaluations
-        work = uniform * cost["uniform"] + plan.edit_evaluations * cost["text"]
+        rest = edit["seconds"]["median"] - 1000 * edit["tflop"] * pace
+        counted = evaluations_by_maps(config, plan)
+        work = sum(counted[maps] * cost[maps] for maps in cost)
         total = work * pace + rest
         lines.append(
             f"An evaluation takes {pace * cost['uniform']:.2f} s with uniform maps and, by its operations, "
             f"{pace * cost['text']:.2f} s with the text's; all else in an edit (the VAE, text) {rest:.0f} s. "
-            f"{uniform} and {plan.edit_evaluations} evaluations and all else are {total:.0f} s an image: "
-            f"**{IMAGES * total / 3600:,.0f} hours** of this machine."
+            f"{counted['uniform']} and {counted['text']} evaluations, {work / 1000:.0f} TFLOP, and all else are "
+            f"{total:.0f} s an image: **{IMAGES * total / 3600:,.0f} hours** of this machine."
         )
     else:
         rows = [row for each in good for row in each["rows"] if row["task"] == "batch"]

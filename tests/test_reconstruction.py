@@ -1,13 +1,19 @@
 """The reconstruction study on a tiny random model, and its drift where it is known."""
 
 import json
+from functools import partial
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 from test_pipeline import tiny_editor
 
-from uam_jax import Editor
+from uam_jax import Editor, ddim
+from uam_jax.models import text_attention, uniform_attention, uniform_vectors
+from uam_jax.predictors import Network
 from uam_jax.reconstruction import (
     Case,
     ReconstructionStudy,
@@ -61,14 +67,29 @@ def test_drift_ends_with_the_error_of_the_latent(editor: Editor, items: Items) -
     np.testing.assert_allclose(drift[-1], error, rtol=1e-3, atol=1e-6)
 
 
-def test_uniform_in_one_layer_is_between_none_and_all(editor: Editor, items: Items) -> None:
+def with_rule(network: Network, params: Any, rule: Any, latent: Any, step: Any) -> Any:
+    return network.noise(params, latent, step, rule)
+
+
+def test_uniform_in_one_layer_leaves_the_others(editor: Editor, items: Items) -> None:
     images = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
     z0, told = editor.encode(images), list(items.sources)
-    none, one = (
-        invert_case(editor, Case("source", 3, uniform=uniform), z0, told).at(3)
-        for uniform in ("none", 0)
-    )
-    assert 1e-6 < float(np.abs(one - none).max()) < 1
+    network = Network(editor.checkpoint.unet, editor.checkpoint.schedule)
+    params = editor.params["unet"]
+    text = text_attention(editor.condition(told).states)
+    uniform = uniform_attention(uniform_vectors(params, editor.condition("").states))
+    found = []
+    for layer in range(editor.checkpoint.unet.config.transformer_blocks):
+        one = invert_case(editor, Case("source", 3, uniform=layer), z0, told).at(3)
+
+        def rule(site: Any, x: Any, block: int, layer: int = layer) -> Any:
+            return (uniform if block == layer else text)(site, x, block)
+
+        predict = partial(with_rule, network, params, Partial(rule))
+        steps = editor.checkpoint.schedule.inverting(3)
+        np.testing.assert_allclose(one, ddim.invert(predict, z0, steps), rtol=0, atol=1e-5)
+        found.append(np.asarray(one))
+    assert min(np.abs(a - b).max() for a, b in combinations(found, 2)) > 1e-4
 
 
 def test_a_run_is_summarised(editor: Editor, items: Items, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from uam_jax.peaks import peak_flops
 if TYPE_CHECKING:
     from uam_jax.config import EditConfig
     from uam_jax.pipeline import Editor
+    from uam_jax.plan import Plan
 
 MARK = "bench: "
 """Begins the lines that tell what is going on."""
@@ -53,7 +54,7 @@ class Case:
       targets: prompts per picture.
       tasks: of `TASKS`.
       repeats: of each, after the first.
-      peak: of a device in TFLOP/s, in place of `peaks.peak_flops`.
+      peak: of a device in TFLOP/s, in place of `peaks.peak_flops`; of a CPU's virtual devices together.
     """
 
     model: str | None = "scenes"
@@ -88,8 +89,9 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
     between the VAE's two halves, `batch` a data-set job from picture files to picture files.
 
     Returns:
-      `machine`, `model`, and a row for each task: seconds of compilation (tracing included), of the first
-      run without it, and of the repeats; images/s; evaluations and their operations; memory.
+      `machine`, `model`, and a row for each task: seconds of compilation (tracing included) of what no task
+      before it had compiled, of the first run without it, and of the repeats; images/s; an image's evaluations
+      and the operations of a run's; memory.
 
     Raises:
       InputError: no such model, device or configuration.
@@ -109,19 +111,24 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
     say("counting operations")
     flops = _flops_per_evaluation(editor, case.size)
     product = _product_rate(case.dtype, jax.default_backend())
+    # What a CPU can do is shared by the devices that it is divided into.
+    apart = 1 if jax.default_backend() == "cpu" else case.devices
     rows = []
     for task in case.tasks:
         say(f"{task}, compiling")
-        run, images, counted = _task(task, editor, config, case)
+        with backend.CompileClock() as preparing:
+            run, images, counted = _task(task, editor, config, case)
         row = _timed(run, case.repeats, devices, lambda text, task=task: say(f"{task}, {text}"))
+        row["compile_seconds"] += preparing.seconds
         seconds = row["seconds"]["median"]
         row = {"task": task, "images": images, **row, "images_per_second": images / seconds}
         if flops:
             work = images * sum(counted[maps] * flops[maps] for maps in flops)
-            rate = work / seconds / case.devices
+            rate = work / seconds / apart
             row |= {
                 "evaluations": sum(counted.values()),
                 "gflop_per_evaluation": {maps: each / 1e9 for maps, each in flops.items()},
+                "tflop": work / 1e12,
                 "tflops_per_device": rate / 1e12,
                 "share_of_peak": rate / peak if peak else None,
                 "share_of_product": rate / product,
@@ -171,7 +178,6 @@ def _task(
     """What is run, how many results it makes, and the evaluations of each by kind of maps."""
     side, count = case.size or editor.native_size, case.batch * case.devices
     source = SOURCE if config.source_context == "prompt" else None
-    plan = editor.plan(config)
     if task == "invert":
         z0 = editor.encode(_pictures(count, side))
         return (
@@ -180,12 +186,8 @@ def _task(
             {"uniform": config.steps, "text": 0},
         )
     targets = [TARGETS[i % len(TARGETS)] for i in range(case.targets)]
-    # For one of several targets: each has its share of what they have in common.
-    shared = (plan.evaluations(case.targets) - case.targets * plan.edit_evaluations) / case.targets
-    counted = {"uniform": shared, "text": plan.edit_evaluations}
-    if config.inversion.uniformity < 1 and not plan.shared_inversion:
-        inverted = plan.inversion_rows * plan.steps / case.targets
-        counted = {"uniform": shared - inverted, "text": plan.edit_evaluations + inverted}
+    of_all = evaluations_by_maps(config, editor.plan(config), case.targets)
+    counted = {maps: number / case.targets for maps, number in of_all.items()}
     if task == "edit":
         pictures = _pictures(count, side)
 
@@ -200,6 +202,16 @@ def _task(
         _Job.BATCHES * count * case.targets,
         counted,
     )
+
+
+def evaluations_by_maps(config: "EditConfig", plan: "Plan", targets: int = 1) -> dict[str, int]:
+    """`Plan.evaluations` of an image, by what their cross-attention costs: with uniform maps or the text's."""
+    edit, inversion = targets * plan.edit_evaluations, plan.inversion_rows * plan.steps
+    counted = {"uniform": 0, "text": edit}
+    counted["uniform" if config.inversion.uniformity == 1 else "text"] += inversion
+    auxiliary = plan.evaluations(targets) - edit - inversion
+    counted["uniform" if config.auxiliary_uniformity == 1 else "text"] += auxiliary
+    return counted
 
 
 class _Job:

@@ -137,9 +137,9 @@ def run_compare(files: Sequence[str], out: str | None) -> dict[str, Any]:
     records = [_read(file) for file in files]
     by_work: dict[str, dict[str, Any]] = {}
     columns: dict[str, str] = {}
-    for file, record in zip(files, records, strict=True):
+    for label, record in zip(_labels(files), records, strict=True):
         for row in _rows([record]):
-            column = f"{_label(file)}: {row['setup']}" if len(files) > 1 else row["setup"]
+            column = f"{label}: {row['setup']}" if len(files) > 1 else row["setup"]
             columns[column] = row["machine"]
             by_work.setdefault(f"{row['task']}, {row['work']}", {})[column] = row
     shared = {work: found for work, found in by_work.items() if len(found) > 1}
@@ -323,7 +323,12 @@ def _table(record: Mapping[str, Any]) -> str:
             )
         )
     kinds = dict.fromkeys(row["memory"]["of"] for row in _rows([record]))
-    lines += ["", f"Memory is the most that was held by {' or '.join(kinds)}."] if kinds else []
+    if kinds:
+        lines += [
+            "",
+            "Compiled is what no task before had compiled in the same case. A CPU's virtual devices count as one in "
+            f"TFLOP/s. Memory is the most that was held by {' or '.join(kinds)}.",
+        ]
     for each in record["cases"]:
         if "refused" in each:
             lines += [
@@ -341,7 +346,7 @@ def _comparison(shared: Mapping[str, Mapping[str, Any]], columns: Mapping[str, s
         ("Images/s, as a multiple of the first column that has the work", _ratio_text),
         ("Images/s", lambda found, names, name: f"{found[name]['images_per_second']:.4g}"),
         (
-            "Seconds of compilation",
+            "Seconds of compilation, of what no task before it had compiled in its case",
             lambda found, names, name: f"{found[name]['compile_seconds']:.1f}",
         ),
         ("Memory, GB", lambda found, names, name: f"{found[name]['memory']['gigabytes']:.2f}"),
@@ -372,9 +377,13 @@ def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _label(file: str) -> str:
-    path = Path(file)
-    return path.parent.name if path.name == RESULT else path.stem
+def _labels(files: Sequence[str]) -> list[str]:
+    """Each record's folder or file by its name, or as it was given where two have the same name."""
+    paths = [Path(file).parent if Path(file).name == RESULT else Path(file) for file in files]
+    names = [path.name.removesuffix(".json") for path in paths]
+    return [
+        name if names.count(name) == 1 else file for name, file in zip(names, files, strict=True)
+    ]
 
 
 def _read(file: str) -> dict[str, Any]:

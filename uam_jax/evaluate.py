@@ -198,6 +198,7 @@ class _Worker:
     evaluation: Evaluation
     wanted: set[str]
     _last: _Shared | None = None
+    _started: set[str] = field(default_factory=set)
 
     def compute(self, batch: Chunk) -> Callable[[], list[Outcome]]:
         if not batch.rows:
@@ -220,7 +221,11 @@ class _Worker:
             images=pictures,
         )
         jax.block_until_ready(result.images)
-        seconds = None if self.evaluation.share else (time.perf_counter() - began) / len(items)
+        seconds: float | None = (time.perf_counter() - began) / len(items)
+        # A method's first chunk has its compilation; shared inversions are some other method's time.
+        if self.evaluation.share or batch.bucket not in self._started:
+            seconds = None
+        self._started.add(batch.bucket)
 
         def finish() -> list[Outcome]:
             return self._outcomes(batch, shared, config, result, seconds)
@@ -408,7 +413,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 def _means(rows: Sequence[Row]) -> dict[str, list[float | None]]:
     """Of every figure: mean, and the interval's ends."""
     good = [row for row in rows if row["status"] == "ok"]
-    figures = [row["figures"] | _gap(row["figures"]) | {"seconds": row["seconds"]} for row in good]
+    figures = [row["figures"] | _gap(row["figures"]) for row in good]
     names = dict.fromkeys(name for each in figures for name in each)
     result = {}
     for name in names:
@@ -416,6 +421,9 @@ def _means(rows: Sequence[Row]) -> dict[str, list[float | None]]:
             [np.nan if each.get(name) is None else each[name] for each in figures], np.float64
         )
         result[name] = [_number(value) for value in metrics.bootstrap(values)]
+    # The items of a chunk have one time between them.
+    seconds = dict.fromkeys(row["seconds"] for row in good if row["seconds"] is not None)
+    result["seconds"] = [_number(value) for value in metrics.bootstrap(np.asarray([*seconds]))]
     return result
 
 

@@ -9,8 +9,8 @@ import re
 
 _COLUMNS = ("bfloat16", "float16", "tf32", "float32")
 _GPUS: dict[str, tuple[float | None, ...]] = {
-    r"B200": (2250, 2250, 1125, 75),
-    r"H200|GH200|H100(?!.*PCIe)": (989.4, 989.4, 494.7, 66.9),
+    r"(?<!G)B200": (2250, 2250, 1125, 75),
+    r"H(100|200)(?!.*(PCIe|NVL))": (989.4, 989.4, 494.7, 66.9),
     r"H100.*PCIe": (756, 756, 378, 51),
     r"A100": (312, 312, 156, 19.5),
     r"A10(?!\w)": (125, 125, 62.5, 31.2),
@@ -20,7 +20,7 @@ _GPUS: dict[str, tuple[float | None, ...]] = {
     r"T4(?!\w)": (None, 65, None, 8.1),
     r"V100.*SXM": (None, 125, None, 15.7),
     r"V100.*PCIE": (None, 112, None, 14),
-    r"RTX 4090(?!\w)": (165.2, 165.2, 82.6, 82.6),
+    r"RTX 4090(?! D| Laptop)": (165.2, 165.2, 82.6, 82.6),
     r"RTX 3090(?! Ti)": (71, 71, 35.6, 35.6),
 }
 """TFLOP/s by column, where the device has units for it."""

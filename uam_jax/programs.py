@@ -232,10 +232,10 @@ def evaluation_flops(
 
 def attention_of(network: Network) -> str:
     """What computes the U-Net's self-attention here at the native size: "cudnn", "xla", "chunked", or several."""
-    config, platform = network.unet.config, jax.default_backend()
+    config, device = network.unet.config, jax.devices()[0]
     found = set()
     for level, (width, heads) in enumerate(zip(config.channels, config.heads, strict=True)):
         pixels = (config.sample_size // 2**level) ** 2
         shape = (1, pixels, heads, width // heads)
-        found.add(attention_backend(shape, network.unet.dtype, platform))
+        found.add(attention_backend(shape, network.unet.dtype, device))
     return " and ".join(sorted(found))

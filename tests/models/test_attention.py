@@ -1,5 +1,6 @@
 """Attention in chunks: the definition's result, where the logits would fill the memory."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -63,21 +64,52 @@ def test_many_logits_are_chunked(monkeypatch: Any, dtype: Any, near: float) -> N
     assert len(calls) == 3 and calls[1] <= 1000
 
 
+HOPPER, AMPERE, TURING, VOLTA, AMD, OTHER = (
+    SimpleNamespace(compute_capability="9.0"),
+    SimpleNamespace(compute_capability="8.0"),
+    SimpleNamespace(compute_capability="7.5"),
+    SimpleNamespace(compute_capability="7.0"),
+    SimpleNamespace(compute_capability="gfx90a"),
+    SimpleNamespace(),
+)
+
+
 @pytest.mark.parametrize(
-    ("shape", "keys", "dtype", "platform", "backend"),
+    ("shape", "dtype", "device", "backend"),
     [
-        ((1, 4096, 8, 40), None, jnp.float32, "cpu", "chunked"),
-        ((1, 4096, 8, 40), 77, jnp.float32, "cpu", "xla"),
-        ((8, 65536, 8, 40), 77, jnp.float32, "gpu", "chunked"),
-        ((8, 65536, 8, 40), None, jnp.bfloat16, "gpu", "cudnn"),
-        ((1, 65536, 1, 512), None, jnp.bfloat16, "gpu", "chunked"),
-        ((1, 256, 8, 160), None, jnp.bfloat16, "tpu", "xla"),
+        ((1, 64, 8, 40), jnp.bfloat16, HOPPER, "cudnn"),
+        ((1, 64, 8, 128), jnp.float16, AMPERE, "cudnn"),
+        ((1, 64, 8, 40), jnp.float16, TURING, "xla"),
+        ((1, 64, 8, 40), jnp.float16, VOLTA, "xla"),
+        ((1, 64, 8, 40), jnp.bfloat16, AMD, "xla"),
+        ((1, 64, 8, 40), jnp.bfloat16, OTHER, "xla"),
+        ((1, 64, 8, 40), jnp.float32, HOPPER, "xla"),
+        ((1, 64, 8, 136), jnp.bfloat16, HOPPER, "xla"),
+        ((1, 64, 8, 20), jnp.bfloat16, HOPPER, "xla"),
+    ],
+)
+def test_fused_attention_only_where_it_works(
+    shape: tuple, dtype: Any, device: Any, backend: str
+) -> None:
+    assert models.attention_backend(shape, dtype, device) == backend
+
+
+@pytest.mark.parametrize(
+    ("shape", "keys", "dtype", "device", "backend"),
+    [
+        ((1, 4096, 8, 40), None, jnp.float32, OTHER, "chunked"),
+        ((1, 4096, 8, 40), 77, jnp.float32, OTHER, "xla"),
+        ((8, 65536, 8, 40), 77, jnp.float32, AMPERE, "chunked"),
+        ((8, 65536, 8, 40), None, jnp.bfloat16, AMPERE, "cudnn"),
+        ((8, 65536, 8, 40), None, jnp.float16, TURING, "chunked"),
+        ((1, 65536, 1, 512), None, jnp.bfloat16, AMPERE, "chunked"),
+        ((1, 256, 8, 160), None, jnp.bfloat16, OTHER, "xla"),
     ],
 )
 def test_chunked_where_logits_are_many_and_nothing_is_fused(
-    shape: tuple, keys: int | None, dtype: Any, platform: str, backend: str
+    shape: tuple, keys: int | None, dtype: Any, device: Any, backend: str
 ) -> None:
-    assert models.attention_backend(shape, dtype, platform, keys=keys) == backend
+    assert models.attention_backend(shape, dtype, device, keys=keys) == backend
 
 
 def test_logits_are_never_all_in_memory() -> None:

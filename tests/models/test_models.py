@@ -274,23 +274,6 @@ def test_text_encoder_is_causal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "platform", "backend"),
-    [
-        ((1, 64, 8, 40), jnp.bfloat16, "gpu", "cudnn"),
-        ((1, 64, 8, 128), jnp.float16, "gpu", "cudnn"),
-        ((1, 64, 8, 40), jnp.float32, "gpu", "xla"),
-        ((1, 64, 8, 136), jnp.bfloat16, "gpu", "xla"),
-        ((1, 64, 8, 20), jnp.bfloat16, "gpu", "xla"),
-        ((1, 64, 8, 40), jnp.bfloat16, "cpu", "xla"),
-    ],
-)
-def test_fused_attention_only_where_it_works(
-    shape: tuple, dtype: Any, platform: str, backend: str
-) -> None:
-    assert models.attention_backend(shape, dtype, platform) == backend
-
-
-@pytest.mark.parametrize(
     ("component", "key", "value"),
     [
         ("unet", "act_fn", "gelu"),

@@ -5,6 +5,7 @@ rule closes over is a pytree (`Partial`), so that one trace of the network serve
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -70,7 +71,7 @@ def attend(
     """
     k, v = (jnp.broadcast_to(x, (q.shape[0], *x.shape[1:])) for x in (k, v))
     if backend is None:
-        backend = attention_backend(q.shape, q.dtype, jax.default_backend(), keys=k.shape[1])
+        backend = attention_backend(q.shape, q.dtype, jax.devices()[0], keys=k.shape[1])
     dtype = q.dtype
     if backend != "cudnn" and dtype == jnp.float16:
         # XLA's CPU has no float16 product with float32 sums.
@@ -82,22 +83,27 @@ def attend(
 
 
 def attention_backend(
-    shape: Sequence[int], dtype: Any, platform: str, *, keys: int | None = None
+    shape: Sequence[int], dtype: Any, device: Any, *, keys: int | None = None
 ) -> Backend:
     """Which implementation computes `attend`: `"cudnn"` (fused), `"xla"` or `"chunked"`.
 
-    cuDNN's fused kernel takes half precision and head widths up to 128 that are multiples of 8. XLA
-    holds all logits at once; where they are many, they are computed in chunks.
+    cuDNN's fused kernel takes half precision and head widths up to 128 that are multiples of 8, on NVIDIA's
+    GPUs from compute capability 8.0 (Ampere) on. XLA holds all logits at once; where they are many, they
+    are computed in chunks.
+
+    Source: cuDNN's support matrix of scaled dot product attention.
 
     Args:
       shape: of the queries, (b, n, heads, d).
       dtype: of the queries.
-      platform: `jax.default_backend()`.
+      device: JAX's, that computes it.
       keys: how many there are; as many as queries if not given.
     """
     half = jnp.dtype(dtype) in (jnp.dtype(jnp.float16), jnp.dtype(jnp.bfloat16))
     batch, queries, heads, width = shape
-    if platform == "gpu" and half and width <= 128 and width % 8 == 0:
+    # "8.0" on NVIDIA's GPUs, "gfx90a" and the like on others, nothing on a CPU or TPU.
+    capability = re.fullmatch(r"(\d+)\.\d+", str(getattr(device, "compute_capability", "")))
+    if capability and int(capability[1]) >= 8 and half and width <= 128 and width % 8 == 0:
         return "cudnn"
     logits = batch * heads * queries * (queries if keys is None else keys)
     return "chunked" if logits > _MOST_LOGITS else "xla"
