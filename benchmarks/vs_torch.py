@@ -262,6 +262,9 @@ def ratios(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                 cell.batch,
             ):
                 add(cell, other, "the released loop")
+        for one in theirs:
+            if one not in released and one.settings == cell.settings and one.batch < cell.batch:
+                add(cell, one, "batch against PyTorch's one by one")
     for cell in cells:
         for one in cells:
             same = cell.who.startswith(one.who) and cell.settings == one.settings

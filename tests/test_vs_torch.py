@@ -54,6 +54,8 @@ def test_ratios_are_taken_within_a_round_and_an_image(vs: ModuleType) -> None:
     assert (compiled["median"], compiled["note"]) == (1, "equal evaluations, the strongest")
     devices = "uam_jax, 2 devices, released, batch 8"
     assert found[devices, "PyTorch, compiled (default), released, batch 8"]["median"] == 4
+    one = found[devices, "PyTorch, compiled (default), released, batch 1"]
+    assert (one["median"], one["note"]) == (4, "batch against PyTorch's one by one")  # 4, 4, 9
     assert found[devices, ours]["note"] == "batch against one by one"
     assert ("PyTorch, compiled (default), released, batch 8", ours) not in found
 
