@@ -15,6 +15,7 @@ from test_pipeline import tiny_editor
 from uam_jax import EditConfig, Editor, InputError, batch, programs
 from uam_jax.batch import (
     JOB,
+    Plan,
     Settings,
     check_items,
     done_before,
@@ -299,12 +300,25 @@ def test_other_prompts_under_the_same_ids_are_refused(
 ) -> None:
     job(editor, items[:2], tmp_path)
     folder = Folder(str(tmp_path))
-    refuse_changed(items, folder)
-    for change in ({"targets": ("a red ball",)}, {"source": "a cube"}, {"mask": "m.png"}):
-        with pytest.raises(
-            InputError, match=r"holds set/1 with (target|source|given_mask).*--allow"
-        ):
-            refuse_changed([items[0], replace(items[1], **change)], folder)
+
+    def plan(items: list[Item]) -> Plan:
+        settings = Settings("tiny", "w", "float32", CONFIG.to_dict(), 8, 4, 2)
+        return plan_job(items, [(12, 12)] * len(items), CONFIG, settings)
+
+    refuse_changed(plan(items), folder)
+    refuse_changed(plan([replace(items[0], image="moved/0.png")]), folder)
+    for key, change in {
+        "target": {"targets": ("a red ball",)},
+        "given_mask": {"mask": "m.png"},
+        "config": {"settings": ("guidance=4",)},
+        "image": {"image": "set/other.png"},
+    }.items():
+        with pytest.raises(InputError, match=f"holds set/1 with {key} .*--allow"):
+            refuse_changed(plan([items[0], replace(items[1], **change)]), folder)
+    with pytest.warns(UserWarning, match="source prompt is ignored"):
+        other = plan([items[0], replace(items[1], source="a cube")])
+    with pytest.raises(InputError, match=r"holds set/1 with source .*--allow"):
+        refuse_changed(other, folder)
 
 
 def test_merging_tells_what_is_missing(editor: Editor, items: list[Item], tmp_path: Path) -> None:
@@ -346,6 +360,24 @@ def test_settings_of_an_item_are_its_own(
         job(editor, [Item("own", items[0].image, ("a",), settings=("guidanse=8",))], tmp_path)
     with pytest.raises(InputError, match="item set/0 has no source prompt"):
         job(editor, items[:1], tmp_path, config=CONFIG.updated({"source_context": "prompt"}))
+
+
+def test_what_a_batch_may_not_be_asked_fails_that_batch_alone(
+    editor: Editor, items: list[Item], tmp_path: Path
+) -> None:
+    bad = Item("bad", items[0].image, ("half a \ud83d",))  # a manifest would refuse it
+    progress = job(editor, [bad, items[2]], tmp_path)
+    assert (progress.done, progress.failed) == (3, 1)
+    assert "Unicode" in read_rows(Folder(str(tmp_path)))["bad"]["reason"]
+
+
+def test_regions_without_a_mask_are_refused_before_the_job(
+    items: list[Item], editor: Editor, tmp_path: Path
+) -> None:
+    config = CONFIG.updated({"region": {"inversion": 0.5}})
+    with pytest.raises(InputError, match="item set/0 has no mask, and region.inversion"):
+        job(editor, items[:1], tmp_path / "out", config=config)
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_many_failures_end_a_job(editor: Editor, items: list[Item], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from checkpoint_files import write_checkpoint
 from typer.testing import CliRunner, Result
 
-from uam_jax import batch_command, cli
+from uam_jax import InputError, backend, batch_command, cli
 from uam_jax.images import write_image
 from uam_jax.runner import Stop
 
@@ -80,6 +80,22 @@ def test_bad_input_is_told_and_nothing_written(
     assert result.exit_code == 2, result.stderr
     assert message in " ".join(result.stderr.split()).replace("│ ", "")
     assert "Traceback" not in result.stderr and not (tmp_path / "out").exists()
+
+
+def test_processes_join_before_jax_looks_for_devices(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def configure(**options: object) -> None:
+        seen.append(f"configured for {options['device']}")
+        raise InputError("enough")
+
+    monkeypatch.setattr(backend, "join_processes", lambda *_: seen.append("joined") or (0, 1))
+    monkeypatch.setattr(backend, "configure", configure)
+    result = uam("batch", pictures, "--target", "x", "--out", tmp_path / "out", "--distributed",
+                 "--device", "gpu")  # fmt: skip
+    assert "enough" in result.stderr and seen == ["joined", "configured for gpu"]
 
 
 def test_a_job_from_beginning_to_end(tmp_path: Path, pictures: Path, model: Path) -> None:

@@ -356,6 +356,27 @@ def test_a_failure_on_the_way_writes_nothing(
     assert failed["ok"] is False and failed["error"]
 
 
+@pytest.mark.parametrize("verb", ["edit", "reconstruct"])
+def test_an_overflow_is_told_and_nothing_written(
+    tmp_path: Path, editor: FakeEditor, image: Path, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_latents = editor.edit_latents
+
+    def overflow(*arguments: Any, **options: Any) -> SimpleNamespace:
+        result = edit_latents(*arguments, **options)
+        result.images[0, 3, 4] = np.nan
+        return result
+
+    monkeypatch.setattr(editor, "edit_latents", overflow)
+    monkeypatch.setattr(editor, "reconstruct", lambda inversion: inversion * np.float32(np.inf))
+    said = ("--target", "a cube") if verb == "edit" else ()
+    result = uam(verb, image, "--out", tmp_path / "out.png", *said)
+    assert result.exit_code == 2
+    told = " ".join(result.stderr.split())
+    assert "in.png: the network gave numbers that are not finite: try --dtype float32" in told
+    assert not (tmp_path / "out.png").exists()
+
+
 def test_options_reach_the_backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[Any] = []
     pipeline = ModuleType("pipeline")

@@ -86,6 +86,12 @@ def test_the_users_mask_is_a_limit_with_its_seam_inside(feather: float) -> None:
     np.testing.assert_array_equal(everything, soft_mask(square(), (64, 64)))
 
 
+def test_a_grey_limit_counts_without_a_black_pixel() -> None:
+    free = np.ones((8, 8), np.float32)
+    within = np.linspace(0.05, 1, 16 * 16, dtype=np.float32).reshape(16, 16)
+    np.testing.assert_allclose(soft_mask(free, (16, 16), within=within), within, atol=1e-6)
+
+
 def test_the_composite_is_either_picture_or_between() -> None:
     original, edited = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
     mask = np.repeat(np.linspace(0, 1, 8, dtype=np.float32)[None], 8, 0)

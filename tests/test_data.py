@@ -1,11 +1,18 @@
 """Items to batches: neighbours that never change, and pictures that fail alone."""
 
+import io
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from uam_jax.data import Batch, Bucket, batches, group, measure
+from uam_jax import data
+from uam_jax.data import Batch, Bucket, Group, batches, group, measure
 from uam_jax.errors import InputError
 from uam_jax.images import write_image
 from uam_jax.manifest import Item
@@ -36,6 +43,10 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
 
 def groups_of(items: list[Item], micro: int = 3):
     return group(items, measure(items), side=16, multiple=8, micro=micro)
+
+
+def read(groups: list[Group], *, devices: int, micro: int) -> list[Batch]:
+    return list(batches(groups, devices=devices, side=16, multiple=8, micro=micro))
 
 
 def test_sizes_come_from_the_files_heads(items: list[Item]) -> None:
@@ -70,7 +81,7 @@ def test_batches_hold_every_item_once_in_its_own_slot(items: list[Item], devices
     groups = groups_of(items)
     place = {item.id: slot for each in groups for slot, item in enumerate(each.items)}
     seen = []
-    for batch in batches(groups, devices=devices, micro=3):
+    for batch in read(groups, devices=devices, micro=3):
         assert len(batch.items) == devices * 3 == len(batch.pixels)
         for slot, item in enumerate(batch.items):
             if item is None:
@@ -84,7 +95,7 @@ def test_batches_hold_every_item_once_in_its_own_slot(items: list[Item], devices
 
 
 def test_masks_come_at_both_sizes(items: list[Item]) -> None:
-    [batch] = [each for each in batches(groups_of(items), devices=1, micro=3) if each.bucket.masked]
+    [batch] = [each for each in read(groups_of(items), devices=1, micro=3) if each.bucket.masked]
     assert batch.weights is not None and batch.masks[0] is not None
     np.testing.assert_array_equal(batch.weights[0], batch.masks[0])
     assert batch.masks[0][:8].all() and not batch.masks[0][8:].any()
@@ -93,13 +104,58 @@ def test_masks_come_at_both_sizes(items: list[Item]) -> None:
 def test_a_mask_of_another_size_fails_its_picture_alone(items: list[Item], tmp_path: Path) -> None:
     write_image(tmp_path / "m.png", np.ones((4, 4, 3), np.float32))
     bad = Item("bad", items[0].image, ("a",), mask=str(tmp_path / "m.png"))
-    [batch] = batches(groups_of([bad, items[4]]), devices=1, micro=3)
+    [batch] = read(groups_of([bad, items[4]]), devices=1, micro=3)
     assert "same size" in str(batch.reasons[0]) and batch.valid == [1]
+
+
+def test_a_picture_of_another_shape_than_before_is_not_squeezed(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    write_image(path, np.zeros((16, 32, 3), np.float32))
+    groups = groups_of([Item("x", str(path), ("a",))])
+    write_image(path, np.zeros((32, 64, 3), np.float32), overwrite=True)  # the same shape
+    assert read(groups, devices=1, micro=1)[0].valid == [0]
+    write_image(path, np.zeros((32, 32, 3), np.float32), overwrite=True)
+    [batch] = read(groups, devices=1, micro=1)
+    assert batch.valid == [] and "its shape has changed" in str(batch.reasons[0])
+
+
+def test_a_server_that_only_sends_whole_files(
+    items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stream(io.BytesIO):
+        def seek(self, *_: int) -> int:
+            raise ValueError("Cannot seek streaming HTTP file")
+
+    content = Path(items[3].image).read_bytes()
+    monkeypatch.setattr(data, "open_binary", lambda url: Stream(content))
+    monkeypatch.setattr(data, "read_bytes", lambda url: content)
+    assert measure([Item("x", "https://host/3.png", ("a",))]) == [(16, 32)]
+
+
+def test_reading_in_threads_silences_its_own_notes_alone(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "in.gif", save_all=True, append_images=frames[1:])
+    item, done = Item("x", str(tmp_path / "in.gif"), ("a",)), Event()
+
+    def read_on() -> None:
+        while not done.is_set():
+            data.read_item(item)
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(read_on)
+        for number in range(100):
+            warnings.warn(f"number {number}", UserWarning, stacklevel=1)
+            time.sleep(0.002)
+        done.set()
+    assert [str(each.message) for each in recwarn] == [f"number {number}" for number in range(100)]
 
 
 @pytest.mark.parametrize(("micro", "parts"), [(3, [1, 2]), (5, [2, 3]), (6, [3, 3])])
 def test_odd_halves_keep_every_slot(items: list[Item], micro: int, parts: list[int]) -> None:
-    [batch] = batches(groups_of(items[8:11], micro), devices=2, micro=micro)
+    [batch] = read(groups_of(items[8:11], micro), devices=2, micro=micro)
     halves = batch.halves()
     assert [half.micro for half in halves] == parts
     assert [len(half.items) for half in halves] == [2 * part for part in parts]
@@ -107,7 +163,7 @@ def test_odd_halves_keep_every_slot(items: list[Item], micro: int, parts: list[i
 
 
 def test_halves_are_the_whole(items: list[Item]) -> None:
-    [first, *_] = batches(groups_of(items[7:10], 4), devices=2, micro=4)
+    [first, *_] = read(groups_of(items[7:10], 4), devices=2, micro=4)
     halves = first.halves()
     assert [half.micro for half in halves] == [2, 2]
     assert halves[0].items + halves[1].items == first.items

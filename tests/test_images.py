@@ -21,6 +21,7 @@ from uam_jax.images import (
     encode_image,
     encode_mask,
     output_format,
+    picture_size,
     read_image,
     read_mask,
     resize,
@@ -194,6 +195,30 @@ def test_exif_orientation_is_applied_once(tmp_path: Path, orientation: int) -> N
     with Image.open(tmp_path / "out.png") as image:
         np.testing.assert_array_equal(np.asarray(image), upright)
         assert ExifTags.Base.Orientation not in image.getexif()
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_the_size_of_a_png_is_found_without_its_pixels(tmp_path: Path, after: bool) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(integers(300, 200, 3)).save(tmp_path / "in.png", exif=exif)
+    content = (tmp_path / "in.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    chunk = content[start : start + 12 + int.from_bytes(content[start : start + 4], "big")]
+    if after:  # where exiftool puts it
+        rest = content.replace(chunk, b"")
+        content = rest[: rest.index(b"IEND") - 4] + chunk + rest[rest.index(b"IEND") - 4 :]
+    read: list[int] = []
+
+    class Counted(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            found = super().read(size)
+            read.append(len(found))
+            return found
+
+    assert picture_size("in.png", Counted(content)) == (200, 300)
+    assert read_image("in.png", content).size == (200, 300)
+    assert sum(read) < 2000 < len(content)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])

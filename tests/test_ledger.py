@@ -51,6 +51,17 @@ def test_merging_twice_is_merging_once(folder: Folder) -> None:
     assert len(merge(folder, ["c", "b", "a", "missing"])) == 4
 
 
+def test_a_ledger_that_may_still_grow_is_left_alone(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    ledger = Ledger(folder)
+    ledger.add([row("b", "failed", reason="x"), row("a"), row("b")])
+    before = folder.read("results.jsonl")
+    assert [each["id"] for each in merge(folder, ["a", "b"])] == ["a", "b"]
+    assert folder.read("results.jsonl") == before and folder.read("results.parquet")
+    merge(folder, ["a", "b"], done=True)
+    assert len((folder.read("results.jsonl") or b"").splitlines()) == 2
+
+
 def test_the_table_has_a_column_per_key(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
     Ledger(folder).add([row("a"), row("b", "failed", reason="é", confidence=0.5)])

@@ -87,6 +87,13 @@ def test_faults_are_told(text: str, tmp_path: Path) -> None:
         read_manifest(str(tmp_path / "m.jsonl"))
 
 
+@pytest.mark.parametrize("key", ["target", "source"])
+def test_half_a_character_is_no_prompt(key: str, tmp_path: Path) -> None:
+    row = {"image": "x.png", "target": "a shoe", key: "a red shoe \ud83d"}
+    with pytest.raises(InputError, match="line 1.*no valid Unicode text"):
+        read_manifest(write(tmp_path / "m.jsonl", [row]))
+
+
 def test_many_faults_are_a_short_message(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"line 1: .* and 95 more$"):
         read_manifest(write(tmp_path / "m.jsonl", [{"image": "a.png"}] * 100))

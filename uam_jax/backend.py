@@ -50,7 +50,7 @@ def configure(
         jax.config.update("jax_platforms", "cpu")  # leaves the accelerator's memory alone
     elif device:
         try:
-            jax.config.update("jax_default_device", jax.devices(device)[0])
+            jax.config.update("jax_default_device", jax.local_devices(backend=device)[0])
         except RuntimeError:
             raise InputError(
                 f"--device {device}: JAX finds none; install the extra `cuda` or `tpu`, or leave it out"

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import posixpath
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +34,14 @@ from uam_jax.images import (
     encode_mask,
     encode_preview,
     output_format,
+    quietly,
+    refuse_nonfinite,
     resize,
 )
 from uam_jax.ledger import Ledger, Row, merge, read_rows
 from uam_jax.manifest import Item
 from uam_jax.report import render_report
+from uam_jax.requests import source_prompts
 from uam_jax.runner import Outcome, Progress, Stop, run
 from uam_jax.storage import Folder
 
@@ -162,6 +166,11 @@ def plan_job(
             own = plan.config_of(members.bucket)
         except InputError as error:
             raise InputError(f"item {first.id}: {error}") from None
+        if own.region.inversion and not members.bucket.masked:
+            raise InputError(
+                f"item {first.id} has no mask, and region.inversion is uniform outside of it: give it, "
+                "or --set region.inversion=0"
+            )
         if own.source_context == "prompt":
             for item in members.items:
                 if item.source is None:
@@ -169,6 +178,9 @@ def plan_job(
                         f'item {item.id} has no source prompt, and source_context is "prompt": give it, '
                         "or --set source_context=null"
                     )
+        else:
+            told = next((item.source for item in members.items if item.source is not None), None)
+            source_prompts(told, own)  # warns that it is ignored
     return plan
 
 
@@ -213,21 +225,33 @@ def keep_sizes(items: Sequence[Item], sizes: Sequence[Size | InputError], folder
     folder.write(SIZES, json.dumps(told).encode())
 
 
-def refuse_changed(items: Sequence[Item], folder: Folder) -> None:
-    """Compares what is to be made with what was made under the same ids.
+def refuse_changed(plan: Plan, folder: Folder) -> None:
+    """Compares what is to be made with what was made under the same ids; pictures by their file's name alone.
 
     Raises:
       InputError: the first that differs is told.
     """
     rows = read_rows(folder)
-    for item in items:
+    made = [
+        (item, plan.config_of(members.bucket).fingerprint())
+        for members in plan.groups
+        for item in members.items
+    ]
+    for item, config in made:
         for name, target in zip(item.results, item.targets, strict=True):
-            now = {"target": target, "source": item.source, "given_mask": item.mask}
+            now = {
+                "target": target,
+                "source": item.source,
+                "given_mask": item.mask,
+                "config": config,
+                "image": posixpath.basename(item.image),
+            }
             row = rows.get(name, {})
+            before = row | {"image": posixpath.basename(row.get("image", item.image))}
             for key, value in now.items():
-                if key in row and row[key] != value:
+                if key in row and before[key] != value:
                     raise InputError(
-                        f"{folder.url} holds {name} with {key} {row[key]!r}, now it is {value!r}: choose "
+                        f"{folder.url} holds {name} with {key} {before[key]!r}, now it is {value!r}: choose "
                         "another --out, or add --allow-change to keep it and go on"
                     )
 
@@ -242,7 +266,7 @@ def check_items(
             if isinstance(size, InputError):
                 raise size
             picture, _ = read_item(item)
-            with warnings.catch_warnings(action="ignore"):
+            with quietly():
                 output_format(f"x{suffix or default_suffix(item.image, picture)}", picture)
         except InputError as error:
             faults.append(f"{item.id}: {error}")
@@ -279,7 +303,13 @@ def run_job(
     )
     worker = EditWorker(editor, plan, wanted, versions=versions, cache=cache)
     return run(
-        batches(groups, devices=devices, micro=plan.settings.micro),
+        batches(
+            groups,
+            devices=devices,
+            side=plan.settings.side,
+            multiple=plan.settings.multiple,
+            micro=plan.settings.micro,
+        ),
         worker,
         folder,
         Ledger(folder, shard),
@@ -297,8 +327,15 @@ def done_before(folder: Folder, *, retry_failed: bool = False) -> set[str]:
     return {row["id"] for row in rows if row["status"] == "ok" or not retry_failed}
 
 
-def finish_job(folder: Folder, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def finish_job(
+    folder: Folder, facts: Mapping[str, Any] | None = None, *, done: bool = False
+) -> dict[str, Any]:
     """Merges all processes' ledgers, writes table and gallery, and tells what is missing; can be repeated.
+
+    Args:
+      folder: the job's.
+      facts: to be told on the page.
+      done: no process is at work any more.
 
     Raises:
       InputError: the folder holds no job.
@@ -308,7 +345,7 @@ def finish_job(folder: Folder, facts: Mapping[str, Any] | None = None) -> dict[s
         raise InputError(f"{folder.url} holds no job: give a folder that `uam batch` wrote to")
     folder.sweep(min_age=3600)
     expected = [json.loads(line) for line in content.decode().splitlines()]
-    rows = merge(folder, expected)
+    rows = merge(folder, expected, done=done)
     found = {row["id"] for row in rows}
     missing = [name for name in expected if name not in found]
     failed = sum(row["status"] != "ok" for row in rows)
@@ -356,13 +393,18 @@ class EditWorker:
     wanted: set[str]
     versions: str = ""
     cache: InversionCache | None = None
-    _seen: dict[str, bool] = field(default_factory=dict)
 
     def compute(self, batch: Batch) -> Callable[[], list[Outcome]]:
         """Inverts once, edits towards every target, and waits for the devices."""
-        if not batch.valid:
+        try:
+            if batch.valid:
+                return self._compute(batch)
             failed = self.give_up(batch, "")
-            return lambda: failed
+        except InputError as error:  # of these pictures' prompts and settings: others may do
+            failed = self.give_up(batch, str(error))
+        return lambda: failed
+
+    def _compute(self, batch: Batch) -> Callable[[], list[Outcome]]:
         import jax
         import jax.numpy as jnp
 
@@ -478,8 +520,7 @@ class EditWorker:
         )
         item, picture = batch.items[slot], batch.pictures[slot]
         assert item is not None and picture is not None
-        if not np.isfinite(edited).all():
-            raise InputError("the network gave numbers that are not finite: try --dtype float32")
+        refuse_nonfinite(edited)
         suffix = self.plan.settings.suffix or default_suffix(item.image, picture)
         if config.preserve == "pixels":
             pixels, mask = keep_unedited(
@@ -500,7 +541,7 @@ class EditWorker:
         row["mask_share"] = round(float(mask.mean()), 5)
         height, width = picture.size
         row["size"] = f"{width}x{height}"
-        with warnings.catch_warnings(action="ignore"):
+        with quietly():
             return {
                 row["output"]: encode_image(row["output"], pixels, picture),
                 row["mask"]: encode_mask(mask),

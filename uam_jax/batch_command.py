@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,14 +72,27 @@ class BatchOptions:
     allow_change: bool = False
 
 
-def run_batch(options: BatchOptions, console: Console, *, dry_run: bool = False) -> dict[str, Any]:
+def run_batch(
+    options: BatchOptions,
+    console: Console,
+    *,
+    dry_run: bool = False,
+    configure: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Runs a job, or only tells what it would take.
+
+    Args:
+      options: of `uam batch`.
+      console: told what goes on.
+      dry_run: write nothing.
+      configure: sets up JAX, which can look for devices only when several hosts' processes have joined.
 
     Raises:
       InputError: anything that is at fault before the job begins.
       Preempted: SIGTERM came; the message holds the command that goes on.
     """
     shard = _shard(options)  # first: on several hosts, they wait for each other
+    configure()
     folder = Folder(options.out)
     if options.suffix is not None:
         if not re.fullmatch(r"\.\w+", options.suffix):
@@ -106,7 +120,7 @@ def run_batch(options: BatchOptions, console: Console, *, dry_run: bool = False)
     if not options.allow_change:
         remedy = ", or add --allow-change to go on with the new ones"
         refuse_other(folder, JOB, asdict(plan.settings), remedy)
-        refuse_changed(items, folder)
+        refuse_changed(plan, folder)
     known = set(plan.expected) & done_before(folder, retry_failed=options.retry_failed)
     described = plan.describe(editor, len(known))
     console.say(
@@ -169,7 +183,7 @@ def _run(
         return {**figures, "shard": f"{shard[0]}/{shard[1]}", "next": f"uam merge {options.out}"}
     console.stage("writing the gallery")
     speed = {"images per second": figures["images_per_second"]} if progress.done else {}
-    return {**figures, **finish_job(folder, speed)}
+    return {**figures, **finish_job(folder, speed, done=True)}
 
 
 def _dry_run(

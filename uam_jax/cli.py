@@ -291,7 +291,6 @@ def batch(
     """Edits a whole data set; can be killed and started again at any time."""
     from uam_jax.batch_command import BatchOptions, run_batch
 
-    compute.configure(devices=devices)
     options = BatchOptions(
         manifest=manifest, out=out, targets=tuple(target or ()), source=source, model=model,
         dtype=compute.dtype, precision=compute.precision, config=config, overrides=tuple(overrides or ()), size=size,
@@ -301,7 +300,8 @@ def batch(
         processes=processes, process=process, cache=cache, cache_bytes=int(cache_size * 1e9),
         max_failures=max_failures, retry_failed=retry_failed, allow_change=allow_change,
     )  # fmt: skip
-    return {"command": "batch", **run_batch(options, console, dry_run=dry_run)}
+    setup = partial(compute.configure, devices=devices)
+    return {"command": "batch", **run_batch(options, console, dry_run=dry_run, configure=setup)}
 
 
 @command

@@ -45,10 +45,11 @@ def soft_mask(
     # The distance is scaled rather than the mask: it is smooth, so the seam is as fine as the original.
     distance = resize(_distance(~region), size, linear=True)
     mask = _ramp(grow + feather - distance, feather)
-    if within is not None and not within.all():
-        # Along the border of the user's mask the seam can only run inwards.
-        scale = float(np.sqrt(within.size / free.size))
-        mask *= within * _ramp(_distance(within > 0), feather * scale)
+    if within is not None:
+        mask *= within
+        if not within.all():  # along the border of the user's mask the seam can only run inwards
+            scale = float(np.sqrt(within.size / free.size))
+            mask *= _ramp(_distance(within > 0), feather * scale)
     return mask.astype(np.float32)
 
 

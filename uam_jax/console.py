@@ -76,6 +76,7 @@ class Console:
         with self._progress, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", UserWarning)
+            warnings.filterwarnings("ignore", module="PIL")
             warnings.showwarning = show
             yield
 

@@ -5,17 +5,27 @@ depends on the manifest alone, never on what is done already or on how many devi
 so that an item always has the same neighbours and its result the same bits.
 """
 
-import warnings
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from uam_jax.errors import InputError
-from uam_jax.images import Picture, picture_size, read_image, read_mask, resize, working_size
+from uam_jax.images import (
+    Picture,
+    picture_size,
+    quietly,
+    read_image,
+    read_mask,
+    resize,
+    working_size,
+)
 from uam_jax.manifest import Item
 from uam_jax.storage import is_remote, open_binary, read_bytes
 
@@ -114,16 +124,17 @@ def measure(
     """
 
     def size(item: Item) -> Size | InputError:
-        found = head(item)
-        for _ in range(2):
+        found = head(item, open_binary)
+        # Some servers send a file from its beginning to its end only.
+        for opened in (open_binary, lambda url: io.BytesIO(read_bytes(url))):
             if is_remote(item.image) and isinstance(found, InputError):
-                found = head(item)
+                found = head(item, opened)
         seen()
         return found
 
-    def head(item: Item) -> Size | InputError:
+    def head(item: Item, opened: Callable[[str], Any]) -> Size | InputError:
         try:
-            with open_binary(item.image) as file:
+            with opened(item.image) as file:
                 return picture_size(item.image, file)
         except FileNotFoundError:
             return InputError(f"{item.image}: no such file; check the path")
@@ -165,10 +176,13 @@ def group(
     ]
 
 
-def batches(groups: Sequence[Group], *, devices: int, micro: int) -> Iterator[Batch]:
+def batches(
+    groups: Sequence[Group], *, devices: int, side: int, multiple: int, micro: int
+) -> Iterator[Batch]:
     """Groups, in order, `devices` of a bucket at a time, read ahead in threads.
 
-    What can't be read is padding with its reason; it fails nothing else.
+    What can't be read, or has another shape than when it was measured, is padding with its reason; it fails
+    nothing else. The other arguments are those of `group`.
     """
     import grain
 
@@ -182,11 +196,21 @@ def batches(groups: Sequence[Group], *, devices: int, micro: int) -> Iterator[Ba
         return
     # Few batches, since a picture is held at its own size; the pictures of each are read side by side.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    read = grain.MapDataset.source(together).map(lambda each: _read(*each, devices, micro))
+    read = grain.MapDataset.source(together).map(
+        lambda each: _read(
+            *each, devices, partial(working_size, side=side, multiple=multiple), micro
+        )
+    )
     yield from read.to_iter_dataset(options)
 
 
-def _read(bucket: Bucket, groups: Iterable[Group], devices: int, micro: int) -> Batch:
+def _read(
+    bucket: Bucket,
+    groups: Iterable[Group],
+    devices: int,
+    size_of: Callable[[Size], Size],
+    micro: int,
+) -> Batch:
     items: list[Item | None] = [None] * (devices * micro)
     for number, members in enumerate(groups):
         items[number * micro : number * micro + len(members.items)] = members.items
@@ -206,6 +230,10 @@ def _read(bucket: Bucket, groups: Iterable[Group], devices: int, micro: int) -> 
             if not all(bucket.size):
                 raise InputError(
                     f"{item.image}: could not be read when the job began; run it with --retry-failed"
+                )
+            if size_of(picture.size) != bucket.size:
+                raise InputError(
+                    f"{item.image}: its shape has changed since the job began; give it another id"
                 )
             pixels[slot] = resize(picture.pixels, bucket.size)
             if weights is not None and mask is not None:
@@ -229,7 +257,7 @@ def read_item(item: Item) -> tuple[Picture, np.ndarray | None]:
     Raises:
       InputError: one of them is missing or at fault.
     """
-    with warnings.catch_warnings(action="ignore"):
+    with quietly():
         picture = read_image(item.image, read_bytes(item.image))
         if item.mask is None:
             return picture, None

@@ -7,9 +7,11 @@ read and not changed is written with the same integers.
 import io
 import math
 import os
+import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from uam_jax.errors import InputError
 
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _SIXTEEN_BIT_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -134,7 +137,7 @@ def read_image(path: str | Path, content: bytes | None = None) -> Picture:
     with _faults_told(path):
         picture, notes = _decode(path if content is None else io.BytesIO(content))
     for note in notes:
-        warnings.warn(f"{path}: {note}", UserWarning, stacklevel=2)
+        _warn(f"{path}: {note}")
     return picture
 
 
@@ -147,17 +150,41 @@ def picture_size(path: str | Path, file: io.IOBase) -> tuple[int, int]:
     with _faults_told(path), Image.open(file) as image:
         _refuse_bomb(image)
         width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        # Pillow's own way decodes a whole PNG to see whether EXIF follows the pixels.
+        exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
+        if not exif and image.format == "PNG":
+            exif.load(_exif_of_png(file))
+        turned = exif.get(ExifTags.Base.Orientation, 1) >= 5
     return (width, height) if turned else (height, width)
+
+
+def _exif_of_png(file: Any) -> bytes:
+    """The eXIf chunk, wherever it is; from the chunks' heads alone."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"eXIf":
+            return file.read(length)
+        file.seek(length + 4, os.SEEK_CUR)
+    return b""
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without this module's warnings in this thread; `warnings.catch_warnings` would change all threads'."""
+    before = _QUIET.set(True)
+    try:
+        yield
+    finally:
+        _QUIET.reset(before)
 
 
 @contextmanager
 def _faults_told(path: str | Path) -> Iterator[None]:
     """Whatever Pillow raises, as an `InputError` that names the file."""
     try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    except Image.DecompressionBombError:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(
             f"{path} unpacks to more than {Image.MAX_IMAGE_PIXELS:,} pixels: scale it down first"
         ) from None
@@ -231,12 +258,22 @@ def default_suffix(path: str | Path, like: Picture) -> str:
     suffix = Path(path).suffix
     own = suffix if suffix.lower() in Image.registered_extensions() else ""
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with quietly():
             name = output_format("copy" + own, like)
         return own or _FORMATS[name].suffix
     except InputError:
         _warn(f"{path}: {like.file_format} cannot hold the result faithfully, so it becomes a .png")
         return ".png"
+
+
+def refuse_nonfinite(pixels: np.ndarray) -> None:
+    """Says what to do about a network that overflowed, before black pixels are made of it.
+
+    Raises:
+      InputError: a number is not finite.
+    """
+    if not np.isfinite(pixels).all():
+        raise InputError("the network gave numbers that are not finite: try --dtype float32")
 
 
 def encode_image(
@@ -441,4 +478,5 @@ def _by(size: tuple[int, ...]) -> str:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=3)
+    if not _QUIET.get():
+        warnings.warn(message, UserWarning, stacklevel=3)

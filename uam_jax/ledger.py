@@ -92,14 +92,16 @@ def refuse_other(folder: Folder, name: str, now: Mapping[str, Any], remedy: str 
         )
 
 
-def merge(folder: Folder, expected: Sequence[str]) -> list[Row]:
+def merge(folder: Folder, expected: Sequence[str], *, done: bool = False) -> list[Row]:
     """Writes every process's rows as one ledger and one table; running it again changes nothing.
 
-    The processes' own files stay: one may still be running.
+    The processes' own files stay: one may still be running. So does a ledger that is the only one, which is
+    its process's own, unless that is done.
 
     Args:
       folder: the job's.
       expected: ids in the order that the rows are to have; others follow.
+      done: no process is at work any more.
 
     Returns:
       The rows.
@@ -107,7 +109,8 @@ def merge(folder: Folder, expected: Sequence[str]) -> list[Row]:
     found = read_rows(folder)
     order = {name: number for number, name in enumerate(expected)}
     rows = sorted(found.values(), key=lambda row: order.get(row["id"], len(order)))
-    folder.write(LEDGER, to_lines(rows))
+    if done or folder.names("results*.jsonl") != [LEDGER]:
+        folder.write(LEDGER, to_lines(rows))
     folder.write(TABLE, to_parquet(rows))
     return rows
 

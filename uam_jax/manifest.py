@@ -16,7 +16,9 @@ from uam_jax.errors import InputError
 from uam_jax.storage import is_remote, join, read_bytes
 
 _KEYS = {"image", "target", "source", "id", "mask", "set"}
-_PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_PICTURES = (
+    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+)  # fmt: skip
 _SHOWN = 5
 """How many faults of a manifest are told at once."""
 
@@ -164,6 +166,11 @@ def _item(row: Any, folder: str) -> Item:
     targets = tuple(listed) if isinstance(listed, list) else ()
     if not targets or not all(isinstance(text, str) and text.strip() for text in targets):
         raise InputError("no `target`: say what the result shows, in a text or a list of texts")
+    for text in (*targets, row.get("source", "")):
+        if any(unicodedata.category(char) == "Cs" for char in text):
+            raise InputError(
+                f"the prompt {text!r} is no valid Unicode text: half a character is in it"
+            )
     settings = row.get("set", {})
     if not isinstance(settings, Mapping):
         raise InputError(f'set is {settings!r}: give an object, as {{"guidance": 5}}')

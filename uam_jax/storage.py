@@ -79,7 +79,8 @@ class Folder:
     def write(self, name: str, content: bytes) -> None:
         """Writes a file, which appears whole; an older one of that name is replaced.
 
-        Object stores do that by themselves; elsewhere a file of another name is renamed.
+        Object stores do that by themselves; on a local disk a file of another name is renamed. Other remote file
+        systems (sftp, smb) may leave half a file where the process is killed.
         """
         path = self.path(name)
         if not self.is_local:

@@ -228,7 +228,6 @@ class VAEConfig:
     sample_size: int
     norm_groups: int
     scaling_factor: float
-    force_upcast: bool
 
     @property
     def factor(self) -> int:
@@ -248,7 +247,6 @@ class VAEConfig:
             {
                 "block_out_channels": (64,),
                 "down_block_types": ("DownEncoderBlock2D",),
-                "force_upcast": True,
                 "in_channels": 3,
                 "latent_channels": 4,
                 "layers_per_block": 1,
@@ -259,7 +257,7 @@ class VAEConfig:
                 "up_block_types": ("UpDecoderBlock2D",),
             },
             off=_VAE_OFF,
-            inert=(),
+            inert=("force_upcast",),
         )
         for key, known in (
             ("down_block_types", "DownEncoderBlock2D"),
@@ -276,7 +274,6 @@ class VAEConfig:
             sample_size=values["sample_size"],
             norm_groups=values["norm_num_groups"],
             scaling_factor=values["scaling_factor"],
-            force_upcast=values["force_upcast"],
         )
 
 
