@@ -2,7 +2,6 @@
 
 import json
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,7 @@ def test_uniform_in_one_layer_leaves_the_others(editor: Editor, items: Items) ->
     text = text_attention(editor.condition(told).states)
     uniform = uniform_attention(uniform_vectors(params, editor.condition("").states))
     found = []
-    for layer in range(editor.checkpoint.unet.config.transformer_blocks):
+    for layer in (0, editor.checkpoint.unet.config.transformer_blocks - 1):
         one = invert_case(editor, Case("source", 3, uniform=layer), z0, told).at(3)
 
         def rule(site: Any, x: Any, block: int, layer: int = layer) -> Any:
@@ -89,7 +88,7 @@ def test_uniform_in_one_layer_leaves_the_others(editor: Editor, items: Items) ->
         steps = editor.checkpoint.schedule.inverting(3)
         np.testing.assert_allclose(one, ddim.invert(predict, z0, steps), rtol=0, atol=1e-5)
         found.append(np.asarray(one))
-    assert min(np.abs(a - b).max() for a, b in combinations(found, 2)) > 1e-4
+    assert np.abs(found[0] - found[1]).max() > 1e-4
 
 
 def test_a_run_is_summarised(editor: Editor, items: Items, tmp_path: Path) -> None:
