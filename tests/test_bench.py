@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 from checkpoint_files import SCHEDULER, TEXT, UNET, VAE, write_checkpoint
+from test_pipeline import tiny_editor
 from typer.testing import CliRunner, Result
 
-from uam_jax import EditConfig, Editor, InputError, bench_command, cli, models, shapes
+from uam_jax import EditConfig, Editor, InputError, bench, bench_command, cli, models, shapes
 from uam_jax.bench import Case, evaluations_by_maps
 from uam_jax.bench_command import RESULT, BenchOptions, run_bench, run_compare
 from uam_jax.console import Console
@@ -136,6 +137,21 @@ def test_a_real_measurement_with_one_case_that_fails(tmp_path: Path) -> None:
     table = (out / "bench.md").read_text()
     assert table.count("\n| ") == 2 + 3 and "Not measured: default" not in table
     assert "Not measured: cpu, float32, 2 devices, attention cudnn" in table
+
+
+@pytest.mark.parametrize("told", [NotImplementedError, None, {}])
+def test_a_compiler_that_counts_nothing(
+    told: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = tiny_editor(tmp_path)
+
+    def cost_analysis(lowered: Any) -> Any:
+        if told is NotImplementedError:
+            raise told
+        return told
+
+    monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", cost_analysis)
+    assert bench._flops_per_evaluation(editor, None) == {}
 
 
 def test_nothing_measured_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

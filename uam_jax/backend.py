@@ -198,7 +198,7 @@ def describe_model(editor: "Editor") -> dict[str, Any]:
         "size_multiple": editor.size_multiple,
         "latent_channels": editor.latent_channels,
         "attention": programs.attention_of(network),
-        "gflop_per_evaluation": {name: count / 1e9 for name, count in flops.items()},
+        "gflop_per_evaluation": {name: count and count / 1e9 for name, count in flops.items()},
     }
 
 

@@ -520,7 +520,7 @@ class EditWorker:
         )
         item, picture = batch.items[slot], batch.pictures[slot]
         assert item is not None and picture is not None
-        refuse_nonfinite(edited)
+        refuse_nonfinite(item.image, edited)
         suffix = self.plan.settings.suffix or default_suffix(item.image, picture)
         if config.preserve == "pixels":
             pixels, mask = keep_unedited(

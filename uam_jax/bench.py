@@ -309,14 +309,13 @@ def _flops_per_evaluation(editor: "Editor", size: int | None) -> dict[str, float
     network = Network(editor.checkpoint.unet, editor.checkpoint.schedule)
     side = (size or editor.native_size) // editor.size_factor
     null = editor.condition("")
-    with suppress(KeyError, TypeError, NotImplementedError):
-        return {
-            name: programs.evaluation_flops(
-                network, editor.params["unet"], null, uniform=uniform, size=(side, side)
-            )
-            for name, uniform in {"text": False, "uniform": True}.items()
-        }
-    return {}
+    counts = {
+        name: programs.evaluation_flops(
+            network, editor.params["unet"], null, uniform=uniform, size=(side, side)
+        )
+        for name, uniform in {"text": False, "uniform": True}.items()
+    }
+    return {name: count for name, count in counts.items() if count is not None}
 
 
 def _product_rate(dtype: str, platform: str) -> float:

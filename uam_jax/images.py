@@ -142,7 +142,7 @@ def read_image(path: str | Path, content: bytes | None = None) -> Picture:
 
 
 def picture_size(path: str | Path, file: io.IOBase) -> tuple[int, int]:
-    """The (height, width) of a picture, upright, from the beginning of its file alone.
+    """The (height, width) of a picture, upright, without decoding its pixels.
 
     Raises:
       InputError: as `read_image`.
@@ -266,14 +266,16 @@ def default_suffix(path: str | Path, like: Picture) -> str:
         return ".png"
 
 
-def refuse_nonfinite(pixels: np.ndarray) -> None:
+def refuse_nonfinite(path: str | Path, pixels: np.ndarray) -> None:
     """Says what to do about a network that overflowed, before black pixels are made of it.
 
     Raises:
       InputError: a number is not finite.
     """
     if not np.isfinite(pixels).all():
-        raise InputError("the network gave numbers that are not finite: try --dtype float32")
+        raise InputError(
+            f"{path}: the network gave numbers that are not finite: try --dtype float32"
+        )
 
 
 def encode_image(

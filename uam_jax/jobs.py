@@ -138,7 +138,7 @@ def edit_job(
     for index, (target, output) in enumerate(zip(targets, job.outputs, strict=True)):
         edited = np.asarray(result.images[index], np.float32)
         free = np.asarray(result.masks[index], np.float32)
-        _refuse_overflow(job, edited)
+        refuse_nonfinite(job.source, edited)
         if config.preserve == "pixels":
             pixels, mask = keep_unedited(
                 picture.pixels, edited, free, within=allowed, threshold=config.mask.threshold
@@ -211,7 +211,7 @@ def reconstruct_job(
         latent, prompts=prompt, uniformity=uniformity, guidance=guidance, steps=steps
     )
     rebuilt = np.asarray(editor.reconstruct(inversion)[0], np.float32)
-    _refuse_overflow(job, rebuilt)
+    refuse_nonfinite(job.source, rebuilt)
     ceiling = np.asarray(editor.decode(latent)[0], np.float32)
     [output] = job.outputs
     row = {
@@ -230,13 +230,6 @@ def _read(editor: "Editor", job: Job, size: int | None) -> tuple[Picture, np.nda
     side = editor.native_size if size is None else size
     working = resize(picture.pixels, working_size(picture.size, side, editor.size_multiple))
     return picture, working
-
-
-def _refuse_overflow(job: Job, pixels: np.ndarray) -> None:
-    try:
-        refuse_nonfinite(pixels)
-    except InputError as error:
-        raise InputError(f"{job.source}: {error}") from None
 
 
 def _check_outputs(jobs: Sequence[Job], protected: Sequence[Path]) -> None:
