@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,6 +73,19 @@ def predictor(make_rule: Callable[..., AttentionRule], network: Any = MODULES["u
 
 def predict(make_rule: Callable[..., AttentionRule], *given: Any) -> Array:
     return predictor(make_rule)(params_of(MODULES["unet"]), LATENT, TIMESTEP, *given)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_is_expected_is_what_training_starts_from(name: str) -> None:
+    module = MODULES[name]
+    started = jax.jit(module.init)(jax.random.key(0), *module.example_inputs())["params"]
+    assert jax.tree.map(jnp.shape, started) == jax.tree.map(
+        jnp.shape, models.expected_params(module)
+    )
+    kernels = [leaf for leaf in jax.tree.leaves(started) if leaf.ndim > 1]
+    assert all(jnp.std(kernel) > 0 for kernel in kernels)
+    with pytest.raises(flax.errors.ScopeCollectionNotFound):
+        module.apply({}, *module.example_inputs())
 
 
 def vectors(network: Any = MODULES["unet"]) -> tuple[Array, ...]:

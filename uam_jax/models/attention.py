@@ -4,6 +4,7 @@ A rule is any function `(site, x, block) -> output` (see `types.AttentionRule`);
 rule closes over is a pytree (`Partial`), so that one trace of the network serves every program with its shapes.
 """
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Shaped
 
+from uam_jax.models.layers import Dense
 from uam_jax.types import AttentionRule, AttentionSite, Params
 
 Backend = Literal["cudnn", "xla", "chunked"]
@@ -34,10 +36,10 @@ class Attention(nn.Module):
     backend: Backend | None = None
 
     def setup(self):
-        self.to_q = nn.Dense(self.width, use_bias=self.qkv_bias, dtype=self.dtype)
-        self.to_k = nn.Dense(self.width, use_bias=self.qkv_bias, dtype=self.dtype)
-        self.to_v = nn.Dense(self.width, use_bias=self.qkv_bias, dtype=self.dtype)
-        self.to_out_0 = nn.Dense(self.width, dtype=self.dtype)
+        self.to_q = Dense(self.width, use_bias=self.qkv_bias, dtype=self.dtype)
+        self.to_k = Dense(self.width, use_bias=self.qkv_bias, dtype=self.dtype)
+        self.to_v = Dense(self.width, use_bias=self.qkv_bias, dtype=self.dtype)
+        self.to_out_0 = Dense(self.width, dtype=self.dtype)
 
     def _split(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.heads, self.width // self.heads)
@@ -72,6 +74,12 @@ def attend(
     k, v = (jnp.broadcast_to(x, (q.shape[0], *x.shape[1:])) for x in (k, v))
     if backend is None:
         backend = attention_backend(q.shape, q.dtype, jax.devices()[0], keys=k.shape[1])
+    return _attend(q, k, v, backend)
+
+
+# Jitted, so that layers of one shape are traced once.
+@functools.partial(jax.jit, static_argnames="backend")
+def _attend(q: Array, k: Array, v: Array, backend: Backend) -> Array:
     dtype = q.dtype
     if backend != "cudnn" and dtype == jnp.float16:
         # XLA's CPU has no float16 product with float32 sums.

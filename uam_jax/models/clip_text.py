@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from uam_jax.models.configs import TextConfig
-from uam_jax.models.layers import LayerNorm
+from uam_jax.models.layers import Dense, Embed, LayerNorm
 
 
 class _CausalSelfAttention(nn.Module):
@@ -18,13 +18,13 @@ class _CausalSelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
         def project(name: str) -> Array:
-            projected = nn.Dense(x.shape[-1], dtype=self.dtype, name=name)(x)
+            projected = Dense(x.shape[-1], dtype=self.dtype, name=name)(x)
             return projected.reshape(*x.shape[:2], self.heads, -1).astype(jnp.float32)
 
         q, k, v = (project(name) for name in ("q_proj", "k_proj", "v_proj"))
         # 77 tokens once per prompt: no fused kernel and no half precision is worth its conditions.
         out = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="xla")
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="out_proj")(out.reshape(x.shape))
+        return Dense(x.shape[-1], dtype=self.dtype, name="out_proj")(out.reshape(x.shape))
 
 
 class _MLP(nn.Module):
@@ -33,10 +33,10 @@ class _MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
-        h = nn.Dense(self.config.mlp_width, dtype=self.dtype, name="fc1")(x)
+        h = Dense(self.config.mlp_width, dtype=self.dtype, name="fc1")(x)
         quick = self.config.activation == "quick_gelu"
         h = h * nn.sigmoid(1.702 * h) if quick else nn.gelu(h, approximate=False)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(h)
+        return Dense(x.shape[-1], dtype=self.dtype, name="fc2")(h)
 
 
 class _Layer(nn.Module):
@@ -69,8 +69,8 @@ class _Embeddings(nn.Module):
     @nn.compact
     def __call__(self, ids: Int[Array, "b s"]) -> Float[Array, "b s d"]:
         config = self.config
-        tokens = nn.Embed(config.vocab_size, config.width, dtype=self.dtype, name="token_embedding")
-        positions = nn.Embed(
+        tokens = Embed(config.vocab_size, config.width, dtype=self.dtype, name="token_embedding")
+        positions = Embed(
             config.max_tokens, config.width, dtype=self.dtype, name="position_embedding"
         )
         return tokens(ids) + positions(jnp.arange(ids.shape[1]))

@@ -1,5 +1,6 @@
 """The pieces that U-Net and VAE share: float32 norms, convolutions, ResNet block, resampling."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +12,43 @@ from jaxtyping import Array, Float
 from uam_jax.types import Params
 
 
-class GroupNorm(nn.Module):
+class _Layer(nn.Module):
+    """A layer whose weights cost little to trace.
+
+    A weight that is there is taken as it is: `load_params` has compared its shape, and flax would trace every
+    initialiser in every program to compare it again. Without a key, as `expected_params` calls, a missing one
+    is zeros.
+    """
+
+    def param(
+        self,
+        name: str,
+        init_fn: Any,
+        shape: Sequence[int],
+        dtype: Any = jnp.float32,
+        **options: Any,
+    ) -> Any:
+        if self.has_variable("params", name):
+            return self.get_variable("params", name)
+        if self.is_mutable_collection("params") and not self.has_rng("params"):
+            self.put_variable("params", name, jnp.zeros(shape, dtype))
+            return self.get_variable("params", name)
+        return super().param(name, init_fn, shape, dtype, **options)
+
+
+class Dense(_Layer, nn.Dense):
+    """A linear layer over the last axis."""
+
+
+class Conv(_Layer, nn.Conv):
+    """A convolution; `conv` makes the usual one."""
+
+
+class Embed(_Layer, nn.Embed):
+    """A table of vectors, looked up by index."""
+
+
+class GroupNorm(_Layer):
     """Group normalisation in float32, returned in the input's dtype."""
 
     groups: int
@@ -38,16 +75,15 @@ class GroupNorm(nn.Module):
         return mean, jnp.square(grouped - mean).mean(axis=(1, 3), keepdims=True)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(_Layer, nn.LayerNorm):
     """Layer normalisation in float32, returned in the input's dtype."""
 
     epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    use_fast_variance: bool = False
 
-    @nn.compact
     def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
-        norm = nn.LayerNorm(epsilon=self.epsilon, dtype=jnp.float32, use_fast_variance=False)
-        nn.share_scope(self, norm)
-        return norm(x).astype(x.dtype)
+        return super().__call__(x).astype(x.dtype)
 
 
 def _convolve(lhs: Array, rhs: Array, strides: Any, padding: Any, **options: Any) -> Array:
@@ -82,9 +118,9 @@ def conv(
     stride: int = 1,
     padding: Any = "SAME",
     name: str | None = None,
-) -> nn.Conv:
+) -> Conv:
     """A convolution over NHWC with a square kernel; `padding` pixels as `nn.Conv` takes them."""
-    return nn.Conv(
+    return Conv(
         features,
         (size, size),
         strides=stride,
@@ -110,7 +146,7 @@ class ResnetBlock(nn.Module):
         h = nn.silu(GroupNorm(self.groups, self.epsilon, name="norm1")(x))
         h = conv(self.features, dtype=self.dtype, name="conv1")(h)
         if time is not None:
-            shift = nn.Dense(self.features, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
+            shift = Dense(self.features, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
             h = h + shift[:, None, None, :]
         h = nn.silu(GroupNorm(self.groups, self.epsilon, name="norm2")(h))
         h = conv(self.features, dtype=self.dtype, name="conv2")(h)
@@ -148,4 +184,5 @@ def expected_params(module: nn.Module) -> Params:
       A nested dict of `jax.ShapeDtypeStruct`.
     """
     inputs = module.example_inputs()  # pyright: ignore[reportAttributeAccessIssue]
-    return jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))["params"]
+    _, variables = jax.eval_shape(lambda: module.apply({}, *inputs, mutable=["params"]))
+    return variables["params"]

@@ -9,7 +9,15 @@ from jaxtyping import Array, Float, Num
 
 from uam_jax.models.attention import Attention, Backend, self_attention, text_attention
 from uam_jax.models.configs import UNetConfig
-from uam_jax.models.layers import Downsample, GroupNorm, LayerNorm, ResnetBlock, Upsample, conv
+from uam_jax.models.layers import (
+    Dense,
+    Downsample,
+    GroupNorm,
+    LayerNorm,
+    ResnetBlock,
+    Upsample,
+    conv,
+)
 from uam_jax.types import AttentionRule
 
 
@@ -32,8 +40,8 @@ class TimeEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, features: Float[Array, "b e"]) -> Float[Array, "b width"]:
-        hidden = nn.silu(nn.Dense(self.width, dtype=self.dtype, name="linear_1")(features))
-        return nn.Dense(self.width, dtype=self.dtype, name="linear_2")(hidden)
+        hidden = nn.silu(Dense(self.width, dtype=self.dtype, name="linear_1")(features))
+        return Dense(self.width, dtype=self.dtype, name="linear_2")(hidden)
 
 
 class GEGLU(nn.Module):
@@ -44,7 +52,7 @@ class GEGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n width"]:
-        value, gate = jnp.split(nn.Dense(2 * self.width, dtype=self.dtype, name="proj")(x), 2, -1)
+        value, gate = jnp.split(Dense(2 * self.width, dtype=self.dtype, name="proj")(x), 2, -1)
         return value * nn.gelu(gate, approximate=False)
 
 
@@ -56,7 +64,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
         hidden = GEGLU(4 * x.shape[-1], self.dtype, name="net_0")(x)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="net_2")(hidden)
+        return Dense(x.shape[-1], dtype=self.dtype, name="net_2")(hidden)
 
 
 class TransformerBlock(nn.Module):
@@ -97,11 +105,11 @@ class Transformer(nn.Module):
         b, h, w, c = x.shape
         hidden = GroupNorm(self.groups, 1e-6, name="norm")(x).reshape(b, h * w, c)
         # SD 1.x saves these two as 1x1 convolutions: the same computation, another weight shape.
-        hidden = nn.Dense(c, dtype=self.dtype, name="proj_in")(hidden)
+        hidden = Dense(c, dtype=self.dtype, name="proj_in")(hidden)
         hidden = TransformerBlock(
             self.heads, self.block, self.dtype, self.backend, name="transformer_blocks_0"
         )(hidden, cross, own)
-        hidden = nn.Dense(c, dtype=self.dtype, name="proj_out")(hidden)
+        hidden = Dense(c, dtype=self.dtype, name="proj_out")(hidden)
         return x + hidden.reshape(b, h, w, c)
 
 

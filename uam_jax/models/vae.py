@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from uam_jax.models.attention import Attention, self_attention
 from uam_jax.models.configs import VAEConfig
-from uam_jax.models.layers import Downsample, GroupNorm, ResnetBlock, Upsample, conv
+from uam_jax.models.layers import Conv, Downsample, GroupNorm, ResnetBlock, Upsample, conv
 
 _EPSILON = 1e-6
 
@@ -159,8 +159,8 @@ class VAE(nn.Module):
         channels = self.config.latent_channels
         self.encoder = Encoder(self.config, self.dtype)
         self.decoder = Decoder(self.config, self.dtype)
-        self.quant_conv = nn.Conv(2 * channels, (1, 1), dtype=self.dtype)
-        self.post_quant_conv = nn.Conv(channels, (1, 1), dtype=self.dtype)
+        self.quant_conv = Conv(2 * channels, (1, 1), dtype=self.dtype)
+        self.post_quant_conv = Conv(channels, (1, 1), dtype=self.dtype)
 
     def encode(
         self, image: Float[Array, "b h w 3"]
