@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from uam_jax.types import Params
 
 
-class _Layer(nn.Module):
-    """A layer whose weights cost little to trace.
+class _Weighted(nn.Module):
+    """A layer with weights, which cost little to trace.
 
     A weight that is there is taken as it is: `load_params` has compared its shape, and flax would trace every
     initialiser in every program to compare it again. Without a key, as `expected_params` calls, a missing one
@@ -36,19 +36,19 @@ class _Layer(nn.Module):
         return super().param(name, init_fn, shape, dtype, **options)
 
 
-class Dense(_Layer, nn.Dense):
+class Dense(_Weighted, nn.Dense):
     """A linear layer over the last axis."""
 
 
-class Conv(_Layer, nn.Conv):
+class Conv(_Weighted, nn.Conv):
     """A convolution; `conv` makes the usual one."""
 
 
-class Embed(_Layer, nn.Embed):
+class Embed(_Weighted, nn.Embed):
     """A table of vectors, looked up by index."""
 
 
-class GroupNorm(_Layer):
+class GroupNorm(_Weighted):
     """Group normalisation in float32, returned in the input's dtype."""
 
     groups: int
@@ -75,7 +75,7 @@ class GroupNorm(_Layer):
         return mean, jnp.square(grouped - mean).mean(axis=(1, 3), keepdims=True)
 
 
-class LayerNorm(_Layer, nn.LayerNorm):
+class LayerNorm(_Weighted, nn.LayerNorm):
     """Layer normalisation in float32, returned in the input's dtype."""
 
     epsilon: float = 1e-5
