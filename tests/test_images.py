@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 
+from uam_jax import images
 from uam_jax.errors import InputError
 from uam_jax.images import (
     Picture,
     default_suffix,
     encode_image,
     encode_mask,
+    encode_preview,
     output_format,
     picture_size,
     read_image,
@@ -451,6 +453,33 @@ def test_a_loss_is_told(name: str, fields: dict[str, object], message: str) -> N
     like = picture(**fields)
     with pytest.warns(UserWarning, match=message):
         assert encode_image(name, like.pixels, like)
+
+
+def test_a_preview_has_the_profile_of_the_picture_beside_it() -> None:
+    wide = picture(icc_profile=SRGB)
+    with Image.open(io.BytesIO(encode_preview(wide.pixels, wide))) as image:
+        assert image.info["icc_profile"] == SRGB
+    with Image.open(io.BytesIO(encode_preview(wide.pixels, picture(grey=True)))) as image:
+        assert image.mode == "L"  # a profile for grey would not fit colours
+    assert load(encode_preview(wide.pixels))[0] == "RGB"
+
+
+@pytest.mark.parametrize("suffix", ["heic", "jpg"])
+def test_heic_is_read_and_without_the_extra_refused_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = tmp_path / f"in.{suffix}"
+    Image.new("RGB", (64, 48), "red").save(path, "HEIF")
+    read = read_image(path)
+    assert read.size == (48, 64) and read.file_format == "HEIF"
+    np.testing.assert_allclose(read.pixels[20, 30], [1, -1, -1], atol=0.05)
+    with pytest.warns(UserWarning, match="becomes a .png"):
+        assert default_suffix("in.heic", read) == ".png"
+    monkeypatch.delitem(Image.OPEN, "HEIF")
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    monkeypatch.setattr(images, "pillow_heif", None)
+    with pytest.raises(InputError, match=re.escape("pip install 'uam_jax[heif]'")):
+        read_image(path)
 
 
 def test_existing_files_are_safe(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parent.parent
 # A unit is a module or a subpackage, with all in it that has no place of its own. It imports units of earlier lines.
 LAYERS = (
     {"errors"},
-    {"types", "files", "parallel", "storage"},
+    {"types", "files", "formats", "parallel", "storage"},
     {
         "schedule",
         "plan",
@@ -48,7 +48,7 @@ LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 # Units that see nothing of the package but these, whatever their layer.
 ONLY = {
     "models": {"errors", "types"},
-    "images": {"errors"},
+    "images": {"errors", "formats"},
 }
 
 # Units and libraries that few may import.
@@ -56,7 +56,8 @@ RESERVED = {
     "models": {"checkpoints", "predictors", "programs", "shapes"},
     "flax": {"models"},
     "matplotlib": {"plots"},
-    "PIL": {"images", "manifest", "ledger", "grid"},
+    "PIL": {"formats", "images", "grid"},
+    "pillow_heif": {"formats"},
     "optax": set(),
     "torch": set(),
     "diffusers": set(),

@@ -545,7 +545,7 @@ class EditWorker:
             return {
                 row["output"]: encode_image(row["output"], pixels, picture),
                 row["mask"]: encode_mask(mask),
-                row["preview"]: encode_preview(picture.pixels),
+                row["preview"]: encode_preview(picture.pixels, picture),
                 row["error"]: encode_error(made.errors[slot]),
             }
 

@@ -12,15 +12,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from uam_jax.errors import InputError
+from uam_jax.formats import ALIASES, WRITTEN, is_heif, pillow_heif
 
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -41,50 +42,6 @@ _EXIF_TAGS = (
     ExifTags.Base.Copyright,
 )
 _EXIF_BLOCKS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
-
-
-@dataclass(frozen=True)
-class _Format:
-    """What a file format can hold, and how it is written here: without loss wherever it can be."""
-
-    suffix: str
-    alpha: bool = False
-    deep: bool = False  # 16-bit grey; Pillow writes no 16-bit colour
-    icc: bool = False
-    exif: bool = False
-    max_side: int = 1 << 30
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-_FORMATS = {
-    "PNG": _Format(".png", alpha=True, deep=True, icc=True, exif=True),
-    "TIFF": _Format(  # no EXIF: its blocks make libtiff's writer fail
-        ".tiff", alpha=True, deep=True, icc=True, options={"compression": "tiff_deflate"}
-    ),
-    "WEBP": _Format(
-        ".webp",
-        alpha=True,
-        icc=True,
-        exif=True,
-        max_side=16383,
-        options={"lossless": True, "exact": True},
-    ),
-    "JPEG": _Format(
-        ".jpg", icc=True, exif=True, max_side=65500, options={"quality": 95, "subsampling": "4:4:4"}
-    ),
-    "AVIF": _Format(
-        ".avif",
-        alpha=True,
-        icc=True,
-        exif=True,
-        options={"quality": 95, "subsampling": "4:4:4"},
-    ),
-    "JPEG2000": _Format(".jp2", alpha=True, deep=True),
-    "TGA": _Format(".tga", alpha=True, max_side=65535),
-    "BMP": _Format(".bmp"),
-    "PPM": _Format(".ppm", deep=True),
-}
-_ALIASES = {"MPO": "JPEG"}  # several JPEGs in a row, as telephones write them
 
 
 @dataclass(frozen=True)
@@ -134,8 +91,8 @@ def read_image(path: str | Path, content: bytes | None = None) -> Picture:
             raise InputError(f"{path} is a folder: name the picture files in it")
         if not os.path.isfile(path):  # a pipe would be waited for, perhaps for ever
             raise InputError(f"{path}: no such file; check the path")
-    with _faults_told(path):
-        picture, notes = _decode(path if content is None else io.BytesIO(content))
+    with _faults_told(path), path.open("rb") if content is None else io.BytesIO(content) as file:
+        picture, notes = _decode(file)
     for note in notes:
         _warn(f"{path}: {note}")
     return picture
@@ -147,8 +104,7 @@ def picture_size(path: str | Path, file: io.IOBase) -> tuple[int, int]:
     Raises:
       InputError: as `read_image`.
     """
-    with _faults_told(path), Image.open(file) as image:
-        _refuse_bomb(image)
+    with _faults_told(path), _open(file) as image:
         width, height = image.size
         # Pillow's own way decodes a whole PNG to see whether EXIF follows the pixels.
         exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
@@ -237,11 +193,11 @@ def output_format(path: str | Path, like: Picture) -> str:
     path = Path(path)
     formats = Image.registered_extensions() | {"": like.file_format}
     name = formats.get(path.suffix.lower(), "")
-    name = _ALIASES.get(name, name)
-    if name not in _FORMATS or name not in Image.SAVE:
-        known = ", ".join(kind.suffix for key, kind in _FORMATS.items() if key in Image.SAVE)
+    name = ALIASES.get(name, name)
+    if name not in WRITTEN or name not in Image.SAVE:
+        known = ", ".join(kind.suffix for key, kind in WRITTEN.items() if key in Image.SAVE)
         raise InputError(f"{path}: cannot write {path.suffix or name} files; choose from {known}")
-    kind = _FORMATS[name]
+    kind = WRITTEN[name]
     if like.alpha is not None and not kind.alpha and like.alpha.min() < 255:
         raise InputError(f"{path}: {name} holds no transparency; choose .png, .webp or .tiff")
     if max(like.size) > kind.max_side:
@@ -260,7 +216,7 @@ def default_suffix(path: str | Path, like: Picture) -> str:
     try:
         with quietly():
             name = output_format("copy" + own, like)
-        return own or _FORMATS[name].suffix
+        return own or WRITTEN[name].suffix
     except InputError:
         _warn(f"{path}: {like.file_format} cannot hold the result faithfully, so it becomes a .png")
         return ".png"
@@ -293,7 +249,7 @@ def encode_image(
     if like.size != pixels.shape[:2]:
         raise ValueError(f"{_by(pixels.shape[:2])} pixels for a picture of {_by(like.size)}")
     name = output_format(path, like)
-    kind = _FORMATS[name]
+    kind = WRITTEN[name]
     levels = like.levels if kind.deep else 255
     values = pixels @ _LUMA if like.grey else pixels
     values = np.rint((np.clip(values, -1, 1) + 1) * np.float32(levels / 2))
@@ -319,11 +275,19 @@ def encode_error(error: Float[np.ndarray, "h w"]) -> bytes:
     return encode_mask(np.minimum(8 * error, 1))
 
 
-def encode_preview(pixels: Float[np.ndarray, "h w 3"], side: int = 512) -> bytes:
-    """The bytes of a small JPEG, for pages that show many pictures; its longer side is at most `side`."""
+def encode_preview(
+    pixels: Float[np.ndarray, "h w 3"], like: Picture | None = None, *, side: int = 512
+) -> bytes:
+    """The bytes of a small JPEG, for pages that show many pictures; its longer side is at most `side`.
+
+    It has the colour profile of `like`, so that it looks like the full picture beside it.
+    """
     scale = min(1.0, side / max(pixels.shape[:2]))
     height, width = (max(round(length * scale), 1) for length in pixels.shape[:2])
-    return encode_image("preview.jpg", resize(pixels, (height, width)))
+    small = resize(pixels, (height, width))
+    like = like or Picture(pixels)
+    plain = Picture(small, grey=like.grey, icc_profile=like.icc_profile)
+    return encode_image("preview.jpg", small, plain)
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
@@ -394,16 +358,15 @@ def resize(
     return np.clip(stacked, values.min(), values.max()).reshape(height, width, *values.shape[2:])
 
 
-def _decode(file: Path | io.IOBase) -> tuple[Picture, list[str]]:
+def _decode(file: io.IOBase) -> tuple[Picture, list[str]]:
     """The picture, and what the user should know about how it was read."""
-    with Image.open(file) as image:
-        _refuse_bomb(image)
+    with _open(file) as image:
         file_format = image.format or ""
         rawmodes = str([tile[3] for tile in image.tile])
         frames = getattr(image, "n_frames", 1)
         image.load()
         notes = []
-        if frames > 1 and file_format not in _ALIASES:
+        if frames > 1 and file_format not in ALIASES:
             notes.append(f"holds {frames} frames; only the first is used")
         if ";16" in rawmodes and image.mode not in (*_SIXTEEN_BIT_GREY, "I"):
             notes.append("16-bit colour is read with 8 bits per channel, and so written")
@@ -421,10 +384,23 @@ def _decode(file: Path | io.IOBase) -> tuple[Picture, list[str]]:
     return Picture(pixels, levels, grey, alpha, file_format, icc_profile, exif), notes
 
 
-def _refuse_bomb(image: Image.Image) -> None:
-    """Refuses what Pillow warns of; a filter would not, when pictures are read in several threads."""
+def _open(file: Any) -> ImageFile.ImageFile:
+    """The picture with its head alone read.
+
+    Refuses what Pillow only warns of; a filter would not, when pictures are read in several threads.
+    """
+    try:
+        image = Image.open(file)
+    except UnidentifiedImageError:
+        file.seek(0)
+        if is_heif(file.read(12)) and pillow_heif is None:
+            raise InputError(
+                "a HEIC picture, which needs: python -m pip install 'uam_jax[heif]'"
+            ) from None
+        raise
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
+    return image
 
 
 def _channels(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, bool]:

@@ -132,7 +132,7 @@ def edit_job(
     files: Files = {}
     if job.preview:
         error = np.asarray(result.error_map[0], np.float32)
-        files[job.preview] = encode_preview(picture.pixels)
+        files[job.preview] = encode_preview(picture.pixels, picture)
         files[_error_file(job.preview)] = encode_error(error)
     rows: Rows = []
     for index, (target, output) in enumerate(zip(targets, job.outputs, strict=True)):
