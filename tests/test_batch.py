@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -12,24 +12,14 @@ import pyarrow.parquet
 import pytest
 from test_pipeline import tiny_editor
 
-from uam_jax import EditConfig, Editor, InputError, batch, programs
-from uam_jax.batch import (
-    JOB,
-    Plan,
-    Settings,
-    check_items,
-    done_before,
-    finish_job,
-    keep_sizes,
-    measure_job,
-    plan_job,
-    refuse_changed,
-    run_job,
-)
+from uam_jax import EditConfig, Editor, InputError, batch_worker, programs
+from uam_jax.batch import finish_job, run_job
+from uam_jax.batch_plan import JobPlan, Settings, check_items, plan_job
 from uam_jax.cache import InversionCache
 from uam_jax.data import measure
 from uam_jax.images import read_image, write_image
-from uam_jax.ledger import read_rows, refuse_other
+from uam_jax.job_folder import JobFolder
+from uam_jax.ledger import read_rows
 from uam_jax.manifest import Item
 from uam_jax.parallel import Devices, Program
 from uam_jax.runner import Progress, TooManyFailures
@@ -267,14 +257,14 @@ def test_inputs_and_outputs_may_be_remote(editor: Editor, items: list[Item], who
 def test_an_error_of_one_picture_is_its_own(
     editor: Editor, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = batch.encode_image
+    encode = batch_worker.encode_image
 
     def fail(path: str, *arguments: object) -> bytes:
         if path == "images/set/0.png":
             raise ValueError("EXIF data is too long")
         return encode(path, *arguments)
 
-    monkeypatch.setattr(batch, "encode_image", fail)
+    monkeypatch.setattr(batch_worker, "encode_image", fail)
     job(editor, items[:2], tmp_path)
     rows = read_rows(Folder(str(tmp_path)))
     assert (rows["set/0"]["status"], rows["set/1"]["status"]) == ("failed", "ok")
@@ -282,31 +272,31 @@ def test_an_error_of_one_picture_is_its_own(
 
 
 def test_groups_stay_when_pictures_come_and_go(items: list[Item], tmp_path: Path) -> None:
-    folder = Folder(str(tmp_path))
-    assert measure_job(items, folder)[0] == (12, 12)
+    folder = JobFolder(Folder(str(tmp_path)))
+    assert folder.measure(items)[0] == (12, 12)
     absent = [Item("late", f"{tmp_path}/late.png", ("a ball",)), *items]
-    sizes = measure_job(absent, folder)
+    sizes = folder.measure(absent)
     assert isinstance(sizes[0], InputError)
-    keep_sizes(absent, sizes, folder)
+    folder.keep_sizes(absent, sizes)
     write_image(tmp_path / "late.png", np.zeros((12, 12, 3), np.float32))
     gone = [replace(item, image=f"{tmp_path}/gone.png") for item in absent[1:]]
-    again = measure_job([absent[0], *gone], folder)
+    again = folder.measure([absent[0], *gone])
     assert isinstance(again[0], InputError) and again[1:6] == sizes[1:6]
-    assert measure_job(absent, folder, again=True)[0] == (12, 12)
+    assert folder.measure(absent, again=True)[0] == (12, 12)
 
 
 def test_other_prompts_under_the_same_ids_are_refused(
     editor: Editor, items: list[Item], tmp_path: Path
 ) -> None:
     job(editor, items[:2], tmp_path)
-    folder = Folder(str(tmp_path))
+    folder = JobFolder(Folder(str(tmp_path)))
 
-    def plan(items: list[Item]) -> Plan:
+    def plan(items: list[Item]) -> JobPlan:
         settings = Settings("tiny", "w", "float32", CONFIG.to_dict(), 8, 4, 2)
         return plan_job(items, [(12, 12)] * len(items), CONFIG, settings)
 
-    refuse_changed(plan(items), folder)
-    refuse_changed(plan([replace(items[0], image="moved/0.png")]), folder)
+    folder.refuse_changed(plan(items))
+    folder.refuse_changed(plan([replace(items[0], image="moved/0.png")]))
     for key, change in {
         "target": {"targets": ("a red ball",)},
         "given_mask": {"mask": "m.png"},
@@ -314,11 +304,11 @@ def test_other_prompts_under_the_same_ids_are_refused(
         "image": {"image": "set/other.png"},
     }.items():
         with pytest.raises(InputError, match=f"holds set/1 with {key} .*--allow"):
-            refuse_changed(plan([items[0], replace(items[1], **change)]), folder)
+            folder.refuse_changed(plan([items[0], replace(items[1], **change)]))
     with pytest.warns(UserWarning, match="source prompt is ignored"):
         other = plan([items[0], replace(items[1], source="a cube")])
     with pytest.raises(InputError, match=r"holds set/1 with source .*--allow"):
-        refuse_changed(other, folder)
+        folder.refuse_changed(other)
 
 
 def test_merging_tells_what_is_missing(editor: Editor, items: list[Item], tmp_path: Path) -> None:
@@ -339,12 +329,12 @@ def test_merging_tells_what_is_missing(editor: Editor, items: list[Item], tmp_pa
 
 
 def test_other_settings_are_refused(editor: Editor, items: list[Item], tmp_path: Path) -> None:
-    folder = Folder(str(tmp_path))
-    other = asdict(Settings("tiny", "weights", "float32", CONFIG.to_dict(), 8, 4, 2))
-    refuse_other(folder, JOB, other)  # a new job
+    folder = JobFolder(Folder(str(tmp_path)))
+    other = Settings("tiny", "weights", "float32", CONFIG.to_dict(), 8, 4, 2)
+    folder.refuse_other(other)  # a new job
     job(editor, items[:1], tmp_path)
     with pytest.raises(InputError, match=r"weights was \"tiny\", is \"weights\".*--out, or wait"):
-        refuse_other(folder, JOB, other, ", or wait")
+        folder.refuse_other(other, ", or wait")
 
 
 def test_settings_of_an_item_are_its_own(
@@ -384,7 +374,7 @@ def test_too_many_failures_end_a_job(editor: Editor, items: list[Item], tmp_path
     missing = [Item(str(n), f"{tmp_path}/{n}.png", ("a ball",)) for n in range(4)]
     with pytest.raises(TooManyFailures):
         job(editor, missing, tmp_path / "out", max_failures=1)
-    assert len(done_before(Folder(str(tmp_path / "out")))) >= 2
+    assert len(JobFolder(Folder(str(tmp_path / "out"))).done()) >= 2
 
 
 def test_a_check_reads_what_the_job_would(items: list[Item]) -> None:

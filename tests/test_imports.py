@@ -37,7 +37,9 @@ LAYERS = (
     {"inverter"},
     {"pipeline"},
     {"uam_jax"},  # the public names, in __init__.py
-    {"backend", "console", "jobs", "batch", "evaluate", "scenes.demo"},
+    {"backend", "console", "jobs", "batch_plan", "evaluate", "scenes.demo"},
+    {"job_folder", "batch_worker"},
+    {"batch"},
     {"batch_command", "reconstruction", "bench"},
     {"eval_command", "bench_command"},
     {"cli"},

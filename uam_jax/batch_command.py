@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,24 +14,14 @@ import numpy as np
 from fsspec.core import url_to_fs
 
 from uam_jax import backend
-from uam_jax.batch import (
-    JOB,
-    Plan,
-    Settings,
-    check_items,
-    done_before,
-    finish_job,
-    measure_job,
-    plan_job,
-    refuse_changed,
-    run_job,
-)
+from uam_jax.batch import finish_job, run_job
+from uam_jax.batch_plan import JobPlan, Settings, check_items, plan_job
 from uam_jax.cache import InversionCache
 from uam_jax.config import EditConfig
 from uam_jax.console import Console
 from uam_jax.errors import InputError, Preempted
 from uam_jax.images import Picture, output_format
-from uam_jax.ledger import refuse_other
+from uam_jax.job_folder import JobFolder
 from uam_jax.manifest import Item, read_folder, read_manifest
 from uam_jax.parallel import Devices
 from uam_jax.runner import Progress, Stop
@@ -107,7 +97,8 @@ def run_batch(
         seen[0] += 1
         console.advance(seen[0], len(items), f"{seen[0]} of {len(items)} pictures looked at")
 
-    sizes = measure_job(items, folder, again=options.retry_failed, seen=look)
+    job = JobFolder(folder)
+    sizes = job.measure(items, again=options.retry_failed, seen=look)
     console.stage(f"loading {options.model}")
     from uam_jax.pipeline import Editor
 
@@ -119,9 +110,9 @@ def run_batch(
     plan = plan_job(items, sizes, config, _settings(options, editor, config))
     if not options.allow_change:
         remedy = ", or add --allow-change to go on with the new ones"
-        refuse_other(folder, JOB, asdict(plan.settings), remedy)
-        refuse_changed(plan, folder)
-    known = set(plan.expected) & done_before(folder, retry_failed=options.retry_failed)
+        job.refuse_other(plan.settings, remedy)
+        job.refuse_changed(plan)
+    known = set(plan.expected) & job.done(retry_failed=options.retry_failed)
     described = plan.describe(editor, len(known))
     console.say(
         f"{described['pictures']} pictures, {described['results']} results, {len(known)} of them done; "
@@ -136,7 +127,7 @@ def run_batch(
 def _run(
     options: BatchOptions,
     console: Console,
-    plan: Plan,
+    plan: JobPlan,
     editor: "Editor",
     folder: Folder,
     shard: tuple[int, int],
@@ -189,7 +180,7 @@ def _run(
 def _dry_run(
     options: BatchOptions,
     console: Console,
-    plan: Plan,
+    plan: JobPlan,
     editor: "Editor",
     described: dict[str, Any],
 ) -> dict[str, Any]:
@@ -207,7 +198,7 @@ def _dry_run(
     }
 
 
-def _estimate(plan: Plan, editor: "Editor", buckets: list[dict[str, Any]]) -> float | None:
+def _estimate(plan: JobPlan, editor: "Editor", buckets: list[dict[str, Any]]) -> float | None:
     """All evaluations at the speed of one, measured at the commonest size; pictures in and out not counted."""
     import jax.numpy as jnp
 

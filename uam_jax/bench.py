@@ -227,7 +227,7 @@ class _Job:
         targets: list[str],
         source: str | None,
     ) -> None:
-        from uam_jax.batch import Settings
+        from uam_jax.batch_plan import Settings
         from uam_jax.images import Picture, encode_image
         from uam_jax.manifest import Item
 
@@ -252,12 +252,14 @@ class _Job:
 
     def run(self) -> None:
         """Does the whole job anew."""
-        from uam_jax.batch import measure_job, plan_job, run_job
+        from uam_jax.batch import run_job
+        from uam_jax.batch_plan import plan_job
+        from uam_jax.job_folder import JobFolder
         from uam_jax.storage import Folder
 
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as out:
             folder = Folder(out)
-            sizes = measure_job(self._items, folder)
+            sizes = JobFolder(folder).measure(self._items)
             plan = plan_job(self._items, sizes, self._config, self._settings)
             progress = run_job(self._editor, plan, folder, devices=self._devices)
         if progress.failed:

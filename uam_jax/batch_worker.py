@@ -1,0 +1,249 @@
+"""The worker of a job of edits: batches of pictures to rows and files."""
+
+import hashlib
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from uam_jax.batch_plan import JobPlan
+from uam_jax.cache import InversionCache
+from uam_jax.compose import keep_unedited
+from uam_jax.config import EditConfig
+from uam_jax.data import Batch
+from uam_jax.errors import InputError
+from uam_jax.images import (
+    default_suffix,
+    encode_error,
+    encode_image,
+    encode_mask,
+    encode_preview,
+    quietly,
+    refuse_nonfinite,
+    resize,
+)
+from uam_jax.ledger import Row
+from uam_jax.runner import Outcome
+
+if TYPE_CHECKING:
+    from uam_jax.pipeline import Editor, EditResult, Prepared
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """A batch's arrays: (targets, slots, ...)."""
+
+    images: list[np.ndarray]
+    free: list[np.ndarray]
+    results: list["EditResult"]
+    errors: np.ndarray
+    prepared: "Prepared"
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EditWorker:
+    """Edits batches; see `runner.Worker`.
+
+    Attributes:
+      editor: on its devices.
+      plan: of the job.
+      wanted: ids of results that are to be made.
+      versions: told in every row.
+      cache: of inversions.
+    """
+
+    editor: "Editor"
+    plan: JobPlan
+    wanted: set[str]
+    versions: str = ""
+    cache: InversionCache | None = None
+
+    def compute(self, batch: Batch) -> Callable[[], list[Outcome]]:
+        """Inverts once, edits towards every target, and waits for the devices."""
+        try:
+            if batch.valid:
+                return self._compute(batch)
+            failed = self.give_up(batch, "")
+        except InputError as error:  # of these pictures' prompts and settings: others may do
+            failed = self.give_up(batch, str(error))
+        return lambda: failed
+
+    def _compute(self, batch: Batch) -> Callable[[], list[Outcome]]:
+        import jax
+        import jax.numpy as jnp
+
+        began = time.perf_counter()
+        config = self.plan.config_of(batch.bucket)
+        # Padding repeats a picture with all that is said of it: no further program, no further warning.
+        valid = set(batch.valid)
+        used = [slot if slot in valid else min(valid) for slot in range(len(batch.items))]
+        items = [item for slot in used if (item := batch.items[slot]) is not None]
+        pixels = batch.pixels[np.asarray(used)]
+        sources = None
+        if config.source_context == "prompt":
+            sources = [item.source or "" for item in items]
+        z0 = self.editor.encode(jnp.asarray(pixels))
+        masks = None if batch.weights is None else jnp.asarray(batch.weights)
+        inversions, digests = None, []
+        if self.cache:
+            settings = self.plan.settings
+            made_with = (
+                batch.bucket.size,
+                settings.dtype,
+                settings.precision,
+                jax.default_backend(),
+            )
+            digests = [
+                hashlib.sha256(f"{made_with}".encode() + picture.tobytes()).hexdigest()
+                for picture in pixels
+            ]
+            needed = self.editor.inversions_needed(
+                sources, config=config, shape=z0.shape, masks=masks
+            )
+            inversions = self.cache.load(digests, needed, np.asarray(z0))
+        prepared = self.editor.prepare(
+            z0, sources, masks=masks, inversions=inversions, config=config, images=pixels
+        )
+        results = [
+            self.editor.edit_prepared(prepared, [item.targets[number] for item in items])
+            for number in range(batch.bucket.targets)
+        ]
+        jax.block_until_ready([result.images for result in results])
+        seconds = time.perf_counter() - began
+
+        def finish() -> list[Outcome]:
+            if self.cache and not inversions:
+                try:
+                    self.cache.store(digests, prepared.inversions)
+                except OSError as error:
+                    warnings.warn(f"an inversion could not be kept: {error}", stacklevel=1)
+            images = [np.asarray(result.images, np.float32) for result in results]
+            free = [np.asarray(result.masks, np.float32) for result in results]
+            errors = np.asarray(results[0].error_map, np.float32)
+            made = _Computed(images, free, results, errors, prepared, seconds)
+            return self._outcomes(batch, config, made)
+
+        return finish
+
+    def give_up(self, batch: Batch, reason: str) -> list[Outcome]:
+        """Failed rows, with each picture's own reason where it has one."""
+        return [
+            Outcome(
+                self._row(
+                    batch, slot, number, status="failed", reason=batch.reasons[slot] or reason
+                )
+            )
+            for slot, number in self._places(batch)
+        ]
+
+    def _places(self, batch: Batch) -> list[tuple[int, int]]:
+        """The (slot, target) pairs that are wanted."""
+        return [
+            (slot, number)
+            for slot, item in enumerate(batch.items)
+            if item is not None
+            for number, name in enumerate(item.results)
+            if name in self.wanted
+        ]
+
+    def _outcomes(self, batch: Batch, config: EditConfig, made: _Computed) -> list[Outcome]:
+        places = self._places(batch)
+        seconds = made.seconds / max(len(places), 1)
+        outcomes = []
+        for slot, number in places:
+            row = self._row(batch, slot, number, status="ok", seconds=round(seconds, 3))
+            try:
+                if fault := batch.reasons[slot]:
+                    raise InputError(fault)
+                files = self._files(batch, slot, config, made, number, row)
+            # Whatever it is (an encoder of Pillow's, say), the other pictures have no part in it.
+            except Exception as error:
+                told = str(error) if isinstance(error, InputError) else repr(error)
+                nothing = dict.fromkeys(
+                    ("output", "preview", "mask", "error", "confidence", "review")
+                )
+                row |= {"status": "failed", "reason": told, **nothing}
+                files = {}
+            outcomes.append(Outcome(row, files))
+        return outcomes
+
+    def _files(
+        self,
+        batch: Batch,
+        slot: int,
+        config: EditConfig,
+        made: _Computed,
+        number: int,
+        row: Row,
+    ) -> dict[str, bytes]:
+        """One result's files; their names and figures go into its row."""
+        edited, free, result = (
+            made.images[number][slot],
+            made.free[number][slot],
+            made.results[number],
+        )
+        item, picture = batch.items[slot], batch.pictures[slot]
+        assert item is not None and picture is not None
+        refuse_nonfinite(item.image, edited)
+        suffix = self.plan.settings.suffix or default_suffix(item.image, picture)
+        if config.preserve == "pixels":
+            pixels, mask = keep_unedited(
+                picture.pixels,
+                edited,
+                free,
+                within=batch.masks[slot],
+                threshold=config.mask.threshold,
+            )
+        else:
+            pixels, mask = resize(edited, picture.size), resize(free, picture.size, linear=True)
+        row["output"] = f"images/{row['id']}{suffix}"
+        row["mask"] = f"masks/{row['id']}.png"
+        row["preview"] = f"originals/{item.id}.jpg"
+        row["error"] = f"errors/{item.id}.png"
+        row["confidence"] = round(float(result.confidence[slot]), 4)
+        row["review"] = result.review[slot]
+        row["mask_share"] = round(float(mask.mean()), 5)
+        height, width = picture.size
+        row["size"] = f"{width}x{height}"
+        with quietly():
+            return {
+                row["output"]: encode_image(row["output"], pixels, picture),
+                row["mask"]: encode_mask(mask),
+                row["preview"]: encode_preview(picture.pixels, picture),
+                row["error"]: encode_error(made.errors[slot]),
+            }
+
+    def _row(self, batch: Batch, slot: int, number: int, **known: Any) -> Row:
+        item = batch.items[slot]
+        assert item is not None
+        height, width = batch.bucket.size
+        return {
+            "id": item.results[number],
+            "item": item.id,
+            "status": "failed",
+            "reason": None,
+            "image": item.image,
+            "target": item.targets[number],
+            "source": item.source,
+            "given_mask": item.mask,
+            "output": None,
+            "preview": None,
+            "mask": None,
+            "error": None,
+            "confidence": None,
+            "review": None,
+            "mask_share": None,
+            "seconds": None,
+            "size": None,
+            "worked_at": f"{width}x{height}",
+            "batch": batch.micro,
+            "halved": batch.micro < self.plan.settings.micro,
+            "config": self.plan.config_of(batch.bucket).fingerprint(),
+            "weights": self.plan.settings.weights,
+            "versions": self.versions,
+            **known,
+        }
