@@ -10,9 +10,10 @@ import pytest
 from checkpoint_files import VAE
 from jax import Array
 
-from uam_jax import models
+from uam_jax import models, programs
 from uam_jax.checkpoints import load_checkpoint
 from uam_jax.models import attention
+from uam_jax.parallel import Devices
 from uam_jax.types import Params
 
 TWO = models.VAE(models.VAEConfig.from_dict(VAE))
@@ -94,6 +95,27 @@ def test_tiles_give_what_the_whole_gives(sides: tuple[int, int]) -> None:
     ours = tiled(params, latent)
     assert ours.dtype == jnp.float32
     assert_close(ours, whole(params, latent), 1e-5)
+
+
+@pytest.mark.parametrize("mode", ["shard_map", "pmap"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_tiles_on_several_devices(count: int, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs of `Editor`, with a batch that not every number of devices divides."""
+    vae, params = TWO, params_of(TWO)
+    images = uneven(0, 4, 50, 84, 3) / 4
+    encode, decode = (partial(each, vae, params) for each in (programs.encode, programs.decode))
+    latents = encode(images)
+    pictures = decode(latents)
+    on = Devices.local(count, mode)
+    monkeypatch.setattr(programs, "TILED_ABOVE", 0)
+    monkeypatch.setattr(programs, "encode_in_tiles", partial(models.encode_in_tiles, tile=16))
+    monkeypatch.setattr(programs, "decode_in_tiles", partial(models.decode_in_tiles, tile=16))
+    for each, given, whole in ((encode, images, latents), (decode, latents, pictures)):
+        each.func.clear_cache()  # the threshold is no argument
+        made = each(given, on=on)
+        each.func.clear_cache()
+        assert made.shape == whole.shape
+        assert_close(made, whole, 1e-5)
 
 
 def test_half_precision() -> None:

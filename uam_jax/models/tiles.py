@@ -214,6 +214,7 @@ def _run(
     while (measured := lax.map(functools.partial(measure, tuple(known)), corners)) is not None:
         known.append(_merge(*measured))
     output = jax.eval_shape(lambda: run(corners[0], known)[0])
-    sides = (side // step[1] for side in grid.sides)
-    image = jnp.zeros((x.shape[0], *sides, output.shape[3]), output.dtype)
+    shape = (x.shape[0], *(side // step[1] for side in grid.sides), output.shape[3])
+    # Made from the input: under shard_map the carry must vary over devices as the tiles do.
+    image = jnp.zeros_like(x, output.dtype, shape=shape)
     return lax.scan(write, image, corners)[0]
