@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_pipeline import SMALL, TARGET, assert_close, tiny_editor
+from test_pipeline import SMALL, TARGET, VARIANTS, assert_close, tiny_editor
 
-from uam_jax import Editor, InputError
+from uam_jax import Editor, InputError, programs
 from uam_jax.models.attention import attend
 from uam_jax.parallel import Devices, Program, program
 
@@ -125,6 +125,44 @@ def test_an_edit_on_several_devices(
         assert {call[0].__name__ for call in calls if call[2].get("on")} >= {
             "encode", "invert", "denoise", "edit", "decode"
         }  # fmt: skip
+
+
+LOOPS = (programs.invert, programs.denoise, programs.edit)
+MASKED = {
+    "user mask": {"mask": {"rule": "none"}},
+    "region of the inversion": {"region": {"inversion": 1.0}},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS | MASKED)
+def test_every_kind_of_edit_under_shard_map(
+    editor: Editor, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for the network: what matters is what the loops carry."""
+
+    def noise(self: Any, params: Any, latent: Any, step: Any, *rules: Any) -> Any:
+        text = jax.tree.leaves(rules)[0]
+        text = text.reshape(text.shape[0], -1)[:, -1].reshape(-1, 1, 1, 1)
+        return jnp.tanh(0.3 * latent + step.timestep / 1000) + text * jnp.cos(latent)
+
+    monkeypatch.setattr(programs.Network, "noise", noise)
+    config = SMALL.updated((VARIANTS | MASKED)[name])
+    rng = np.random.default_rng(3)
+    z0 = jnp.asarray(rng.normal(size=(3, 4, 4, 4)), jnp.float32)
+    masks = (rng.uniform(size=(3, 8, 8)) > 0.5) * np.float32(1) if name in MASKED else None
+    source = "a red cube" if config.source_context == "prompt" else None
+    made = []
+    for each in (editor, editor.on(Devices.local(2))):
+        for kept in LOOPS:
+            kept.clear_cache()
+        made.append(each.edit_latents(z0, [TARGET] * 3, source, masks=masks, config=config))
+        for kept in LOOPS:
+            kept.clear_cache()
+    alone, spread = made
+    assert_close(spread.latents, alone.latents)
+    assert_close(spread.masks, alone.masks)
+    for signal, values in alone.signals.items():
+        assert_close(spread.signals[signal], values, 1e-4)
 
 
 def compiled_text(each: Program, args: Any, kwargs: Any) -> str:
