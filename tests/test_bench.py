@@ -234,7 +234,7 @@ def test_one_record_compares_its_own_setups(
     [
         (None, "can't be read"),
         ("{", "not JSON"),
-        ("[]", "not a record of `uam bench`"),
+        ("[]", "not a JSON object"),
         ('{"format": 99, "cases": []}', "not a record of `uam bench`"),
         ('{"format": 1, "cases": []}', "nothing to compare"),
     ],

@@ -161,6 +161,15 @@ def test_unreadable_files_and_misspelt_presets(tmp_path: Path) -> None:
         EditConfig.load(binary)
 
 
+def test_a_file_of_windows_editors_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("steps = 20\n", encoding="utf-8-sig")
+    assert EditConfig.load(path) == EditConfig(steps=20)
+    path.write_text("steps = 20\n", encoding="utf-16")
+    with pytest.raises(InputError, match="UTF-16"):
+        EditConfig.load(path)
+
+
 def test_round_trip_and_fingerprint() -> None:
     released = EditConfig.load("released")
     assert EditConfig().updated(released.to_dict()) == released

@@ -109,11 +109,23 @@ def test_a_prompt_that_is_too_long_is_cut_and_the_lost_words_are_named(
     np.testing.assert_array_equal(ids, tokenizer.encode([" ".join(words)])[0])
 
 
-def test_a_word_that_is_cut_in_two_is_named_whole(tokenizer: Tokenizer) -> None:
-    with pytest.warns(UserWarning, match='no effect: "zxzx, cube"'):
+def test_of_a_word_that_is_cut_in_two_the_lost_part_is_quoted(tokenizer: Tokenizer) -> None:
+    with pytest.warns(UserWarning, match='no effect: "zx, cube"'):
         tokenizer.encode([" ".join(["red"] * 73 + ["zxzx, cube"])])
-    with pytest.warns(UserWarning, match='no effect: "z{77}"'):
+    with pytest.warns(UserWarning, match='no effect: "zz"'):
         tokenizer.encode(["z" * 77])
+
+
+def test_of_text_without_blanks_only_what_is_lost_is_quoted(tokenizer: Tokenizer) -> None:
+    text = "東京タワーの前の赤い車と青い家、白い猫、大きな木の下に" * 9
+    with pytest.warns(UserWarning, match="no effect") as caught:
+        tokenizer.encode([text])
+    # Three bytes, and so three tokens, to a character: 25 of them fit.
+    assert text.startswith("東京") and len(tokenizer.backend.encode(text).ids) == 3 * len(text)
+    assert f'"{text[25:]}"' in str(caught[0].message)
+    with pytest.warns(UserWarning, match="no effect") as caught:
+        tokenizer.encode([text * 100])
+    assert f'"{(text * 9)[25:325]} ..."' in str(caught[0].message)
 
 
 def test_the_list_of_lost_words_is_kept_short(tokenizer: Tokenizer) -> None:
@@ -230,3 +242,124 @@ def test_another_kind_of_tokenizer_is_refused(tmp_path: Path, model: dict | None
 def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{re.escape(str(tmp_path))}: no tokenizer here"):
         Tokenizer.from_folder(tmp_path)
+
+
+# ---- tokens that a checkpoint added ----
+
+
+def added_in(place: str, folder: Path, **flags: object) -> int:
+    """Adds `<my-cat>` in one of the places that tokenizers have for it, and returns its id."""
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    entry = {"content": "<my-cat>", **flags}
+    number = len(vocabulary)
+    match place:
+        case "added_tokens.json":
+            (folder / place).write_text(json.dumps({"<my-cat>": number}))
+        case "added_tokens_decoder":
+            edit(folder / "tokenizer_config.json", added_tokens_decoder={str(number): entry})
+        case "tokenizer.json":
+            (folder / place).write_text(json.dumps({"added_tokens": [entry | {"id": number}]}))
+        case "tokenizer.json alone":
+            merges = (folder / "merges.txt").read_text().splitlines()[1:]
+            model = {"end_of_word_suffix": "</w>", "vocab": vocabulary, "merges": merges}
+            content = {"added_tokens": [entry | {"id": number}], "model": model}
+            (folder / "tokenizer.json").write_text(json.dumps(content))
+            (folder / "merges.txt").unlink()
+        case "table of extra_special_tokens":
+            edit(folder / "tokenizer_config.json", extra_special_tokens={"cat_token": "<my-cat>"})
+        case list_of:
+            file, key = list_of.split()
+            edit(folder / file, **{key: ["<my-cat>"]})
+    return number
+
+
+PLACES = (
+    "added_tokens.json",
+    "added_tokens_decoder",
+    "tokenizer.json",
+    "tokenizer.json alone",
+    "special_tokens_map.json additional_special_tokens",
+    "tokenizer_config.json additional_special_tokens",
+    "special_tokens_map.json extra_special_tokens",
+    "tokenizer_config.json extra_special_tokens",
+    "table of extra_special_tokens",
+)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_added_token_is_one_id_wherever_it_is_kept(folder: Path, place: str) -> None:
+    plain = Tokenizer.from_folder(folder)
+    number = added_in(place, folder)
+    tokenizer = Tokenizer.from_folder(folder)
+    assert number == plain.vocab_size == tokenizer.vocab_size - 1
+    (ids,) = tokenizer.encode(["a red <my-cat>, blue<my-cat>ball"])
+    a, red, comma, blue, ball = plain.encode(["a red , blue ball"])[0, 1:6]
+    assert list(ids[1:9]) == [a, red, number, comma, blue, number, ball, tokenizer.end_id]
+    np.testing.assert_array_equal(tokenizer.encode(CAPTIONS), plain.encode(CAPTIONS))
+
+
+def test_the_flags_of_an_added_token_count(folder: Path) -> None:
+    def count(text: str, **flags: object) -> int:
+        number = added_in("added_tokens_decoder", folder, **flags)
+        return list(Tokenizer.from_folder(folder).encode([text])[0]).count(number)
+
+    assert count("a <MY-CAT>", normalized=True) == 1
+    assert count("a <MY-CAT>", normalized=False) == 0
+    assert count("x<my-cat>", single_word=False) == 1
+    assert count("x<my-cat>", single_word=True) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("added_tokens.json", {"<my-cat>": 3}, "id 3 is '<my-cat>' here and '\\$' elsewhere"),
+        ("added_tokens.json", {"a</w>": 999}, "'a</w>' is id 999 here and 320 elsewhere"),
+        ("added_tokens.json", {"<my-cat>": "x"}, "the id of '<my-cat>' is 'x'"),
+        ("added_tokens.json", {"<my-cat>": True}, "the id of '<my-cat>' is True"),
+        ("added_tokens.json", {"<my-cat>": -1}, "the id of '<my-cat>' is -1"),
+        ("added_tokens.json", {"": 999}, "the added token '' is not text"),
+        ("added_tokens.json", {"\ud800": 999}, "not valid Unicode"),
+        ("added_tokens.json", {"<a>": 999, "<b>": 999}, "id 999 is '<b>' here and '<a>' elsewhere"),
+        ("tokenizer.json", {"added_tokens": {}, "model": {}}, None),
+        ("tokenizer.json", {"added_tokens": {"<my-cat>": 9}}, "added_tokens is not a list"),
+        ("tokenizer.json", {"added_tokens": [{"content": "<my-cat>"}]}, "id of '<my-cat>' is None"),
+        ("tokenizer_config.json", {"added_tokens_decoder": []}, "not a table from id to token"),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"999": 3}},
+            "added token 3 is not text",
+        ),
+        ("special_tokens_map.json", {"additional_special_tokens": "<x>"}, "'<x>', not a list"),
+        ("special_tokens_map.json", {"additional_special_tokens": [[]]}, r"token \[\] is not text"),
+    ],
+)
+def test_an_added_token_at_fault_is_named(
+    folder: Path, name: str, content: dict, message: str | None
+) -> None:
+    (folder / name).write_text(json.dumps(content))
+    if message is None:
+        assert Tokenizer.from_folder(folder)
+        return
+    with pytest.raises(InputError, match=message):
+        Tokenizer.from_folder(folder)
+
+
+def test_padding_may_be_an_added_token(folder: Path) -> None:
+    number = added_in("added_tokens.json", folder)
+    edit(folder / "special_tokens_map.json", pad_token="<my-cat>")
+    assert Tokenizer.from_folder(folder).pad_id == number
+
+
+@pytest.mark.parametrize(
+    "name", ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"]
+)
+def test_a_byte_order_mark_is_no_part_of_the_text(
+    folder: Path, tokenizer: Tokenizer, name: str
+) -> None:
+    content = (folder / name).read_text(encoding="utf-8")
+    (folder / name).write_text(content, encoding="utf-8-sig")
+    found = Tokenizer.from_folder(folder).encode(CAPTIONS)
+    np.testing.assert_array_equal(found, tokenizer.encode(CAPTIONS))
+    (folder / name).write_text(content, encoding="utf-16")
+    with pytest.raises(InputError, match=f"{name}: it is UTF-16"):
+        Tokenizer.from_folder(folder)

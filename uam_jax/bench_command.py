@@ -17,6 +17,7 @@ from uam_jax.bench import MARK, TASKS, Case
 from uam_jax.config import EditConfig
 from uam_jax.console import Console
 from uam_jax.errors import InputError
+from uam_jax.files import read_json
 from uam_jax.plots import curves
 from uam_jax.storage import Folder
 
@@ -389,12 +390,7 @@ def _labels(files: Sequence[str]) -> list[str]:
 def _read(file: str) -> dict[str, Any]:
     path = Path(file)
     path = path / RESULT if path.is_dir() else path
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT or "cases" not in record:
+    record = read_json(path)
+    if record.get("format") != FORMAT or "cases" not in record:
         raise InputError(f"{path}: not a record of `uam bench` (format {FORMAT})")
     return record

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import tempfile
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 
 from uam_jax import models
 from uam_jax.errors import InputError
-from uam_jax.files import read_json, read_text
+from uam_jax.files import read_json, read_toml
 from uam_jax.schedule import Schedule
 from uam_jax.tokenizer import Tokenizer
 from uam_jax.types import Params
@@ -318,9 +317,4 @@ def _check_fit(
 
 
 def _read_settings(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        return tomllib.loads(read_text(file))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{file}: not TOML ({error})") from None
+    return read_toml(file) if file.is_file() else {}

@@ -26,6 +26,7 @@ from typing import (
 import numpy as np
 
 from uam_jax.errors import InputError
+from uam_jax.files import read_text
 from uam_jax.plan import Plan, segments
 
 NAMES = {bool: "true or false", int: "an integer", float: "a number"}
@@ -178,7 +179,7 @@ class EditConfig(_Section):
         """
         try:
             config = cls().updated(tomllib.loads(_read(str(name_or_path))))
-        except (InputError, tomllib.TOMLDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # InputError, and what is no TOML
             raise InputError(f"config {name_or_path}: {error}") from None
         return config.overridden(overrides)
 
@@ -256,8 +257,8 @@ def _read(name: str) -> str:
     if name in presets:
         return presets[name].read_text(encoding="utf-8")
     try:
-        return Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(Path(name))
+    except InputError as error:
         known = ", ".join(sorted(presets))
         raise InputError(
             f"neither a preset ({known}) nor a readable TOML file{_meant(name, presets)} ({error})"
@@ -271,7 +272,7 @@ def _table(override: str) -> dict[str, Any]:
         raise InputError("write it as key=value")
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = {}
     value = parsed["value"] if len(parsed) == 1 else text
     *sections, name = key.split(".")

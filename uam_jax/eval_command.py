@@ -2,7 +2,6 @@
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from uam_jax.config import EditConfig
 from uam_jax.console import Console
 from uam_jax.errors import InputError, Preempted
 from uam_jax.evaluate import Evaluation, summarise
+from uam_jax.files import read_toml
 from uam_jax.ledger import Row
 from uam_jax.plots import bars, points
 from uam_jax.reconstruction import ReconstructionStudy, study, study_files, study_summary
@@ -204,10 +204,7 @@ def _study(name: str) -> Mapping[str, Any]:
     path = Path(name)
     if path.suffix != ".toml" or not path.is_file():
         return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")).get("methods", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{name}: {error}") from None
+    return read_toml(path).get("methods", {})
 
 
 def _load(name: str, overrides: Sequence[str], editor: "Editor") -> EditConfig:

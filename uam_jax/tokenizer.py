@@ -5,7 +5,6 @@ so it doesn't matter which version of which library wrote a checkpoint's tokeniz
 """
 
 import re
-import textwrap
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,29 +71,33 @@ class Tokenizer:
     def from_folder(cls, folder: str | Path) -> Self:
         """Reads `vocab.json` and `merges.txt`, or `tokenizer.json` where only that exists.
 
-        As in transformers, `special_tokens_map.json` wins over `tokenizer_config.json` unless the
-        latter lists its added tokens; and the text of a special token inside a prompt is that token:
+        Tokens that were added, by textual inversion for one, are read from wherever tokenizers keep
+        them, see `_read_added`. The text of an added or special token inside a prompt is that token:
         in SD 2.x every `!` is padding, unlike in the tokenizer that SD 2.x was trained with.
 
         Raises:
-          InputError: a file is missing, doesn't parse, or names tokens that the vocabulary lacks.
+          InputError: a file is missing, doesn't parse, names special tokens that the vocabulary lacks,
+            or contradicts another about a token's id.
         """
         folder = Path(folder)
         vocabulary, merges = _read_bpe(folder)
         config = _read_optional(folder / "tokenizer_config.json")
         names = dict(config)
-        if "added_tokens_decoder" not in config:
+        if config.get("added_tokens_decoder") is None:
             names |= _read_optional(folder / "special_tokens_map.json")
+        added = _read_added(folder, config, names, vocabulary)
+        roles: dict[str, tokenizers.AddedToken] = {}
 
         def special(key: str, default: str) -> str:
-            token = names.get(key) or default
-            token = token.get("content") if isinstance(token, Mapping) else token
+            value = names.get(key) or default
+            token = value.get("content") if isinstance(value, Mapping) else value
             if not isinstance(token, str) or token not in vocabulary:
                 raise InputError(f"{folder}: the {key} {token!r} is not in the vocabulary")
+            roles[token] = _added_token(value, folder, special=True)  # of two roles the last counts
             return token
 
         start, end = special("bos_token", START), special("eos_token", END)
-        pad, unknown = special("pad_token", end), special("unk_token", end)
+        unknown, pad = special("unk_token", end), special("pad_token", end)
         try:
             model = models.BPE(
                 vocab=vocabulary, merges=merges, unk_token=unknown, end_of_word_suffix=END_OF_WORD
@@ -102,12 +105,7 @@ class Tokenizer:
         except Exception as error:  # the Rust library raises bare Exception
             raise InputError(f"{folder}: merges and vocabulary don't fit: {error}") from None
         backend = clip_pipeline(model)
-        backend.add_special_tokens(
-            [
-                tokenizers.AddedToken(token, special=True, normalized=False)
-                for token in dict.fromkeys((start, end, pad, unknown))
-            ]
-        )
+        backend.add_tokens(list((roles | added).values()))
         length = config.get("model_max_length")
         if length is None or (isinstance(length, int | float) and length > 10**6):
             length = LENGTH  # "no limit" is written as 1e30
@@ -117,14 +115,19 @@ class Tokenizer:
         return cls(backend, *ids, length=length)
 
     @property
+    def vocabulary(self) -> dict[str, int]:
+        """The ids of all tokens, added ones too."""
+        return self.backend.get_vocab()
+
+    @property
     def vocab_size(self) -> int:
         """One more than the largest id."""
-        return max(self.backend.get_vocab().values()) + 1
+        return max(self.vocabulary.values()) + 1
 
     def encode(self, texts: Sequence[str]) -> Int[np.ndarray, "b s"]:
         """Turns prompts into int32 ids, `length` each; `""` is start, end and padding.
 
-        A prompt that is too long is cut, with a `UserWarning` that names the words that have no effect.
+        A prompt that is too long is cut, with a `UserWarning` that quotes what has no effect.
 
         Raises:
           InputError: a prompt isn't text.
@@ -139,12 +142,10 @@ class Tokenizer:
                 raise InputError(f"the prompt {text!r} is not valid Unicode text") from None
             room = self.length - 2
             if len(encoding.ids) > room:
-                # A word that is cut in two is lost as well.
-                kept = re.sub(r"\S*$", "", text[: encoding.offsets[room][0]])
-                lost = textwrap.shorten(text[len(kept) :], 300, placeholder=" ...")
+                lost = _shortened(text[encoding.offsets[room][0] :])
                 warnings.warn(
-                    f"the prompt has {len(encoding.ids)} tokens, {room} fit; these words "
-                    f'have no effect: "{lost}"',
+                    f"the prompt has {len(encoding.ids)} tokens, {room} fit; this part of it "
+                    f'has no effect: "{lost}"',
                     UserWarning,
                     stacklevel=2,
                 )
@@ -188,3 +189,111 @@ def _read_bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 def _read_optional(file: Path) -> dict[str, Any]:
     return read_json(file) if file.is_file() else {}
+
+
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+_LISTS = ("additional_special_tokens", "extra_special_tokens")
+
+
+def _read_added(
+    folder: Path, config: Mapping[str, Any], names: Mapping[str, Any], vocabulary: dict[str, int]
+) -> dict[str, tokenizers.AddedToken]:
+    """Reads the tokens that were added to a vocabulary, and gives them their ids in it.
+
+    There are four places, and the order among them is that of transformers: `added_tokens_decoder` of
+    `tokenizer_config.json` alone where it exists, else `added_tokens.json` and then the `added_tokens` of
+    `tokenizer.json`; last the lists of further special tokens, which have no ids of their own: those that
+    nothing else names follow the largest id.
+
+    Args:
+      folder: the tokenizer's.
+      config: the contents of `tokenizer_config.json`.
+      names: the same, overlaid by `special_tokens_map.json` where that counts.
+      vocabulary: what is added is put into it.
+
+    Returns:
+      The added tokens, which the text is searched for before all else, by their text.
+
+    Raises:
+      InputError: an entry is no token, or its id contradicts another file.
+    """
+    further = [
+        value for key, value in names.items() if key.endswith("_token") and key not in _ROLES
+    ]
+    further = [value for value in further if isinstance(_content(value), str)]
+    further += [
+        value for key in _LISTS for table in (config, names) for value in _listed(table, key)
+    ]
+    special = [_content(value) for value in (*further, *map(names.get, _ROLES))]
+    found: list[tuple[Path, Any, Any, bool]] = []
+    if (listed := config.get("added_tokens_decoder")) is not None:
+        source = folder / "tokenizer_config.json"
+        if not isinstance(listed, Mapping):
+            raise InputError(f"{source}: added_tokens_decoder is not a table from id to token")
+        found += [(source, value, id_, False) for id_, value in listed.items()]
+    else:
+        source = folder / "added_tokens.json"
+        found += [(source, t, id_, t in special) for t, id_ in _read_optional(source).items()]
+        source = folder / "tokenizer.json"
+        listed = _read_optional(source).get("added_tokens") or []
+        if not isinstance(listed, list) or not all(isinstance(entry, Mapping) for entry in listed):
+            raise InputError(f"{source}: added_tokens is not a list of tokens")
+        found += [(source, entry, entry.get("id"), False) for entry in listed]
+
+    added = {}
+    texts = {id_: text for text, id_ in vocabulary.items()}
+    for source, value, number, is_special in found:
+        token = _added_token(value, source, special=is_special)
+        id_ = int(number) if isinstance(number, str) and number.isdecimal() else number
+        if type(id_) is not int or id_ < 0:
+            raise InputError(f"{source}: the id of {token.content!r} is {number!r}")
+        if texts.setdefault(id_, token.content) != token.content:
+            raise InputError(
+                f"{source}: id {id_} is {token.content!r} here and {texts[id_]!r} elsewhere in {folder}"
+            )
+        if vocabulary.setdefault(token.content, id_) != id_:
+            raise InputError(
+                f"{source}: {token.content!r} is id {id_} here and {vocabulary[token.content]} "
+                f"elsewhere in {folder}"
+            )
+        added[token.content] = token
+    for value in further:
+        token = _added_token(value, folder, special=True)
+        vocabulary.setdefault(token.content, max(vocabulary.values(), default=-1) + 1)
+        added.setdefault(token.content, token)
+    return added
+
+
+def _listed(table: Mapping[str, Any], key: str) -> Sequence[Any]:
+    """The tokens of a list, or of a table by name."""
+    value = table.get(key) or []
+    value = list(value.values()) if isinstance(value, Mapping) else value
+    if not isinstance(value, list):
+        raise InputError(f"{key} in the tokenizer's files is {value!r}, not a list of tokens")
+    return value
+
+
+def _content(value: Any) -> Any:
+    """The text of a token, which files hold alone or in a table with its flags."""
+    return value.get("content") if isinstance(value, Mapping) else value
+
+
+def _added_token(value: Any, where: Path, *, special: bool) -> tokenizers.AddedToken:
+    content = _content(value)
+    if not isinstance(content, str) or not content:
+        raise InputError(f"{where}: the added token {value!r} is not text")
+    flags = value if isinstance(value, Mapping) else {}
+    given: dict[str, Any] = {flag: bool(flags[flag]) for flag in _FLAGS if flag in flags}
+    try:
+        return tokenizers.AddedToken(content, **{"special": special, **given})
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: the added token {content!r} is not valid Unicode") from None
+
+
+def _shortened(text: str, most: int = 300) -> str:
+    """Text on one line, cut after about so many characters, between words where it has any."""
+    text = " ".join(text.split())
+    if len(text) <= most:
+        return text
+    return f"{text[:most].rpartition(' ')[0] or text[:most]} ..."
