@@ -179,7 +179,7 @@ def measure_job(device: str) -> None:
 def measure_start(device: str) -> None:
     """Seconds from a fresh process to its first edited picture, with nothing compiled before and with the cache."""
     from uam_jax import backend, scenes
-    from uam_jax.images import write_image
+    from uam_jax.encoding import write_image
 
     def seconds(*command: str) -> float:
         began = time.perf_counter()

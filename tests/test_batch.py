@@ -17,7 +17,8 @@ from uam_jax.batch import finish_job, run_job
 from uam_jax.batch_plan import JobPlan, Settings, check_items, plan_job
 from uam_jax.cache import InversionCache
 from uam_jax.data import measure
-from uam_jax.images import read_image, write_image
+from uam_jax.encoding import write_image
+from uam_jax.images import read_image
 from uam_jax.job_folder import JobFolder
 from uam_jax.ledger import read_rows
 from uam_jax.manifest import Item

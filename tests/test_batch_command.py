@@ -16,7 +16,7 @@ from checkpoint_files import write_checkpoint
 from typer.testing import CliRunner, Result
 
 from uam_jax import InputError, backend, batch_command, cli
-from uam_jax.images import write_image
+from uam_jax.encoding import write_image
 from uam_jax.runner import Stop
 
 

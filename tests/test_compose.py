@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from uam_jax.compose import composite, keep_unedited, soft_mask
-from uam_jax.images import read_image, write_image
+from uam_jax.encoding import write_image
+from uam_jax.images import read_image
 
 
 def square(side: int = 32, *, at: slice = slice(10, 20)) -> np.ndarray:

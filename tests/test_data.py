@@ -13,8 +13,8 @@ from PIL import Image
 
 from uam_jax import data
 from uam_jax.data import Batch, Bucket, Group, batches, group, measure
+from uam_jax.encoding import write_image
 from uam_jax.errors import InputError
-from uam_jax.images import write_image
 from uam_jax.manifest import Item
 
 

@@ -3,70 +3,23 @@
 import io
 import os
 import re
-import struct
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageCms
+from picture_files import SRGB, integers, load, png, save
+from PIL import ExifTags, Image
 
 from uam_jax import images
-from uam_jax.errors import InputError
-from uam_jax.images import (
-    Picture,
+from uam_jax.encoding import (
     default_suffix,
-    encode_image,
-    encode_mask,
-    encode_preview,
-    output_format,
-    picture_size,
-    read_image,
-    read_mask,
-    resize,
-    working_size,
-    write_files,
     write_image,
 )
-
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def integers(*shape: int, dtype: type = np.uint8) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
-
-
-def save(path: Path, array: np.ndarray, **options: object) -> Path:
-    Image.fromarray(array).save(path, **options)
-    return path
-
-
-def load(source: Path | bytes) -> tuple[str, np.ndarray]:
-    """Mode and values, as Pillow sees them."""
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        return image.mode, np.asarray(image)
-
-
-def png(width: int, height: int, colour_type: int, depth: int, data: bytes) -> bytes:
-    """A PNG of any header, also of those that Pillow doesn't write."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(name + content))
-        return struct.pack(">I", len(content)) + name + content + checksum
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    return b"".join(
-        [
-            b"\x89PNG\r\n\x1a\n",
-            chunk(b"IHDR", header),
-            chunk(b"IDAT", zlib.compress(data)),
-            chunk(b"IEND", b""),
-        ]
-    )
-
+from uam_jax.errors import InputError
+from uam_jax.images import picture_size, read_image, resize, working_size
 
 # What is not edited comes back with the same integers.
 
@@ -341,127 +294,11 @@ def test_the_first_frame_counts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(picture.pixels[0, 0], [1, -1, -1])
 
 
-# Masks.
-
-
-def test_a_mask_is_white_where_it_may_change(tmp_path: Path) -> None:
-    array = np.array([[0, 128], [255, 64]], np.uint8)
-    expected = array / 255
-    for name, values in {
-        "grey.png": array,
-        "colour.png": np.dstack([array] * 3),
-        "painted.png": np.dstack([np.full_like(array, 255)] * 3 + [array]),
-        "deep.png": array.astype(np.uint16) * 257,
-    }.items():
-        mask = read_mask(save(tmp_path / name, values), (2, 2))
-        np.testing.assert_allclose(mask, expected, atol=1e-6)
-        assert mask[0, 0] == 0
-
-
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(InputError, match="no such file"):
         read_image(tmp_path / "pipe.png")
-
-
-def test_labels_0_and_1_are_a_mask(tmp_path: Path) -> None:
-    array = np.array([[0, 1], [1, 0]], np.uint8)
-    np.testing.assert_allclose(read_mask(save(tmp_path / "m.png", array), (2, 2)), array)
-
-
-def test_a_mask_that_cannot_be_meant(tmp_path: Path) -> None:
-    path = save(tmp_path / "m.png", np.zeros((4, 6), np.uint8))
-    with pytest.raises(InputError, match=r"6x4 pixels, its picture 5x4"):
-        read_mask(path, (4, 5))
-    with pytest.raises(InputError, match="all black"):
-        read_mask(path, (4, 6))
-
-
-def test_a_written_mask_is_read_back(tmp_path: Path) -> None:
-    mask = (integers(4, 5) / np.float32(255)).astype(np.float32)
-    (tmp_path / "m.png").write_bytes(encode_mask(mask))
-    assert load(tmp_path / "m.png")[0] == "L"
-    np.testing.assert_allclose(read_mask(tmp_path / "m.png", (4, 5)), mask, atol=1e-6)
-
-
-# Writing.
-
-
-def picture(**fields: object) -> Picture:
-    return Picture(np.zeros((4, 5, 3), np.float32), **fields)
-
-
-def test_values_are_clipped_and_rounded_to_the_nearest() -> None:
-    values = np.array([-7.0, -1.0, 0.001, 0.999, 1.0, 7.0], np.float32)
-    data = encode_image("x.png", np.repeat(values[None, :, None], 3, -1))
-    written = load(data)[1][0, :, 0]
-    np.testing.assert_array_equal(written, [0, 0, 128, 255, 255, 255])
-
-
-def test_the_suffix_decides_and_without_one_the_input() -> None:
-    assert output_format("a.JPG", picture()) == "JPEG"
-    assert output_format("a", picture(file_format="WEBP")) == "WEBP"
-    assert output_format("a.jpg", picture(file_format="MPO")) == "JPEG"
-
-
-def test_a_copy_keeps_the_suffix_unless_it_cannot() -> None:
-    assert default_suffix("a.JPEG", picture(file_format="JPEG")) == ".JPEG"
-    assert default_suffix("photo", picture(file_format="JPEG")) == ".jpg"
-    assert default_suffix("photo.old", picture(file_format="WEBP")) == ".webp"
-    with pytest.warns(UserWarning, match="GIF cannot hold"):
-        assert default_suffix("a.gif", picture(file_format="GIF")) == ".png"
-
-
-@pytest.mark.parametrize(
-    ("name", "fields", "message"),
-    [
-        ("a.xyz", {}, r"a\.xyz: cannot write \.xyz files; choose from \.png"),
-        ("a.gif", {}, r"cannot write \.gif files"),
-        ("a.pdf", {}, r"cannot write \.pdf files"),
-        ("a", {"file_format": "PSD"}, "cannot write PSD files"),
-        ("a.jpg", {"alpha": np.zeros((4, 5), np.uint8)}, "holds no transparency"),
-    ],
-)
-def test_a_format_that_cannot_hold_the_picture(
-    tmp_path: Path, name: str, fields: dict[str, object], message: str
-) -> None:
-    like = picture(**fields)
-    with pytest.raises(InputError, match=message):
-        write_image(tmp_path / name, like.pixels, like)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_side_beyond_the_format() -> None:
-    with pytest.raises(InputError, match="at most 16383 pixels a side"):
-        output_format("a.webp", Picture(np.zeros((1, 16384, 3), np.float32)))
-
-
-def test_an_opaque_alpha_is_no_obstacle() -> None:
-    opaque = picture(alpha=np.full((4, 5), 255, np.uint8))
-    assert load(encode_image("a.jpg", opaque.pixels, opaque))[0] == "RGB"
-
-
-@pytest.mark.parametrize(
-    ("name", "fields", "message"),
-    [
-        ("a.jpg", {"levels": 65535, "grey": True}, "8 bits of the original's 16"),
-        ("a.bmp", {"icc_profile": SRGB}, "no colour profile"),
-    ],
-)
-def test_a_loss_is_told(name: str, fields: dict[str, object], message: str) -> None:
-    like = picture(**fields)
-    with pytest.warns(UserWarning, match=message):
-        assert encode_image(name, like.pixels, like)
-
-
-def test_a_preview_has_the_profile_of_the_picture_beside_it() -> None:
-    wide = picture(icc_profile=SRGB)
-    with Image.open(io.BytesIO(encode_preview(wide.pixels, wide))) as image:
-        assert image.info["icc_profile"] == SRGB
-    with Image.open(io.BytesIO(encode_preview(wide.pixels, picture(grey=True)))) as image:
-        assert image.mode == "L"  # a profile for grey would not fit colours
-    assert load(encode_preview(wide.pixels))[0] == "RGB"
 
 
 @pytest.mark.parametrize("suffix", ["heic", "jpg"])
@@ -480,38 +317,6 @@ def test_heic_is_read_and_without_the_extra_refused_with_its_name(
     monkeypatch.setattr(images, "pillow_heif", None)
     with pytest.raises(InputError, match=re.escape("pip install 'uam_jax[heif]'")):
         read_image(path)
-
-
-def test_existing_files_are_safe(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.png", integers(4, 5, 3))
-    before = path.read_bytes()
-    with pytest.raises(InputError, match="exists"):
-        write_image(path, picture().pixels)
-    assert path.read_bytes() == before
-    write_image(path, picture().pixels, overwrite=True)
-    assert path.read_bytes() != before
-
-
-def test_all_files_are_written_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writes = []
-
-    def write(path: Path, data: bytes) -> None:
-        writes.append(path)
-        if len(writes) == 2:
-            path.touch()
-            raise OSError("No space left on device")
-        with path.open("wb") as file:
-            file.write(data)
-
-    monkeypatch.setattr(Path, "write_bytes", write)
-    with pytest.raises(OSError, match="No space left"):
-        write_files({tmp_path / "a.png": b"a", tmp_path / "b.png": b"b"})
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_size_mismatch_is_a_programming_error() -> None:
-    with pytest.raises(ValueError, match=re.escape("6x6 pixels for a picture of 5x4")):
-        encode_image("a.png", np.zeros((6, 6, 3), np.float32), picture())
 
 
 # Sizes.

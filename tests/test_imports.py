@@ -14,13 +14,15 @@ REPOSITORY = Path(__file__).parent.parent
 # A unit is a module or a subpackage, with all in it that has no place of its own. It imports units of earlier lines.
 LAYERS = (
     {"errors"},
-    {"types", "files", "formats", "parallel", "storage"},
+    {"types", "atomic", "files", "formats", "parallel", "storage"},
+    {"images"},
     {
         "schedule",
         "plan",
         "models",
         "tokenizer",
-        "images",
+        "encoding",
+        "mask_files",
         "manifest",
         "ledger",
         "grid",
@@ -51,6 +53,8 @@ LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 ONLY = {
     "models": {"errors", "types"},
     "images": {"errors", "formats"},
+    "encoding": {"errors", "atomic", "formats", "images"},
+    "mask_files": {"errors", "images"},
 }
 
 # Units and libraries that few may import.
@@ -58,7 +62,7 @@ RESERVED = {
     "models": {"checkpoints", "predictors", "programs", "shapes"},
     "flax": {"models"},
     "matplotlib": {"plots"},
-    "PIL": {"formats", "images", "grid"},
+    "PIL": {"encoding", "formats", "images", "mask_files", "grid"},
     "pillow_heif": {"formats"},
     "optax": set(),
     "torch": set(),

@@ -19,8 +19,9 @@ from uam_jax.batch_plan import JobPlan, Settings, check_items, plan_job
 from uam_jax.cache import InversionCache
 from uam_jax.config import EditConfig
 from uam_jax.console import Console
+from uam_jax.encoding import output_format
 from uam_jax.errors import InputError, Preempted
-from uam_jax.images import Picture, output_format
+from uam_jax.images import Picture
 from uam_jax.job_folder import JobFolder
 from uam_jax.manifest import Item, read_folder, read_manifest
 from uam_jax.parallel import Devices

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from uam_jax.config import EditConfig
 from uam_jax.data import Bucket, Group, Size, count_by, group, read_item
+from uam_jax.encoding import default_suffix, output_format
 from uam_jax.errors import InputError
-from uam_jax.images import default_suffix, output_format, quietly
+from uam_jax.images import quietly
 from uam_jax.manifest import Item
 from uam_jax.requests import source_prompts
 

@@ -14,17 +14,16 @@ from uam_jax.cache import InversionCache
 from uam_jax.compose import keep_unedited
 from uam_jax.config import EditConfig
 from uam_jax.data import Batch
-from uam_jax.errors import InputError
-from uam_jax.images import (
+from uam_jax.encoding import (
     default_suffix,
     encode_error,
     encode_image,
     encode_mask,
     encode_preview,
-    quietly,
     refuse_nonfinite,
-    resize,
 )
+from uam_jax.errors import InputError
+from uam_jax.images import quietly, resize
 from uam_jax.ledger import Row
 from uam_jax.runner import Outcome
 

@@ -228,7 +228,8 @@ class _Job:
         source: str | None,
     ) -> None:
         from uam_jax.batch_plan import Settings
-        from uam_jax.images import Picture, encode_image
+        from uam_jax.encoding import encode_image
+        from uam_jax.images import Picture
         from uam_jax.manifest import Item
 
         self._scratch = tempfile.TemporaryDirectory(prefix="uam-bench-")

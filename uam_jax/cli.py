@@ -480,7 +480,7 @@ def _carry_out(
     page: "Callable[[Rows], Files]" = lambda rows: {},
 ) -> dict[str, Any]:
     """Does all jobs, then writes their files together; returns the common part of a summary."""
-    from uam_jax.images import write_files
+    from uam_jax.atomic import write_files
 
     files: Files = {}
     rows: Rows = []

@@ -17,16 +17,9 @@ import numpy as np
 from jaxtyping import Float
 
 from uam_jax.errors import InputError
-from uam_jax.images import (
-    Picture,
-    picture_size,
-    quietly,
-    read_image,
-    read_mask,
-    resize,
-    working_size,
-)
+from uam_jax.images import Picture, picture_size, quietly, read_image, resize, working_size
 from uam_jax.manifest import Item
+from uam_jax.mask_files import read_mask
 from uam_jax.storage import is_remote, open_binary, read_bytes
 
 _READERS = 16

@@ -17,7 +17,7 @@ import numpy as np
 from uam_jax import metrics
 from uam_jax.compose import keep_unedited, soft_mask
 from uam_jax.config import EditConfig
-from uam_jax.images import encode_image, encode_mask
+from uam_jax.encoding import encode_image, encode_mask
 from uam_jax.inversion import Inversion, InversionKey
 from uam_jax.ledger import Ledger, Row, read_rows, refuse_other
 from uam_jax.runner import Outcome, Progress, Stop, Worker, run

@@ -1,4 +1,4 @@
-"""Files to arrays and back: the first and the last arrow of the flow, and the only user of Pillow.
+"""Picture files to arrays: the first arrow of the flow; `encoding` is the way back.
 
 Pictures are float32 arrays (h, w, 3) in [-1, 1]. That carries 8- and 16-bit values exactly: what was
 read and not changed is written with the same integers.
@@ -9,7 +9,7 @@ import math
 import os
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from uam_jax.errors import InputError
-from uam_jax.formats import ALIASES, WRITTEN, is_heif, pillow_heif
+from uam_jax.formats import ALIASES, is_heif, pillow_heif
 
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _SIXTEEN_BIT_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
 
 # What describes the photograph. Everything else in an EXIF block describes the old file: its layout,
@@ -94,7 +94,7 @@ def read_image(path: str | Path, content: bytes | None = None) -> Picture:
     with _faults_told(path), path.open("rb") if content is None else io.BytesIO(content) as file:
         picture, notes = _decode(file)
     for note in notes:
-        _warn(f"{path}: {note}")
+        warn(f"{path}: {note}")
     return picture
 
 
@@ -157,171 +157,6 @@ def _faults_told(path: str | Path) -> Iterator[None]:
         raise InputError(
             f"{path} cannot be decoded ({error}): it may be damaged or truncated, export it anew"
         ) from error
-
-
-def read_mask(
-    path: str | Path, size: tuple[int, int], content: bytes | None = None
-) -> Float[np.ndarray, "h w"]:
-    """Reads a mask: white (1) may change, black or transparent (0) must not; 0/1 labels count as 0/255.
-
-    Raises:
-      InputError: as `read_image`, or the mask's size isn't `size` (height, width), or it's all black.
-    """
-    picture = read_image(path, content)
-    if picture.size != size:
-        raise InputError(
-            f"{path}: the mask has {_by(picture.size)} pixels, its picture {_by(size)}: "
-            "both must have the same size"
-        )
-    # Rounded, so that black is exactly 0.
-    white = np.rint((picture.pixels @ _LUMA + 1) * np.float32(picture.levels / 2))
-    if picture.alpha is not None:
-        white *= picture.alpha / np.float32(255)
-    if not white.any():
-        raise InputError(f"{path}: the mask is all black: paint white what may change")
-    return white / np.float32(picture.levels if white.max() > 1 else 1)
-
-
-def output_format(path: str | Path, like: Picture) -> str:
-    """The format that `path` says, or without a suffix the one of `like`.
-
-    Warns about what that format loses of `like` and can be done without.
-
-    Raises:
-      InputError: the format is unknown, or can't hold the picture.
-    """
-    path = Path(path)
-    formats = Image.registered_extensions() | {"": like.file_format}
-    name = formats.get(path.suffix.lower(), "")
-    name = ALIASES.get(name, name)
-    if name not in WRITTEN or name not in Image.SAVE:
-        known = ", ".join(kind.suffix for key, kind in WRITTEN.items() if key in Image.SAVE)
-        raise InputError(f"{path}: cannot write {path.suffix or name} files; choose from {known}")
-    kind = WRITTEN[name]
-    if like.alpha is not None and not kind.alpha and like.alpha.min() < 255:
-        raise InputError(f"{path}: {name} holds no transparency; choose .png, .webp or .tiff")
-    if max(like.size) > kind.max_side:
-        raise InputError(f"{path}: {name} holds at most {kind.max_side} pixels a side; choose .png")
-    if like.levels > 255 and not kind.deep:
-        _warn(f"{path}: {name} holds 8 bits of the original's 16; .png and .tiff hold them all")
-    if like.icc_profile and not kind.icc:
-        _warn(f"{path}: {name} holds no colour profile; .png, .tiff and .jpg do")
-    return name
-
-
-def default_suffix(path: str | Path, like: Picture) -> str:
-    """The suffix for a copy of the picture at `path`: its own, or ".png" if that can't be written."""
-    suffix = Path(path).suffix
-    own = suffix if suffix.lower() in Image.registered_extensions() else ""
-    try:
-        with quietly():
-            name = output_format("copy" + own, like)
-        return own or WRITTEN[name].suffix
-    except InputError:
-        _warn(f"{path}: {like.file_format} cannot hold the result faithfully, so it becomes a .png")
-        return ".png"
-
-
-def refuse_nonfinite(path: str | Path, pixels: np.ndarray) -> None:
-    """Says what to do about a network that overflowed, before black pixels are made of it.
-
-    Raises:
-      InputError: a number is not finite.
-    """
-    if not np.isfinite(pixels).all():
-        raise InputError(
-            f"{path}: the network gave numbers that are not finite: try --dtype float32"
-        )
-
-
-def encode_image(
-    path: str | Path, pixels: Float[np.ndarray, "h w 3"], like: Picture | None = None
-) -> bytes:
-    """The bytes of a file for `path`: depth, grey, alpha, profile and EXIF as `like` has them.
-
-    Values are rounded to the nearest level, after clipping to [-1, 1].
-
-    Raises:
-      InputError: see `output_format`.
-      ValueError: `pixels` and `like` differ in size.
-    """
-    like = like or Picture(pixels)
-    if like.size != pixels.shape[:2]:
-        raise ValueError(f"{_by(pixels.shape[:2])} pixels for a picture of {_by(like.size)}")
-    name = output_format(path, like)
-    kind = WRITTEN[name]
-    levels = like.levels if kind.deep else 255
-    values = pixels @ _LUMA if like.grey else pixels
-    values = np.rint((np.clip(values, -1, 1) + 1) * np.float32(levels / 2))
-    values = values.astype(np.uint8 if levels == 255 else np.uint16)
-    if like.alpha is not None and kind.alpha:
-        values = np.dstack([values, like.alpha])
-    metadata = {"exif": like.exif} if kind.exif and like.exif else {}
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(
-        buffer, name, icc_profile=like.icc_profile, **kind.options, **metadata
-    )
-    return buffer.getvalue()
-
-
-def encode_mask(mask: Float[np.ndarray, "h w"]) -> bytes:
-    """The bytes of an 8-bit grey PNG: white where `mask` is 1."""
-    pixels = np.repeat(mask[..., None] * 2 - 1, 3, axis=-1)
-    return encode_image("mask.png", pixels, Picture(pixels, grey=True))
-
-
-def encode_error(error: Float[np.ndarray, "h w"]) -> bytes:
-    """The bytes of a grey PNG of an error map in [0, 1], eight times brighter to be seen."""
-    return encode_mask(np.minimum(8 * error, 1))
-
-
-def encode_preview(
-    pixels: Float[np.ndarray, "h w 3"], like: Picture | None = None, *, side: int = 512
-) -> bytes:
-    """The bytes of a small JPEG, for pages that show many pictures; its longer side is at most `side`.
-
-    It has the colour profile of `like`, so that it looks like the full picture beside it.
-    """
-    scale = min(1.0, side / max(pixels.shape[:2]))
-    height, width = (max(round(length * scale), 1) for length in pixels.shape[:2])
-    small = resize(pixels, (height, width))
-    like = like or Picture(pixels)
-    plain = Picture(small, grey=like.grey, icc_profile=like.icc_profile)
-    return encode_image("preview.jpg", small, plain)
-
-
-def write_files(files: Mapping[Path, bytes]) -> None:
-    """Writes all files or none: to temporary names beside them first, then renamed into place."""
-    staged: list[tuple[Path, Path]] = []
-    try:
-        for number, (path, data) in enumerate(files.items()):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.parent / f".uam-{os.getpid()}-{number}.tmp"
-            staged.append((temporary, path))
-            temporary.write_bytes(data)
-        for temporary, path in staged:
-            os.replace(temporary, path)
-    finally:
-        for temporary, _ in staged:
-            temporary.unlink(missing_ok=True)
-
-
-def write_image(
-    path: str | Path,
-    pixels: Float[np.ndarray, "h w 3"],
-    like: Picture | None = None,
-    *,
-    overwrite: bool = False,
-) -> None:
-    """Writes one picture atomically, as `encode_image` describes.
-
-    Raises:
-      InputError: the format is unfit, or the file exists and `overwrite` isn't set.
-    """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists: choose another name or allow overwriting")
-    write_files({path: encode_image(path, pixels, like)})
 
 
 def working_size(size: tuple[int, int], side: int, multiple: int) -> tuple[int, int]:
@@ -451,10 +286,12 @@ def _kept_exif(image: Image.Image) -> bytes | None:
         return None
 
 
-def _by(size: tuple[int, ...]) -> str:
+def by(size: tuple[int, ...]) -> str:
+    """A (height, width) as people write it."""
     return f"{size[1]}x{size[0]}"
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
+    """A warning to the user, unless this thread wants none; see `quietly`."""
     if not _QUIET.get():
         warnings.warn(message, UserWarning, stacklevel=3)

@@ -12,21 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uam_jax.compose import keep_unedited
-from uam_jax.errors import InputError
-from uam_jax.images import (
-    Picture,
+from uam_jax.encoding import (
     default_suffix,
     encode_error,
     encode_image,
     encode_mask,
     encode_preview,
     output_format,
-    read_image,
-    read_mask,
     refuse_nonfinite,
-    resize,
-    working_size,
 )
+from uam_jax.errors import InputError
+from uam_jax.images import Picture, read_image, resize, working_size
+from uam_jax.mask_files import read_mask
 from uam_jax.report import render_report
 
 if TYPE_CHECKING:

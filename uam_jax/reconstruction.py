@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from uam_jax import metrics
+from uam_jax.encoding import encode_image
 from uam_jax.evaluate import Chunk, rows_of, run_chunks
-from uam_jax.images import encode_image
 from uam_jax.inversion import Inversion
 from uam_jax.ledger import Row
 from uam_jax.plots import bars, curves

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from uam_jax import scenes
+from uam_jax.atomic import write_files
 from uam_jax.config import EditConfig
+from uam_jax.encoding import encode_image, encode_mask
 from uam_jax.grid import labelled_grid
-from uam_jax.images import encode_image, encode_mask, write_files
 from uam_jax.metrics import psnr
 from uam_jax.pipeline import Editor
 from uam_jax.report import render_report

@@ -1,0 +1,139 @@
+"""Arrays to the bytes of picture files: the last arrow of the flow; `images` is the way in."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from uam_jax.atomic import write_files
+from uam_jax.errors import InputError
+from uam_jax.formats import ALIASES, WRITTEN
+from uam_jax.images import LUMA, Picture, by, quietly, resize, warn
+
+
+def output_format(path: str | Path, like: Picture) -> str:
+    """The format that `path` says, or without a suffix the one of `like`.
+
+    Warns about what that format loses of `like` and can be done without.
+
+    Raises:
+      InputError: the format is unknown, or can't hold the picture.
+    """
+    path = Path(path)
+    formats = Image.registered_extensions() | {"": like.file_format}
+    name = formats.get(path.suffix.lower(), "")
+    name = ALIASES.get(name, name)
+    if name not in WRITTEN or name not in Image.SAVE:
+        known = ", ".join(kind.suffix for key, kind in WRITTEN.items() if key in Image.SAVE)
+        raise InputError(f"{path}: cannot write {path.suffix or name} files; choose from {known}")
+    kind = WRITTEN[name]
+    if like.alpha is not None and not kind.alpha and like.alpha.min() < 255:
+        raise InputError(f"{path}: {name} holds no transparency; choose .png, .webp or .tiff")
+    if max(like.size) > kind.max_side:
+        raise InputError(f"{path}: {name} holds at most {kind.max_side} pixels a side; choose .png")
+    if like.levels > 255 and not kind.deep:
+        warn(f"{path}: {name} holds 8 bits of the original's 16; .png and .tiff hold them all")
+    if like.icc_profile and not kind.icc:
+        warn(f"{path}: {name} holds no colour profile; .png, .tiff and .jpg do")
+    return name
+
+
+def default_suffix(path: str | Path, like: Picture) -> str:
+    """The suffix for a copy of the picture at `path`: its own, or ".png" if that can't be written."""
+    suffix = Path(path).suffix
+    own = suffix if suffix.lower() in Image.registered_extensions() else ""
+    try:
+        with quietly():
+            name = output_format("copy" + own, like)
+        return own or WRITTEN[name].suffix
+    except InputError:
+        warn(f"{path}: {like.file_format} cannot hold the result faithfully, so it becomes a .png")
+        return ".png"
+
+
+def refuse_nonfinite(path: str | Path, pixels: np.ndarray) -> None:
+    """Says what to do about a network that overflowed, before black pixels are made of it.
+
+    Raises:
+      InputError: a number is not finite.
+    """
+    if not np.isfinite(pixels).all():
+        raise InputError(
+            f"{path}: the network gave numbers that are not finite: try --dtype float32"
+        )
+
+
+def encode_image(
+    path: str | Path, pixels: Float[np.ndarray, "h w 3"], like: Picture | None = None
+) -> bytes:
+    """The bytes of a file for `path`: depth, grey, alpha, profile and EXIF as `like` has them.
+
+    Values are rounded to the nearest level, after clipping to [-1, 1].
+
+    Raises:
+      InputError: see `output_format`.
+      ValueError: `pixels` and `like` differ in size.
+    """
+    like = like or Picture(pixels)
+    if like.size != pixels.shape[:2]:
+        raise ValueError(f"{by(pixels.shape[:2])} pixels for a picture of {by(like.size)}")
+    name = output_format(path, like)
+    kind = WRITTEN[name]
+    levels = like.levels if kind.deep else 255
+    values = pixels @ LUMA if like.grey else pixels
+    values = np.rint((np.clip(values, -1, 1) + 1) * np.float32(levels / 2))
+    values = values.astype(np.uint8 if levels == 255 else np.uint16)
+    if like.alpha is not None and kind.alpha:
+        values = np.dstack([values, like.alpha])
+    metadata = {"exif": like.exif} if kind.exif and like.exif else {}
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(
+        buffer, name, icc_profile=like.icc_profile, **kind.options, **metadata
+    )
+    return buffer.getvalue()
+
+
+def encode_mask(mask: Float[np.ndarray, "h w"]) -> bytes:
+    """The bytes of an 8-bit grey PNG: white where `mask` is 1."""
+    pixels = np.repeat(mask[..., None] * 2 - 1, 3, axis=-1)
+    return encode_image("mask.png", pixels, Picture(pixels, grey=True))
+
+
+def encode_error(error: Float[np.ndarray, "h w"]) -> bytes:
+    """The bytes of a grey PNG of an error map in [0, 1], eight times brighter to be seen."""
+    return encode_mask(np.minimum(8 * error, 1))
+
+
+def encode_preview(
+    pixels: Float[np.ndarray, "h w 3"], like: Picture | None = None, *, side: int = 512
+) -> bytes:
+    """The bytes of a small JPEG, for pages that show many pictures; its longer side is at most `side`.
+
+    It has the colour profile of `like`, so that it looks like the full picture beside it.
+    """
+    scale = min(1.0, side / max(pixels.shape[:2]))
+    height, width = (max(round(length * scale), 1) for length in pixels.shape[:2])
+    small = resize(pixels, (height, width))
+    like = like or Picture(pixels)
+    plain = Picture(small, grey=like.grey, icc_profile=like.icc_profile)
+    return encode_image("preview.jpg", small, plain)
+
+
+def write_image(
+    path: str | Path,
+    pixels: Float[np.ndarray, "h w 3"],
+    like: Picture | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes one picture atomically, as `encode_image` describes.
+
+    Raises:
+      InputError: the format is unfit, or the file exists and `overwrite` isn't set.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists: choose another name or allow overwriting")
+    write_files({path: encode_image(path, pixels, like)})
