@@ -12,9 +12,9 @@ from uam_jax.storage import Folder
 
 @dataclass(frozen=True)
 class Numbers:
-    """A batch."""
+    """A batch; None is padding."""
 
-    values: tuple[int, ...]
+    values: tuple[int | None, ...]
     bucket: str = "numbers"
 
     @property
@@ -26,6 +26,18 @@ class Numbers:
         return replace(self, values=self.values[:middle]), replace(
             self, values=self.values[middle:]
         )
+
+    def singles(self) -> "list[Numbers]":
+        padding = [None] * self.micro
+        return [
+            replace(self, values=(*padding[:slot], value, *padding[slot + 1 :]))
+            for slot, value in enumerate(self.values)
+            if value is not None
+        ]
+
+    @property
+    def valid(self) -> list[int]:
+        return [value for value in self.values if value is not None]
 
 
 @dataclass
@@ -41,7 +53,7 @@ class Squares:
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.\nmore")
         time.sleep(self.pause)
         return lambda: [
-            self.outcome(value, batch.micro) for value in batch.values if self.wants(value)
+            self.outcome(value, batch.micro) for value in batch.valid if self.wants(value)
         ]
 
     def wants(self, value: int) -> bool:
@@ -49,7 +61,9 @@ class Squares:
 
     def give_up(self, batch: Numbers, reason: str) -> list[Outcome]:
         return [
-            Outcome({"id": f"{v:03d}", "status": "failed", "reason": reason}) for v in batch.values
+            Outcome({"id": f"{value:03d}", "status": "failed", "reason": reason})
+            for value in batch.valid
+            if self.wants(value)
         ]
 
     def outcome(self, value: int, micro: int) -> Outcome:
@@ -73,7 +87,7 @@ def main(out: str, count: int, index: int = 0, shards: int = 1, pause: float = 0
     left = [
         batch
         for batch in list(numbers(count))[index::shards]
-        if any(f"{value:03d}" in wanted for value in batch.values)
+        if any(f"{value:03d}" in wanted for value in batch.valid)
     ]
     with Stop().listening() as stop:
         return run(

@@ -18,7 +18,7 @@ from uam_jax.batch_plan import JobPlan, Settings, check_items, plan_job
 from uam_jax.cache import InversionCache
 from uam_jax.data import measure
 from uam_jax.encoding import write_image
-from uam_jax.images import read_image
+from uam_jax.images import read_image, resize
 from uam_jax.job_folder import JobFolder
 from uam_jax.ledger import read_rows
 from uam_jax.manifest import Item
@@ -270,6 +270,28 @@ def test_an_error_of_one_picture_is_its_own(
     rows = read_rows(Folder(str(tmp_path)))
     assert (rows["set/0"]["status"], rows["set/1"]["status"]) == ("failed", "ok")
     assert "EXIF data is too long" in rows["set/0"]["reason"] and rows["set/0"]["output"] is None
+
+
+def test_an_error_on_the_devices_is_its_pictures_alone_and_compiles_nothing(
+    editor: Editor, items: list[Item], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = resize(read_image(items[1].image).pixels, (8, 8))
+    prepare = Editor.prepare
+
+    def fail(self: Editor, *arguments: object, images: np.ndarray, **more: object) -> object:
+        if any(np.array_equal(each, bad) for each in images):
+            raise TypeError("body_fun output and input must have identical types")
+        return prepare(self, *arguments, images=images, **more)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(Editor, "prepare", fail)
+    programs_of = [each for each in vars(programs).values() if isinstance(each, Program)]
+    before = [each.compilations for each in programs_of]
+    assert job(editor, items, tmp_path).failed == 2
+    assert [each.compilations for each in programs_of] == before
+    rows = read_rows(Folder(str(tmp_path)))
+    assert rows["set/1"]["reason"].startswith("TypeError: body_fun")
+    made, expected = files(tmp_path), files(whole)
+    assert made == {name: data for name, data in expected.items() if "/set/1." not in name}
 
 
 def test_groups_stay_when_pictures_come_and_go(items: list[Item], tmp_path: Path) -> None:

@@ -168,3 +168,13 @@ def test_halves_are_the_whole(items: list[Item]) -> None:
     assert [half.micro for half in halves] == [2, 2]
     assert halves[0].items + halves[1].items == first.items
     assert isinstance(halves[0], Batch) and len(halves[0].pixels) == 4
+
+
+def test_a_picture_alone_keeps_its_slot(items: list[Item]) -> None:
+    [batch] = read(groups_of([*items[8:10], items[2]], 4), devices=1, micro=4)[1:]
+    singles = batch.singles()
+    assert [single.valid for single in singles] == [[0], [1]]
+    for slot, single in enumerate(singles):
+        assert single.micro == 4 and single.bucket == batch.bucket
+        assert single.items[slot] is batch.items[slot] and single.items.count(None) == 3
+        assert single.pictures[slot] is batch.pictures[slot]

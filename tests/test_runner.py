@@ -6,14 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import job_stand_in
 import pytest
 from job_stand_in import Numbers, Squares, numbers
 
+from uam_jax.errors import InputError
 from uam_jax.ledger import Ledger, read_rows
-from uam_jax.runner import Progress, Stop, TooManyFailures, run
+from uam_jax.runner import NothingWorks, Outcome, Progress, Stop, TooManyFailures, run
 from uam_jax.storage import Folder
 
 
@@ -82,14 +85,113 @@ def test_a_picture_too_large_alone_fails(tmp_path: Path) -> None:
     assert len(rows) == 4 and all("out of memory at numbers" in row["reason"] for row in rows)
 
 
-def test_other_errors_are_not_swallowed(tmp_path: Path) -> None:
-    class Broken(Squares):
-        def outcome(self, value: int, micro: int):
-            raise ZeroDivisionError(value)
+@dataclass
+class Faulty(Squares):
+    """Raises at some numbers, when it computes or on the host."""
+
+    bad: frozenset[int] = frozenset()
+    on_host: bool = False
+    error: type[Exception] = ZeroDivisionError
+    computed: list[tuple[int | None, ...]] = field(default_factory=list)
+
+    def compute(self, batch: Numbers) -> Callable[[], list[Outcome]]:
+        self.computed.append(batch.values)
+        finish = super().compute(batch)
+
+        def fail() -> list[Outcome]:
+            raise self.error(f"{batch.values}\nmore")
+
+        if not self.bad & set(batch.values):
+            return finish
+        return fail if self.on_host else fail()  # pyright: ignore[reportReturnType]
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+@pytest.mark.parametrize("error", [ZeroDivisionError, InputError])
+def test_an_error_fails_its_own_picture_alone(
+    tmp_path: Path, on_host: bool, error: type[Exception]
+) -> None:
+    folder, said = Folder(str(tmp_path)), []
+    worker = Faulty(bad=frozenset({1, 6}), on_host=on_host, error=error)
+    progress = run(numbers(8), worker, folder, Ledger(folder), total=8, say=said.append)
+    rows = read_rows(folder)
+    assert {name for name, row in rows.items() if row["status"] == "failed"} == {"001", "006"}
+    assert len(rows) == 8 and (progress.done, progress.failed) == (8, 2)
+    own = "(None, 1, None, None)"
+    told = f"{own}\nmore" if error is InputError else f"ZeroDivisionError: {own}"
+    assert rows["001"]["reason"] == told
+    # Every picture stays in its slot of a batch of the same size, so that nothing new compiles.
+    assert (None, None, None, 3) in worker.computed and {len(v) for v in worker.computed} == {4}
+    assert len(said) == 2 and "tried one by one" in said[0]
+    assert len(lines(tmp_path)) == 8
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+def test_three_batches_that_fail_at_every_picture_stop_the_job_and_have_no_rows(
+    tmp_path: Path, on_host: bool
+) -> None:
+    folder = Folder(str(tmp_path))
+    broken = Faulty(bad=frozenset(range(4, 40)), on_host=on_host)
+    with pytest.raises(NothingWorks, match="3 batches in a row .* ZeroDivisionError.*same command"):
+        run(numbers(40), broken, folder, Ledger(folder), total=40)
+    assert sorted(read_rows(folder)) == ["000", "001", "002", "003"]
+    job_stand_in.main(str(tmp_path), 40, pause=0)
+    assert len(read_rows(folder)) == 40 == len(lines(tmp_path))
+
+
+def test_two_such_batches_are_their_pictures_fault(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    worker = Faulty(bad=frozenset({*range(8), *range(12, 20)}))
+    progress = run(numbers(20), worker, folder, Ledger(folder), total=20)
+    assert (progress.done, progress.failed) == (20, 17)
+    assert [row["status"] for row in read_rows(folder).values()].count("ok") == 3
+
+
+def test_what_the_input_is_at_fault_for_never_stops_a_job(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    worker = Faulty(bad=frozenset(range(40)), error=InputError)
+    progress = run(numbers(40), worker, folder, Ledger(folder), total=40)
+    assert progress.failed == 40 == len(read_rows(folder))
+
+
+def test_a_stop_leaves_what_may_work_later(tmp_path: Path) -> None:
+    folder, stop = Folder(str(tmp_path)), Stop()
+    stop.requested = True
+    run(numbers(8), Faulty(bad=frozenset(range(8))), folder, Ledger(folder), total=8, stop=stop)
+    assert not read_rows(folder)
+
+
+def test_what_was_done_before_is_not_computed_again_one_by_one(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    worker = Faulty(bad=frozenset({1}), wanted=frozenset({"000", "001"}))
+    run(numbers(4), worker, folder, Ledger(folder), total=2)
+    assert sorted(read_rows(folder)) == ["000", "001"] and len(worker.computed) == 3
+
+
+def test_memory_may_run_out_when_pictures_are_tried_one_by_one(tmp_path: Path) -> None:
+    @dataclass
+    class Tight(Faulty):
+        def compute(self, batch: Numbers) -> Callable[[], list[Outcome]]:
+            self.fits = 1000 if len(self.computed) < 1 else 2
+            return super().compute(batch)
 
     folder = Folder(str(tmp_path))
-    with pytest.raises(ZeroDivisionError):
-        run(numbers(8), Broken(), folder, Ledger(folder), total=8)
+    run(numbers(8), Tight(bad=frozenset({1})), folder, Ledger(folder), total=8)
+    rows = read_rows(folder)
+    assert len(rows) == 8 and [k for k, row in rows.items() if row["status"] != "ok"] == ["001"]
+
+
+def test_errors_of_the_folder_are_no_pictures_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(str(tmp_path))
+
+    def fail(name: str, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder, "write", fail)
+    with pytest.raises(OSError, match="No space"):
+        run(numbers(8), Squares(), folder, Ledger(folder), total=8)
     assert not read_rows(folder)
 
 

@@ -63,15 +63,9 @@ class EditWorker:
 
     def compute(self, batch: Batch) -> Callable[[], list[Outcome]]:
         """Inverts once, edits towards every target, and waits for the devices."""
-        try:
-            if batch.valid:
-                return self._compute(batch)
+        if not batch.valid:
             failed = self.give_up(batch, "")
-        except InputError as error:  # of these pictures' prompts and settings: others may do
-            failed = self.give_up(batch, str(error))
-        return lambda: failed
-
-    def _compute(self, batch: Batch) -> Callable[[], list[Outcome]]:
+            return lambda: failed
         import jax
         import jax.numpy as jnp
 
@@ -81,12 +75,12 @@ class EditWorker:
         valid = set(batch.valid)
         used = [slot if slot in valid else min(valid) for slot in range(len(batch.items))]
         items = [item for slot in used if (item := batch.items[slot]) is not None]
-        pixels = batch.pixels[np.asarray(used)]
+        pixels = batch.pixels[used]
         sources = None
         if config.source_context == "prompt":
             sources = [item.source or "" for item in items]
         z0 = self.editor.encode(jnp.asarray(pixels))
-        masks = None if batch.weights is None else jnp.asarray(batch.weights)
+        masks = None if batch.weights is None else jnp.asarray(batch.weights[used])
         inversions, digests = None, []
         if self.cache:
             settings = self.plan.settings
@@ -111,7 +105,7 @@ class EditWorker:
             self.editor.edit_prepared(prepared, [item.targets[number] for item in items])
             for number in range(batch.bucket.targets)
         ]
-        jax.block_until_ready([result.images for result in results])
+        jax.block_until_ready([(each.images, each.masks, each.error_map) for each in results])
         seconds = time.perf_counter() - began
 
         def finish() -> list[Outcome]:

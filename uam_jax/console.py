@@ -15,7 +15,7 @@ from rich.console import Console as Screen
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from uam_jax.errors import InputError, Preempted
+from uam_jax.errors import InputError, JobFailed, Preempted
 
 OK, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -100,6 +100,8 @@ def run(work: Callable[[Console], Mapping[str, Any]], *, as_json: bool, debug: b
             error, code, message = caught, BAD_INPUT, str(caught)
         except Preempted as caught:
             error, code, message = caught, TERMINATED, str(caught)
+        except JobFailed as caught:
+            error, code, message = caught, FAILED, str(caught)
         except Exception as caught:  # the outermost frame: whatever it is, it ends as one line
             error, code, message = caught, FAILED, _one_line(caught)
     if error is not None:

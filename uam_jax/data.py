@@ -105,6 +105,23 @@ class Batch:
 
         return part(slice(None, middle), low), part(slice(middle, None), self.micro - low)
 
+    def singles(self) -> "list[Batch]":
+        """The batch once for every item, which keeps its slot; the other slots are padding."""
+
+        def alone(slot: int) -> Batch:
+            def only(values: tuple[Any, ...]) -> tuple[Any, ...]:
+                return tuple(value if at == slot else None for at, value in enumerate(values))
+
+            return replace(
+                self,
+                items=only(self.items),
+                pictures=only(self.pictures),
+                reasons=only(self.reasons),
+                masks=only(self.masks),
+            )
+
+        return [alone(slot) for slot, item in enumerate(self.items) if item is not None]
+
 
 def measure(
     items: Sequence[Item], seen: Callable[[], None] = lambda: None

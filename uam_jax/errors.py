@@ -1,4 +1,4 @@
-"""What ends a command: bad input (exit code 2), and a machine that is taken away (143)."""
+"""What ends a command: bad input (exit code 2), a job without results (1), a machine that is taken away (143)."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class Preempted(Exception):
     """The process was asked to end and has brought what it had in hand to an end. The message tells how to go on."""
+
+
+class JobFailed(Exception):
+    """A job has ended, or was stopped, without what it was to make. The message gives the reason and the way on."""

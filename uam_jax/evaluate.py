@@ -7,7 +7,7 @@ answers, and if wished inversions) is made once.
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -180,6 +180,10 @@ class Chunk:
             Chunk(self.bucket, self.rows[low:], self.micro - low),
         )
 
+    def singles(self) -> list["Chunk"]:
+        """A chunk of the same size for every item, which is repeated."""
+        return [replace(self, rows=(row,)) for row in self.rows]
+
 
 @dataclass
 class _Shared:
@@ -236,6 +240,7 @@ class _Worker:
         return [
             Outcome(self._row(batch.bucket, row) | {"status": "failed", "reason": reason})
             for row in batch.rows
+            if f"{batch.bucket}/{self.evaluation.items.ids[row]}" in self.wanted
         ]
 
     def _row(self, method: str, row: int) -> Row:

@@ -167,7 +167,8 @@ class _Worker:
 
     def give_up(self, batch: Chunk, reason: str) -> list[Outcome]:
         ids = (f"{batch.bucket}/{self.study.items.ids[row]}" for row in batch.rows)
-        return [Outcome({"id": name, "status": "failed", "reason": reason}) for name in ids]
+        failed = ({"id": name, "status": "failed", "reason": reason} for name in ids)
+        return [Outcome(row) for row in failed if row["id"] in self.wanted]
 
     def _outcome(
         self,

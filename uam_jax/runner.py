@@ -3,22 +3,31 @@
 It knows neither pictures nor networks: what a batch becomes is the worker's business, so that evaluations
 run on it as well. A result's files are written, each whole, before its row is; a job that was killed at any
 moment therefore only has to run what has no row.
+
+An error that a worker raises is its batch's own: the batch is tried again picture by picture, and what fails alone is
+a failed row. Errors of the folder (a full disk) end the job, since they are no picture's.
 """
 
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 
+from uam_jax.errors import InputError, JobFailed
 from uam_jax.ledger import Ledger, Row
 from uam_jax.storage import Folder
 
 _WRITERS = 8
+
+BATCHES_IN_A_ROW = 3
+"""So many that fail at every picture are no pictures' fault."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,10 @@ class _Splittable(Protocol):
 
     def halves(self) -> "tuple[Any, Any]": ...
 
+    def singles(self) -> "Sequence[Any]":
+        """The same batch once for every picture, with padding in place of the others: no other program."""
+        ...
+
 
 B = TypeVar("B", bound=_Splittable, contravariant=True)
 
@@ -50,7 +63,7 @@ class Worker(Protocol[B]):
         ...
 
     def give_up(self, batch: B, reason: str) -> list[Outcome]:
-        """Failed rows for a batch that could not be computed."""
+        """Failed rows for what was to be made of a batch that could not be computed."""
         ...
 
 
@@ -79,8 +92,12 @@ class Progress:
         return (self.total - self.done) / self.recent if self.recent else None
 
 
-class TooManyFailures(Exception):
+class TooManyFailures(JobFailed):
     """The job was stopped by its limit of failures."""
+
+
+class NothingWorks(JobFailed):
+    """The job was stopped since several batches in a row failed at every picture."""
 
 
 class Stop:
@@ -134,20 +151,29 @@ def run(
 
     Raises:
       TooManyFailures: after what was computed is safe.
+      NothingWorks: after what was computed is safe; the batches that failed have no rows, so that the next run
+        does them.
     """
     if ledger.is_sole:
         folder.sweep()
     progress, began, memory = Progress(total), time.perf_counter(), _Memory(worker, say)
     times = [began]
     stop = stop or Stop()
+    failing = _Failing()
 
-    def settle(finish: Callable[[], list[Outcome]]) -> list[Row]:
-        outcomes = finish()
+    def enter(outcomes: Sequence[Outcome]) -> list[Row]:
         files = [item for outcome in outcomes for item in outcome.files.items()]
         list(writers.map(lambda item: folder.write(*item), files))
         rows = [outcome.row for outcome in outcomes]
         ledger.add(rows)
         return rows
+
+    def settle(finish: Callable[[], list[Outcome]]) -> list[Row] | Exception:
+        try:
+            outcomes = finish()
+        except Exception as error:
+            return error
+        return enter(outcomes)
 
     def account(rows: Sequence[Row]) -> None:
         failures = [row for row in rows if row["status"] != "ok"]
@@ -162,24 +188,101 @@ def run(
             progress.recent = len(rows) * (len(recent) - 1) / (recent[-1] - recent[0])
         report(progress)
 
-    pending: Future[list[Row]] | None = None
+    def collect(part: B, result: Future[list[Row] | Exception]) -> None:
+        found = result.result()
+        if isinstance(found, Exception):
+            told = _reason(found)
+            traceback.clear_frames(found.__traceback__)  # they hold the batch's arrays
+            say(f"a batch of {part.bucket} failed: its pictures are tried one by one ({told})")
+            outcomes, error = _one_by_one(part, worker, memory)
+            if error is not None and not _any_ok([outcome.row for outcome in outcomes]):
+                failing.hold(outcomes, error)
+                return
+            found = enter(outcomes)
+        if _any_ok(found):  # so what failed before was those pictures' fault
+            release()
+        account(found)
+
+    def release() -> None:
+        if held := failing.release():
+            account(enter(held))
+
+    pending: tuple[B, Future[list[Row] | Exception]] | None = None
     with ThreadPoolExecutor(_WRITERS) as writers, ThreadPoolExecutor(1) as host:
         for batch in batches:
-            for finish in memory.compute(batch):
+            for part, finish in memory.compute(batch):
                 if pending is not None:
-                    account(pending.result())
-                pending = host.submit(settle, finish)
+                    collect(*pending)
+                pending = part, host.submit(settle, finish)
             if stop.requested:
                 break
             if max_failures is not None and progress.failed > max_failures:
                 break
         if pending is not None:
-            account(pending.result())
+            collect(*pending)
+        if not stop.requested:
+            release()
     if max_failures is not None and progress.failed > max_failures:
         raise TooManyFailures(
             f"{progress.failed} results failed, {max_failures} may; the last: {progress.reasons[-1]}"
         )
     return progress
+
+
+class _Failing:
+    """Batches in a row that failed at every picture; their rows are held back until another one works."""
+
+    def __init__(self) -> None:
+        self._held: list[list[Outcome]] = []
+
+    def hold(self, outcomes: list[Outcome], error: Exception) -> None:
+        """Takes a batch's failed rows.
+
+        Raises:
+          NothingWorks: it is one too many.
+        """
+        self._held.append(outcomes)
+        if len(self._held) == BATCHES_IN_A_ROW:
+            raise NothingWorks(
+                f"{BATCHES_IN_A_ROW} batches in a row failed at every picture, the last with {_reason(error)}. "
+                "They have no rows: mend the cause and start the same command again (--debug shows where)"
+            ) from error
+
+    def release(self) -> list[Outcome]:
+        """The rows that are held back; they are no more."""
+        held, self._held = self._held, []
+        return [outcome for outcomes in held for outcome in outcomes]
+
+
+def _one_by_one(
+    batch: Any, worker: Worker[Any], memory: "_Memory"
+) -> tuple[list[Outcome], Exception | None]:
+    """A batch's outcomes, each picture computed alone, and the last error that was not a picture's own."""
+    outcomes: list[Outcome] = []
+    last = None
+    for single in batch.singles():
+        if not worker.give_up(single, ""):  # nothing is to be made of it
+            continue
+        for part, finish in memory.compute(single):
+            try:
+                outcomes += finish()
+            except Exception as error:
+                outcomes += worker.give_up(part, _reason(error))
+                traceback.clear_frames(error.__traceback__)
+                if not isinstance(error, InputError):
+                    last = error
+    return outcomes, last
+
+
+def _any_ok(rows: Iterable[Row]) -> bool:
+    return any(row["status"] == "ok" for row in rows)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 class _Memory:
@@ -189,7 +292,8 @@ class _Memory:
         self._worker, self._say = worker, say
         self._fits: dict[Any, int] = {}
 
-    def compute(self, batch: Any) -> Iterator[Callable[[], list[Outcome]]]:
+    def compute(self, batch: Any) -> Iterator[tuple[Any, Callable[[], list[Outcome]]]]:
+        """The batch, or its parts, each with what is left to do; that raises what computing it has raised."""
         if batch.micro > self._fits.get(batch.bucket, batch.micro):
             yield from self._in_halves(batch)
             return
@@ -197,16 +301,17 @@ class _Memory:
             finish = self._worker.compute(batch)
         except Exception as error:
             if not _is_out_of_memory(error):
-                raise
+                yield batch, partial(_raise, error)
+                return
             reason = str(error).splitlines()[0]
         else:
-            yield finish
+            yield batch, finish
             return
         if batch.micro == 1:
             failed = self._worker.give_up(
                 batch, f"out of memory at {batch.bucket}: try a smaller --size ({reason})"
             )
-            yield lambda: failed
+            yield batch, lambda: failed
             return
         self._fits[batch.bucket] = batch.micro // 2
         self._say(
@@ -215,9 +320,13 @@ class _Memory:
         )
         yield from self._in_halves(batch)
 
-    def _in_halves(self, batch: Any) -> Iterator[Callable[[], list[Outcome]]]:
+    def _in_halves(self, batch: Any) -> Iterator[tuple[Any, Callable[[], list[Outcome]]]]:
         for half in batch.halves():
             yield from self.compute(half)
+
+
+def _raise(error: Exception) -> list[Outcome]:
+    raise error
 
 
 def _is_out_of_memory(error: Exception) -> bool:
