@@ -15,6 +15,7 @@ from uam_jax import models
 from uam_jax.scenes.bpe import train_tokenizer
 from uam_jax.weights import save_safetensors
 
+CAPTIONS = ["a red cube", "a blue ball", "a green cone on a table"] * 2
 WIDTH = 8
 UNET = {
     "_class_name": "UNet2DConditionModel",
@@ -82,7 +83,7 @@ def write_checkpoint(folder: Path, scale: float = 1.0) -> dict:
         write_json(folder / component / "config.json", config)
     write_json(folder / "model_index.json", INDEX)
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    train_tokenizer(["a red cube", "a blue ball"] * 2, folder / "tokenizer", vocab_size=530)
+    train_tokenizer(CAPTIONS, folder / "tokenizer", vocab_size=TEXT["vocab_size"])
     params = jax.tree.map(lambda leaf: leaf * np.float32(scale), random_params())
     for component, tree in params.items():
         save_safetensors(tree, folder / component, component)

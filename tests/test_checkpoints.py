@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from checkpoint_files import (
     INDEX,
+    TEXT,
     edit_json,
     edit_tensors,
     into_hub_cache,
@@ -23,6 +24,7 @@ from checkpoint_files import (
 from uam_jax import checkpoints
 from uam_jax.checkpoints import Checkpoint, convert, load_checkpoint
 from uam_jax.errors import InputError
+from uam_jax.model_hash import differences
 from uam_jax.types import Params
 from uam_jax.weights import save_safetensors
 
@@ -42,7 +44,7 @@ def folder(written: tuple[Path, Params], tmp_path: Path) -> Path:
 def assert_same(a: Checkpoint, b: Checkpoint) -> None:
     assert jax.tree.structure(a.params) == jax.tree.structure(b.params)
     jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
-    assert a.weights_hash == b.weights_hash
+    assert a.model_hash == b.model_hash
     assert (a.unet, a.vae, a.text_encoder) == (b.unet, b.vae, b.text_encoder)
     assert a.schedule == b.schedule
     assert a.settings == b.settings
@@ -203,7 +205,7 @@ def test_a_missing_part_is_named(folder: Path, name: str) -> None:
         ("unet/config.json", {"cross_attention_dim": 12}, "8 wide, the U-Net expects 12"),
         ("vae/config.json", {"latent_channels": 16}, "latents have 16 channels"),
         ("tokenizer/tokenizer_config.json", {"model_max_length": 99}, "99 ids"),
-        ("text_encoder/config.json", {"vocab_size": 300}, "takes 77 below 300"),
+        ("text_encoder/config.json", {"vocab_size": 300}, "embeddings for ids below 300"),
     ],
 )
 def test_parts_that_do_not_fit_are_told(
@@ -212,6 +214,153 @@ def test_parts_that_do_not_fit_are_told(
     edit_json(folder / file, **change)
     with pytest.raises(InputError, match=message):
         load_checkpoint(folder)
+
+
+# ---- tokens that a checkpoint added ----
+
+
+def add_embedding(folder: Path, count: int = 1) -> int:
+    """Gives the text encoder further embeddings, as textual inversion does, and returns the first's id."""
+    rows = TEXT["vocab_size"]
+    name = "text_model.embeddings.token_embedding.weight"
+    edit_tensors(
+        folder / "text_encoder" / "model.safetensors",
+        lambda t: t | {name: np.concatenate([t[name], t[name][:count] + 1])},
+    )
+    edit_json(folder / "text_encoder" / "config.json", vocab_size=rows + count)
+    return rows
+
+
+def test_a_placeholder_token_reaches_its_embedding(folder: Path) -> None:
+    number = add_embedding(folder)
+    write_json(folder / "tokenizer" / "added_tokens.json", {"<my-cat>": number})
+    checkpoint = load_checkpoint(folder)
+    (ids,) = checkpoint.tokenizer.encode(["a red <my-cat>"])
+    assert ids[3] == number
+    states = [
+        checkpoint.text_encoder.apply(
+            {"params": checkpoint.params["text_encoder"]},
+            jnp.asarray(checkpoint.tokenizer.encode([text])),
+        )
+        for text in ("a red <my-cat>", "a red cube")
+    ]
+    assert np.abs(states[0][0, 3] - states[1][0, 3]).max() > 0.01
+
+
+def test_embeddings_that_no_token_reaches_are_reported(folder: Path) -> None:
+    number = add_embedding(folder, 3)
+    with pytest.warns(UserWarning, match=rf"3 of the text encoder's 533 .* id {number} on"):
+        load_checkpoint(folder)
+    write_json(folder / "tokenizer" / "added_tokens.json", {"<my-cat>": number + 1})
+    with pytest.warns(UserWarning, match=rf"2 of the text encoder's .* id {number} on.*<my-cat>"):
+        load_checkpoint(folder)
+
+
+def test_a_token_without_an_embedding_is_named(folder: Path) -> None:
+    rows = TEXT["vocab_size"]
+    write_json(folder / "tokenizer" / "added_tokens.json", {"<my-cat>": rows})
+    with pytest.raises(InputError, match=rf"ids below {rows}.*1 tokens, as '<my-cat>'"):
+        load_checkpoint(folder)
+
+
+def test_marks_at_the_head_of_files_do_not_matter(folder: Path) -> None:
+    (folder / "uam.toml").write_text("guidance = 5.0\n")
+    plain = load_checkpoint(folder)
+    for file in (*folder.rglob("*.json"), *folder.rglob("*.txt"), folder / "uam.toml"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert_same(load_checkpoint(folder), plain)
+
+
+# ---- one name for a model ----
+
+
+def test_the_models_hash_does_not_depend_on_how_it_is_written(folder: Path, tmp_path: Path) -> None:
+    plain = load_checkpoint(folder)
+    assert plain.model_hash.startswith(f"{plain.weights_hash}-")
+    converted = load_checkpoint(convert(folder, tmp_path / "elsewhere"), dtype="bfloat16")
+    edit_json(folder / "unet" / "config.json", _name_or_path="x", freq_shift=0, sample_size=[4, 4])
+    edit_json(folder / "vae" / "config.json", sample_size=16, scaling_factor=0.18215)
+    edit_json(folder / "text_encoder" / "config.json", torch_dtype="float16", layer_norm_eps=1e-5)
+    edit_json(folder / "scheduler" / "scheduler_config.json", _class_name="DDIMScheduler")
+    edit_json(folder / "model_index.json", _diffusers_version="0.1")
+    rewritten = load_checkpoint(str(folder) + "/")
+    assert converted.model_hash == rewritten.model_hash == plain.model_hash
+
+
+def as_one_file(folder: Path) -> None:
+    """Writes a tokenizer as transformers 5 does, in place of its own files."""
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    merges = (folder / "merges.txt").read_text().splitlines()[1:]
+    model = {"end_of_word_suffix": "</w>", "vocab": vocabulary, "merges": merges}
+    write_json(folder / "tokenizer.json", {"model": model})
+    for name in ("vocab.json", "merges.txt", "special_tokens_map.json"):
+        (folder / name).unlink()
+
+
+def test_the_models_hash_does_not_depend_on_the_tokenizers_files(folder: Path) -> None:
+    plain = load_checkpoint(folder)
+    as_one_file(folder / "tokenizer")
+    assert_same(load_checkpoint(folder), plain)
+
+
+def swap_two_merges(folder: Path) -> None:
+    file = folder / "tokenizer" / "merges.txt"
+    version, first, second, *others = file.read_text().splitlines()
+    file.write_text("\n".join([version, second, first, *others]))
+
+
+CHANGES = {
+    "scheduler/scheduler_config.json": [
+        {"prediction_type": "v_prediction"},
+        {"beta_end": 0.013},
+        {"beta_start": 0.0009},
+        {"beta_schedule": "linear"},
+        {"timestep_spacing": "trailing"},
+        {"steps_offset": 0},
+        {"set_alpha_to_one": True},
+        {"num_train_timesteps": 999},
+    ],
+    "vae/config.json": [{"scaling_factor": 0.2}, {"norm_num_groups": 2}],
+    "unet/config.json": [
+        {"norm_eps": 1e-6},
+        {"attention_head_dim": 4},
+        {"flip_sin_to_cos": False},
+        {"freq_shift": 1},
+    ],
+    "text_encoder/config.json": [{"hidden_act": "gelu"}, {"num_attention_heads": 4}],
+    "tokenizer/tokenizer_config.json": [{"model_max_length": 40}, {"pad_token": "!"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [(file, change) for file, changes in CHANGES.items() for change in changes],
+    ids=str,
+)
+def test_all_that_changes_a_result_changes_the_models_hash(
+    folder: Path, file: str, change: dict
+) -> None:
+    plain = load_checkpoint(folder)
+    if "pad_token" in change:
+        (folder / "tokenizer" / "special_tokens_map.json").unlink()
+    edit_json(folder / file, **change)
+    changed = load_checkpoint(folder)
+    assert changed.weights_hash == plain.weights_hash
+    part = {"scheduler": "scheduler", "tokenizer": "tokenizer"}.get(file.split("/")[0])
+    assert differences(changed.model_hash, plain.model_hash) == (part or "networks' configs")
+
+
+def test_weights_and_merges_change_the_models_hash(folder: Path) -> None:
+    plain = load_checkpoint(folder).model_hash
+    swap_two_merges(folder)
+    merged = load_checkpoint(folder).model_hash
+    assert differences(merged, plain) == "tokenizer"
+    edit_tensors(
+        folder / "vae" / "diffusion_pytorch_model.safetensors",
+        lambda t: t | {"quant_conv.bias": t["quant_conv.bias"] + 1},
+    )
+    assert differences(load_checkpoint(folder).model_hash, plain) == "weights, tokenizer"
+    assert differences(plain, plain) == ""
 
 
 # ---- convert ----

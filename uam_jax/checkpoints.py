@@ -7,10 +7,10 @@ has an `orbax` folder in the place of its safetensors files, so both load alike.
 import functools
 import hashlib
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ import jax.numpy as jnp
 from uam_jax import models
 from uam_jax.errors import InputError
 from uam_jax.files import read_json, read_toml
+from uam_jax.hub import find_folder
+from uam_jax.model_hash import hash_model
 from uam_jax.schedule import Schedule
 from uam_jax.tokenizer import Tokenizer
 from uam_jax.types import Params
-from uam_jax.weights import STEMS, load_params, save_orbax, weight_file
+from uam_jax.weights import load_params, save_orbax
 
 EMBEDDED = {"scenes": Path(__file__).parent / "scenes" / "checkpoint"}
 """Models that ship inside the package."""
@@ -47,7 +49,7 @@ class Checkpoint:
       params: of the three networks, under those three names.
       tokenizer: prompt -> token ids.
       schedule: the noise levels that the U-Net was trained on.
-      weights_hash: 16 hex digits that depend on the stored values alone, not on layout or `dtype`.
+      weights_hash: 16 hex digits that depend on the stored weights alone, not on layout or `dtype`.
       settings: the edit settings shipped beside the weights, parsed from TOML; {} if none are.
     """
 
@@ -61,6 +63,16 @@ class Checkpoint:
     schedule: Schedule
     weights_hash: str
     settings: Mapping[str, Any]
+
+    @functools.cached_property
+    def model_hash(self) -> str:
+        """A short name of all that decides what the model computes, see `model_hash.hash_model`."""
+        return hash_model(
+            weights=self.weights_hash,
+            networks=(self.unet.config, self.vae.config, self.text_encoder.config),
+            schedule=self.schedule,
+            tokenizer=self.tokenizer.fingerprint,
+        )
 
 
 def load_checkpoint(
@@ -88,7 +100,13 @@ def load_checkpoint(
         raise InputError(f"dtype {dtype!r} is not supported; choose one of {', '.join(DTYPES)}")
     preferred = ("", "fp16") if dtype in (None, "float32") else ("fp16", "")
     variants = preferred if variant is None else (variant,)
-    folder = _find(str(source), variants, revision)
+    folder = find_folder(
+        str(source),
+        embedded=EMBEDDED,
+        description=_DESCRIPTION,
+        variants=variants,
+        revision=revision,
+    )
     _check_index(folder / "model_index.json")
 
     configs = {
@@ -197,74 +215,6 @@ def _description(folder: Path) -> list[Path]:
     return [file for file in files if file.parent == folder or file.parent.name in _CLASSES]
 
 
-def _find(source: str, variants: Sequence[str], revision: str | None) -> Path:
-    """Says where the checkpoint's folder is, after downloading it if need be."""
-    folder = EMBEDDED.get(source) or Path(os.path.expanduser(source))
-    if source in EMBEDDED or os.path.exists(folder):  # False, not an error, for any odd text
-        if revision is not None:
-            raise InputError(f"a revision ({revision}) goes with a hub id, and {source} is none")
-        if folder.is_file():
-            raise InputError(
-                f"{source} is a file; a model is a folder in diffusers' layout. Make one with diffusers: "
-                "StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)"
-            )
-        if not (folder / "model_index.json").is_file():
-            raise InputError(f"{folder} is not a model: it has no model_index.json")
-        return folder
-    names = f"embedded models: {', '.join(EMBEDDED)}"
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source, re.ASCII):
-        return _fetch(source, variants, revision)
-    if re.search(r"[/\\~]|^\.", source):
-        raise InputError(f"there is no folder {source} ({names}; a hub id has the form org/model)")
-    raise InputError(
-        f"unknown model {source!r} ({names}; else give a folder or a hub id, org/model)"
-    )
-
-
-def _fetch(repo: str, variants: Sequence[str], revision: str | None) -> Path:
-    """Downloads what is needed of a hub model, or finds it in the hub's cache."""
-    import huggingface_hub  # slow to import, and only hub ids need it
-
-    try:
-        files = huggingface_hub.list_repo_files(repo, revision=revision)
-    except Exception as error:  # what it raises depends on the HTTP library of its version
-        try:
-            path = huggingface_hub.snapshot_download(
-                repo, revision=revision, allow_patterns=[*_DESCRIPTION], local_files_only=True
-            )
-        except Exception:
-            at = f" at revision {revision}" if revision else ""
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise InputError(
-                f"{repo}{at}: no such folder here, nothing in the hub's cache, and the hub didn't give it "
-                f"({reason}). Check the name and the network; a private or gated model needs `hf auth login`"
-            ) from None
-        return Path(path)
-    patterns = [*_DESCRIPTION, *_weight_patterns(repo, files, variants)]
-    try:
-        path = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)
-    except Exception as error:  # as above
-        raise InputError(
-            f"{repo}: the download failed ({error}); try again to continue it"
-        ) from None
-    return Path(path)
-
-
-def _weight_patterns(repo: str, files: Sequence[str], variants: Sequence[str]) -> list[str]:
-    """The one set of weight files that `load_params` will choose, for each network."""
-    patterns = []
-    for component, stem in STEMS.items():
-        names = [f.removeprefix(f"{component}/") for f in files if f.startswith(f"{component}/")]
-        chosen = weight_file(names, component, variants, f"{repo}/{component}")
-        patterns.append(f"{component}/{chosen}")
-        if chosen.endswith(".json"):
-            variant = next((v for v in variants if v and f".{v}." in chosen), "")
-            dotted = re.escape(variant and f".{variant}")
-            shard = rf"{stem}({dotted}-\d+-of-\d+|-\d+-of-\d+{dotted})\.safetensors"
-            patterns += [f"{component}/{name}" for name in names if re.fullmatch(shard, name)]
-    return patterns
-
-
 def _check_index(file: Path) -> None:
     """Checks that the pipeline is made of the kinds of parts that are built here."""
     index = read_json(file)
@@ -309,10 +259,28 @@ def _check_fit(
         raise InputError(
             f"{folder}: the text encoder is {text_encoder.width} wide, the U-Net expects {unet.context_width}"
         )
-    if tokenizer.length > text_encoder.max_tokens or tokenizer.vocab_size > text_encoder.vocab_size:
+    if tokenizer.length > text_encoder.max_tokens:
         raise InputError(
-            f"{folder}: the tokenizer gives {tokenizer.length} ids below {tokenizer.vocab_size}, "
-            f"the text encoder takes {text_encoder.max_tokens} below {text_encoder.vocab_size}"
+            f"{folder}: the tokenizer gives {tokenizer.length} ids, the text encoder takes "
+            f"{text_encoder.max_tokens}"
+        )
+    rows = text_encoder.vocab_size
+    beyond = sorted(token for token, id_ in tokenizer.vocabulary.items() if id_ >= rows)
+    if beyond:
+        raise InputError(
+            f"{folder}: the text encoder has embeddings for ids below {rows}, and the tokenizer gives "
+            f"higher ones to {len(beyond)} tokens, as {beyond[0]!r}; take the text encoder that was saved "
+            "with these tokens"
+        )
+    unused = sorted(set(range(rows)).difference(tokenizer.vocabulary.values()))
+    if unused:
+        warnings.warn(
+            f"{folder}: {len(unused)} of the text encoder's {rows} embeddings, from id {unused[0]} on, belong "
+            "to no token. If the model was taught a placeholder (textual inversion), that token is missing "
+            'from the tokenizer\'s files: add it to tokenizer/added_tokens.json, as {"<my-cat>": '
+            f"{unused[0]}}}",
+            UserWarning,
+            stacklevel=3,
         )
 
 

@@ -4,6 +4,8 @@ Runs on the host, before the text encoder. The pipeline is rebuilt from vocabula
 so it doesn't matter which version of which library wrote a checkpoint's tokenizer files.
 """
 
+import hashlib
+import json
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -58,6 +60,7 @@ class Tokenizer:
       start_id: id of the first token of every prompt.
       end_id: id of the token after the last word.
       pad_id: id that fills up to `length`: the end token in SD 1.x, `!` (0) in SD 2.x.
+      fingerprint: a hash of all that decides the ids, the same on every machine.
       length: tokens per prompt.
     """
 
@@ -65,6 +68,7 @@ class Tokenizer:
     start_id: int
     end_id: int
     pad_id: int
+    fingerprint: str = field(repr=False)
     length: int = LENGTH
 
     @classmethod
@@ -105,14 +109,20 @@ class Tokenizer:
         except Exception as error:  # the Rust library raises bare Exception
             raise InputError(f"{folder}: merges and vocabulary don't fit: {error}") from None
         backend = clip_pipeline(model)
-        backend.add_tokens(list((roles | added).values()))
+        searched = roles | added
+        backend.add_tokens(list(searched.values()))
         length = config.get("model_max_length")
         if length is None or (isinstance(length, int | float) and length > 10**6):
             length = LENGTH  # "no limit" is written as 1e30
         if not isinstance(length, int) or length < 2:
             raise InputError(f"{folder}/tokenizer_config.json: model_max_length is {length}")
-        ids = (vocabulary[token] for token in (start, end, pad))
-        return cls(backend, *ids, length=length)
+        ids = vocabulary[start], vocabulary[end], vocabulary[pad]
+        flags = [
+            (text, t.single_word, t.lstrip, t.rstrip, t.normalized) for text, t in searched.items()
+        ]
+        content = (vocabulary, merges, sorted(flags), unknown, ids, length)
+        fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return cls(backend, *ids, fingerprint, length=length)
 
     @property
     def vocabulary(self) -> dict[str, int]:

@@ -8,31 +8,19 @@ What the hub holds beside that one layout is written down in `ALIASES`.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import safetensors
 from jax.typing import DTypeLike
 from safetensors.numpy import save_file
 
 from uam_jax.errors import InputError
-from uam_jax.files import read_json
 from uam_jax.types import Params
-
-STEMS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
-"""Each network's folder in a checkpoint, and how its weight files' names begin."""
-
-ORBAX = "orbax"
-"""Folder beside `config.json` that holds a converted network's params."""
+from uam_jax.weight_files import ORBAX, STEMS, Stored, dotted, listed, open_orbax, open_safetensors
 
 
 class Alias(NamedTuple):
@@ -57,6 +45,19 @@ ALIASES = (
         r"^text_model\.embeddings\.position_ids$",
         None,
     ),
+    Alias(
+        "CLIP's projection to what texts and pictures have in common, and its temperature; Stable Diffusion "
+        "takes the states before them",
+        "text_encoder",
+        r"^(text_projection(\.weight)?|logit_scale)$",
+        None,
+    ),
+    Alias(
+        "CLIP's other half, for pictures, where the whole model was saved",
+        "text_encoder",
+        r"^(vision_model\.|visual_projection\.)",
+        None,
+    ),
     *(
         Alias(
             "VAE attention before diffusers 0.17",
@@ -72,11 +73,6 @@ ALIASES = (
         }.items()
     ),
 )
-
-
-class _Stored(NamedTuple):
-    shape: tuple[int, ...]
-    read: Callable[[], np.ndarray]
 
 
 def load_params(
@@ -109,12 +105,12 @@ def load_params(
     converted = (folder / ORBAX).is_dir()
     if converted:
         names = ["/".join(path) for path in paths]
-        found = _open_orbax(folder / ORBAX)
+        found = open_orbax(folder / ORBAX)
         wanted = dict(zip(names, shapes, strict=True))
         problems = _differences(wanted, {name: tensor.shape for name, tensor in found.items()})
     else:
         names = [torch_name(path) for path in paths]
-        found, problems = _rename(_open_safetensors(folder, component, variants), component)
+        found, problems = _rename(open_safetensors(folder, component, variants), component)
         wanted = {n: _torch_shape(p, s) for n, p, s in zip(names, paths, shapes, strict=True)}
         problems += _differences(
             {name: _squeezed(shape) for name, shape in wanted.items()},
@@ -125,13 +121,10 @@ def load_params(
             f"{folder}: these weights don't fit the network that config.json describes\n  "
             + "\n  ".join(problems)
         )
+    _refuse_dtypes(found)
 
     def load(name: str, path: tuple[str, ...]) -> tuple[jax.Array, bytes]:
         value = found.pop(name).read()
-        if value.dtype not in _FLOATS:
-            raise InputError(
-                f"{folder}: tensor {name} holds {value.dtype}, not floating-point numbers"
-            )
         if not np.isfinite(value).all():
             raise InputError(f"{folder}: tensor {name} holds NaN or infinite values")
         if not converted:
@@ -166,18 +159,18 @@ def save_safetensors(
 
     folder.mkdir(parents=True, exist_ok=True)
     stem = STEMS[component]
-    dotted = _dotted(variant)
+    dot = dotted(variant)
     if len(shards) == 1:
-        save_file(tensors, folder / f"{stem}{dotted}.safetensors", metadata={"format": "pt"})
+        save_file(tensors, folder / f"{stem}{dot}.safetensors", metadata={"format": "pt"})
         return
     weight_map = {}
     for i, shard in enumerate(shards, 1):
-        file = f"{stem}{dotted}-{i:05d}-of-{len(shards):05d}.safetensors"
+        file = f"{stem}{dot}-{i:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(shard, file)
     total = sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    index_file = folder / f"{stem}.safetensors.index{dotted}.json"
+    index_file = folder / f"{stem}.safetensors.index{dot}.json"
     index_file.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
@@ -187,33 +180,6 @@ def save_orbax(params: Params, folder: Path) -> None:
 
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((folder / ORBAX).absolute(), params)
-
-
-def weight_file(names: Collection[str], component: str, variants: Sequence[str], where: Any) -> str:
-    """Chooses the file to load among a folder's: of the first variant there is, whole or its index.
-
-    Raises:
-      InputError: there is none, or only pickles; the message begins with `where`.
-    """
-    stem = STEMS[component]
-    for dotted in map(_dotted, variants):
-        for name in (
-            f"{stem}{dotted}.safetensors",
-            f"{stem}.safetensors.index{dotted}.json",
-            f"{stem}{dotted}.safetensors.index.json",
-        ):
-            if name in names:
-                return name
-    pickles = sorted(name for name in names if name.endswith((".bin", ".ckpt", ".pt", ".pth")))
-    if pickles:
-        raise InputError(
-            f"{where}: only {', '.join(pickles)}, and loading a pickle can run code. Convert it once, in an "
-            "environment that may be harmed: load the model with diffusers and call "
-            "save_pretrained(folder, safe_serialization=True)"
-        )
-    tried = " or ".join(f"{stem}{_dotted(variant)}.safetensors" for variant in variants)
-    there = ", ".join(sorted(names)) or "nothing"
-    raise InputError(f"{where}: no {tried}, nor an index of shards; there is: {there}")
 
 
 def torch_name(path: Sequence[str]) -> str:
@@ -226,12 +192,7 @@ def torch_name(path: Sequence[str]) -> str:
     return ".".join((*modules, leaf))
 
 
-_FLOATS = (np.float16, jnp.bfloat16, np.float32, np.float64)
-_SHOWN = 12
-
-
-def _dotted(variant: str) -> str:
-    return f".{variant}" if variant else ""
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def _axes_to_torch(path: Sequence[str], ndim: int) -> tuple[int, ...]:
@@ -259,10 +220,10 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if shape[2:] == (1, 1) else shape
 
 
-def _rename(stored: dict[str, _Stored], component: str) -> tuple[dict[str, _Stored], list[str]]:
+def _rename(stored: dict[str, Stored], component: str) -> tuple[dict[str, Stored], list[str]]:
     """Brings every layout of `ALIASES` to one; says which names then stand for the same tensor."""
     aliases = [alias for alias in ALIASES if alias.component == component]
-    renamed: dict[str, _Stored] = {}
+    renamed: dict[str, Stored] = {}
     twice = []
     for old, tensor in stored.items():
         name: str | None = old
@@ -273,7 +234,7 @@ def _rename(stored: dict[str, _Stored], component: str) -> tuple[dict[str, _Stor
             twice.append(f"{old} (as {name})")
         elif name is not None:
             renamed[name] = tensor
-    return renamed, _listed("stored twice", twice)
+    return renamed, _told("stored twice", twice)
 
 
 def _cast(value: np.ndarray, dtype: DTypeLike | None, what: str) -> np.ndarray:
@@ -286,6 +247,19 @@ def _cast(value: np.ndarray, dtype: DTypeLike | None, what: str) -> np.ndarray:
     return cast
 
 
+def _refuse_dtypes(tensors: Mapping[str, Stored]) -> None:
+    """Refuses integers and what NumPy has no type for: 8-bit floats, quantised weights."""
+    others = [name for name, tensor in tensors.items() if tensor.dtype not in _FLOATS]
+    if others:
+        _, dtype, file, _ = tensors[others[0]]
+        raise InputError(
+            f"{file}: tensor {others[0]} holds {dtype}"
+            f"{f', as {len(others) - 1} more' if others[1:] else ''}, and weights are read as "
+            f"{', '.join(_FLOATS)} only. Load the model with diffusers, in torch.float16, and call "
+            "save_pretrained(folder), or take a copy that is stored so"
+        )
+
+
 def _differences(
     wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]
 ) -> list[str]:
@@ -295,74 +269,11 @@ def _differences(
         if name in found and found[name] != wanted[name]
     ]
     return [
-        *_listed("missing", [name for name in wanted if name not in found]),
-        *_listed("surplus", [name for name in found if name not in wanted]),
-        *_listed("of another shape", misshaped),
+        *_told("missing", [name for name in wanted if name not in found]),
+        *_told("surplus", [name for name in found if name not in wanted]),
+        *_told("of another shape", misshaped),
     ]
 
 
-def _listed(what: str, items: Sequence[str]) -> list[str]:
-    if not items:
-        return []
-    more = ["..."] if len(items) > _SHOWN else []
-    return [f"{len(items)} {what}: {'; '.join([*items[:_SHOWN], *more])}"]
-
-
-def _open_safetensors(folder: Path, component: str, variants: Sequence[str]) -> dict[str, _Stored]:
-    """Lists the tensors of a network's file or shards; each is read only when asked for."""
-    there = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    chosen = folder / weight_file(there, component, variants, folder)
-    return _open_shards(chosen) if chosen.suffix == ".json" else dict(_tensors(chosen))
-
-
-def _open_shards(index: Path) -> dict[str, _Stored]:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise InputError(f"{index}: not an index of shards (it has no weight_map)")
-    shards = sorted(set(map(str, weight_map.values())))
-    for shard in shards:
-        # An index is data from elsewhere: it may name files beside itself only.
-        if not re.fullmatch(r"[^/\\]+\.safetensors", shard):
-            raise InputError(f"{index}: {shard!r} is not the name of a safetensors file beside it")
-        if not (index.parent / shard).is_file():
-            raise InputError(f"{index}: its shard {shard} is missing; download it again")
-    found, places = {}, {}
-    for shard in shards:
-        for name, tensor in _tensors(index.parent / shard):
-            found[name], places[name] = tensor, shard
-    wrong = [name for name in {**weight_map, **places} if weight_map.get(name) != places.get(name)]
-    if wrong:
-        raise InputError(f"{index}: {_listed('not in the shard that it says', wrong)[0]}")
-    return found
-
-
-def _tensors(file: Path) -> Iterator[tuple[str, _Stored]]:
-    try:
-        handle = safetensors.safe_open(file, "numpy")
-        for name in handle.keys():  # noqa: SIM118 (the handle isn't a mapping)
-            shape = tuple(handle.get_slice(name).get_shape())
-            yield name, _Stored(shape, lambda name=name: handle.get_tensor(name))
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(
-            f"{file}: not a whole safetensors file ({error}); download it again "
-            "(a file of a few hundred bytes is a pointer that git-lfs left)"
-        ) from None
-
-
-def _open_orbax(folder: Path) -> dict[str, _Stored]:
-    import orbax.checkpoint as ocp  # as in save_orbax
-
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
-            as_numpy: Any = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            restored = checkpointer.restore(folder.absolute(), restore_args=as_numpy)
-    except Exception as error:  # Orbax and TensorStore raise many kinds
-        raise InputError(
-            f"{folder}: not a readable Orbax checkpoint ({type(error).__name__}); "
-            "run `uam convert` again"
-        ) from None
-    return {
-        "/".join(key.key for key in path): _Stored(leaf.shape, lambda leaf=leaf: leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(restored)
-    }
+def _told(what: str, items: Sequence[str]) -> list[str]:
+    return [f"{len(items)} {what}: {listed(items, '; ')}"] if items else []

@@ -1,5 +1,6 @@
 """What the networks promise without PyTorch: attention rules, precision, independence of rows, configurations."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -294,7 +295,7 @@ def test_text_encoder_is_causal() -> None:
         ("unet", "addition_embed_type", "text_time"),
         ("unet", "attention_head_dim", [3, 3]),
         ("unet", "block_out_channels", "wide"),
-        ("unet", "cross_attention_dim", [8, 8]),
+        ("unet", "cross_attention_dim", [8, 12]),
         ("unet", "down_block_types", ["CrossAttnDownBlock2D", "AttnDownBlock2D"]),
         ("unet", "norm_num_groups", 3),
         ("unet", "transformer_layers_per_block", [1, 2]),
@@ -315,6 +316,72 @@ def test_unsupported_configurations_are_named(component: str, key: str, value: A
         kind.from_dict(config | {key: value})
     message = str(caught.value)
     assert f"{component}/config.json" in message and key in message and repr(value) in message
+
+
+@pytest.mark.parametrize(
+    ("component", "key", "value"),
+    [
+        ("unet", "attention_head_dim", 0),
+        ("unet", "attention_head_dim", [2, "2"]),
+        ("unet", "block_out_channels", ["8", "8"]),
+        ("unet", "norm_num_groups", 0),
+        ("unet", "layers_per_block", True),
+        ("unet", "layers_per_block", [1, 2]),
+        ("unet", "sample_size", [8]),
+        ("unet", "sample_size", [8, "8"]),
+        ("unet", "sample_size", 0),
+        ("unet", "sample_size", True),
+        ("unet", "sample_size", {}),
+        ("vae", "scaling_factor", True),
+        ("vae", "scaling_factor", "0.2"),
+        ("text_encoder", "num_attention_heads", 0),
+    ],
+)
+def test_values_of_another_kind_are_named(component: str, key: str, value: Any) -> None:
+    test_unsupported_configurations_are_named(component, key, value)
+
+
+@pytest.mark.parametrize(
+    ("given", "side"),
+    [(64, 64), ([96, 96], 96), ([64, 144], 96), ([60, 80], 69), (None, 64)],
+)
+def test_a_sample_size_may_have_two_sides_or_none(given: Any, side: int) -> None:
+    """In place of two sides that of a square of their area; null is Stable Diffusion's."""
+    config = models.UNetConfig.from_dict(UNET | {"sample_size": given})
+    assert config == dataclasses.replace(models.UNetConfig.from_dict(UNET), sample_size=side)
+    assert models.VAEConfig.from_dict(VAE | {"sample_size": given}) == MODULES["vae"].config
+
+
+def test_one_value_for_all_levels_may_be_a_list() -> None:
+    """As diffusers allows."""
+    lists = {
+        "cross_attention_dim": [UNET["cross_attention_dim"]] * 2,
+        "layers_per_block": [UNET["layers_per_block"]] * 2,
+        "only_cross_attention": [False] * 2,
+        "transformer_layers_per_block": [1] * 2,
+        "attention_head_dim": [UNET["attention_head_dim"]] * 2,
+    }
+    assert models.UNetConfig.from_dict(UNET | lists) == MODULES["unet"].config
+
+
+def test_of_a_whole_clip_model_the_text_part_is_read() -> None:
+    """As transformers 4 wrote it, with all that text generation has."""
+    generation = {"length_penalty": 1.0, "max_length": 20, "num_beams": 1, "top_p": 1.0}
+    whole = {
+        "architectures": ["CLIPModel"],
+        "logit_scale_init_value": 2.6592,
+        "model_type": "clip",
+        "projection_dim": 8,
+        "text_config": TEXT | generation | {"model_type": "clip_text_model", "is_decoder": False},
+        "text_config_dict": None,
+        "vision_config": {"hidden_size": 24},
+    }
+    assert models.TextConfig.from_dict(whole) == MODULES["text_encoder"].config
+
+
+def test_whole_numbers_and_floats_are_the_same_config() -> None:
+    both = [models.UNetConfig.from_dict(UNET | {"freq_shift": value}) for value in (0, 0.0)]
+    assert repr(both[0]) == repr(both[1])
 
 
 def test_absent_keys_take_the_libraries_defaults() -> None:

@@ -4,9 +4,19 @@ import copy
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_files import INDEX, SCHEDULER, TEXT, UNET, VAE, write_checkpoint, write_json
+from checkpoint_files import (
+    CAPTIONS,
+    INDEX,
+    SCHEDULER,
+    TEXT,
+    UNET,
+    VAE,
+    write_checkpoint,
+    write_json,
+)
 
 from uam_jax.checkpoints import load_checkpoint
 from uam_jax.scenes.bpe import train_tokenizer
@@ -33,7 +43,7 @@ def save(networks: dict, folder: Path, **options: object) -> None:
         network.save_pretrained(folder / component, **options)
     write_json(folder / "model_index.json", INDEX)
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    train_tokenizer(["a red cube"], folder / "tokenizer", vocab_size=530)
+    train_tokenizer(CAPTIONS, folder / "tokenizer", vocab_size=TEXT["vocab_size"])
 
 
 def assert_every_tensor_arrived(params: dict, networks: dict) -> None:
@@ -90,3 +100,48 @@ def test_diffusers_loads_what_is_written_here(tmp_path: Path) -> None:
     )
     parts = {name: getattr(pipeline, name) for name in ("unet", "vae", "text_encoder")}
     assert_every_tensor_arrived(params, parts)
+
+
+@pytest.mark.parametrize("kind", ["CLIPModel", "CLIPTextModelWithProjection"])
+def test_more_than_the_text_encoder_may_be_saved(networks: dict, tmp_path: Path, kind: str) -> None:
+    """Where transformers' CLIPTextModel loads the same folder to the same states."""
+    save(networks, tmp_path)
+    text = transformers.CLIPTextConfig(**TEXT, projection_dim=6)
+    config = text
+    if kind == "CLIPModel":
+        vision = {"hidden_size": 12, "intermediate_size": 16, "num_attention_heads": 2}
+        vision |= {"num_hidden_layers": 1, "image_size": 8, "patch_size": 4, "projection_dim": 6}
+        config = transformers.CLIPConfig(
+            text_config=text.to_dict(), vision_config=vision, projection_dim=6
+        )
+    torch.manual_seed(1)
+    getattr(transformers, kind)(config).save_pretrained(tmp_path / "text_encoder")
+    theirs = transformers.CLIPTextModel.from_pretrained(tmp_path / "text_encoder")
+    checkpoint = load_checkpoint(tmp_path)
+    assert_every_tensor_arrived(checkpoint.params, networks | {"text_encoder": theirs})
+    ids = checkpoint.tokenizer.encode(["a red cube"])
+    params = checkpoint.params["text_encoder"]
+    ours = checkpoint.text_encoder.apply({"params": params}, jnp.asarray(ids))
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(ids).long()).last_hidden_state
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_textual_inversion_as_diffusers_saves_it(networks: dict, tmp_path: Path) -> None:
+    """A pipeline that learned a placeholder of two vectors, saved whole by diffusers."""
+    write_checkpoint(tmp_path / "plain")
+    index = json.loads((tmp_path / "plain" / "model_index.json").read_text())
+    write_json(tmp_path / "plain" / "model_index.json", index | {"safety_checker": [None, None]})
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+        tmp_path / "plain", safety_checker=None, requires_safety_checker=False
+    )
+    vectors = torch.tensor(np.random.default_rng(0).normal(size=(2, 8)), dtype=torch.float32)
+    pipeline.load_textual_inversion(vectors, token="<my-cat>")
+    pipeline.save_pretrained(tmp_path / "taught")
+    checkpoint = load_checkpoint(tmp_path / "taught")
+    text = pipeline.maybe_convert_prompt("a red <my-cat>", pipeline.tokenizer)
+    (ids,) = checkpoint.tokenizer.encode([text])
+    expected = pipeline.tokenizer(text, padding="max_length", max_length=77).input_ids
+    np.testing.assert_array_equal(ids, expected)
+    table = checkpoint.params["text_encoder"]["text_model"]["embeddings"]["token_embedding"]
+    np.testing.assert_array_equal(table["embedding"][ids[3:5]], vectors)
