@@ -14,11 +14,12 @@ REPOSITORY = Path(__file__).parent.parent
 # A unit is a module or a subpackage, with all in it that has no place of its own. It imports units of earlier lines.
 LAYERS = (
     {"errors"},
-    {"types", "atomic", "files", "formats", "parallel", "storage"},
+    {"types", "atomic", "files", "formats", "platforms", "storage"},
     {"images"},
     {
         "schedule",
         "plan",
+        "parallel",
         "models",
         "tokenizer",
         "weight_files",
@@ -63,7 +64,7 @@ LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 
 # Units that see nothing of the package but these, whatever their layer.
 ONLY = {
-    "models": {"errors", "types"},
+    "models": {"errors", "platforms", "types"},
     "images": {"errors", "formats"},
     "encoding": {"errors", "atomic", "formats", "images"},
     "mask_files": {"errors", "images"},

@@ -1,5 +1,6 @@
 """One program on one and on several devices: equal results, no exchange, and padding that nobody sees."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from test_pipeline import SMALL, TARGET, VARIANTS, assert_close, tiny_editor
 from uam_jax import Editor, InputError, programs
 from uam_jax.models.attention import attend
 from uam_jax.parallel import Devices, Program, program
+from uam_jax.platforms import Platform
 
 COLLECTIVES = re.compile(
     r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)\b"
@@ -139,13 +141,7 @@ def test_every_kind_of_edit_under_shard_map(
     editor: Editor, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a stand-in for the network: what matters is what the loops carry."""
-
-    def noise(self: Any, params: Any, latent: Any, step: Any, *rules: Any) -> Any:
-        text = jax.tree.leaves(rules)[0]
-        text = text.reshape(text.shape[0], -1)[:, -1].reshape(-1, 1, 1, 1)
-        return jnp.tanh(0.3 * latent + step.timestep / 1000) + text * jnp.cos(latent)
-
-    monkeypatch.setattr(programs.Network, "noise", noise)
+    monkeypatch.setattr(programs.Network, "noise", stand_in)
     config = SMALL.updated((VARIANTS | MASKED)[name])
     rng = np.random.default_rng(3)
     z0 = jnp.asarray(rng.normal(size=(3, 4, 4, 4)), jnp.float32)
@@ -163,6 +159,130 @@ def test_every_kind_of_edit_under_shard_map(
     assert_close(spread.masks, alone.masks)
     for signal, values in alone.signals.items():
         assert_close(spread.signals[signal], values, 1e-4)
+
+
+CONVOLUTION = "conv_general_dilated"
+
+
+def test_a_program_has_the_form_of_its_platform(editor: Editor) -> None:
+    """Small convolutions are products on a CPU alone; the network's own trace is not taken for another's."""
+    z0 = jnp.zeros((2, 4, 4, 4))
+    arguments = (
+        editor.inverter.network,
+        editor.params["unet"],
+        z0,
+        None,
+        editor.condition(""),
+        1.0,
+    )
+    static = {"uniformity": 0.0, "steps": 2, "levels": (0, 2)}
+    for name, products in (("cpu", True), ("tpu", False), ("cpu", True)):
+        for on in (None, Devices.local(2)):
+            traced = programs.invert.trace(*arguments, **static, on=on, platform=Platform(name))
+            assert (CONVOLUTION in str(traced.jaxpr)) != products
+    assert CONVOLUTION not in str(programs.invert.trace(*arguments, **static).jaxpr)
+    lowered = programs.decode.lower(
+        editor.checkpoint.vae, editor.params["vae"], z0, platform=Platform("tpu")
+    )
+    assert "stablehlo.convolution" in lowered.as_text()
+
+
+def test_the_platform_is_that_of_the_devices_that_are_run_on(
+    editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pretended(device: Any) -> Platform:
+        return Platform("tpu" if device.id >= 3 else "cpu")
+
+    monkeypatch.setattr(Platform, "of", pretended)
+    vae, params, z0 = editor.checkpoint.vae, editor.params["vae"], jnp.ones((2, 4, 4, 4))
+    expected = programs.decode(vae, params, z0)
+    far = jax.devices()[3]
+    arguments = [
+        ((vae, params, jax.device_put(z0, far)), None, True),
+        ((vae, jax.device_put(params, far), z0), None, True),
+        ((vae, params, z0), Devices(tuple(jax.devices()[3:5])), True),
+        ((vae, params, z0), Devices.local(2), False),
+        ((vae, jax.device_put(params, jax.devices()[1]), jax.device_put(z0, far)), None, False),
+    ]
+    for given, on, convolves in arguments:
+        traced = str(programs.decode.trace(*given, on=on).jaxpr)
+        # The VAE's first layer, 1x1, has but one form.
+        assert (traced.count(f"{CONVOLUTION}[") > 1) == convolves
+        made = programs.decode(*given, on=on)
+        assert made.devices() == set(on.devices if on else [jax.devices()[3 if convolves else 1]])
+        assert_close(made, expected)
+    there = dataclasses.replace(
+        editor.checkpoint, params=jax.device_put(editor.params, jax.devices()[3])
+    )
+    assert Editor(there).platform == editor.on(Devices(tuple(jax.devices()[3:5]))).platform
+    assert Editor(there).platform.name == "tpu" and editor.platform.name == "cpu"
+
+
+def test_an_editor_comes_back_to_one_device(editor: Editor) -> None:
+    back = editor.on(Devices.local(2)).on(None)
+    assert back.encode(np.zeros((1, 8, 8, 3), np.float32)).devices() == {jax.devices()[0]}
+
+
+def sharded(tree: Any, count: int, axis: int = 0) -> Any:
+    """Arrays as a caller's own program would leave them: split over a mesh of other devices than ours."""
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[-count:]), ("own",))
+    spec = jax.sharding.PartitionSpec(*[None] * axis, "own")
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, spec))
+
+
+PLACES = {
+    "device": lambda tree, axis=0: jax.device_put(tree, jax.devices()[5]),
+    "mesh": lambda tree, axis=0: sharded(tree, 2, axis),
+    "two": lambda tree, axis=0: Devices.local(2).replicate(tree),
+}
+
+
+@pytest.mark.parametrize("mode", ["one", "shard_map", "pmap"])
+def test_arrays_may_lie_on_any_devices(
+    editor: Editor, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs.Network, "noise", stand_in)
+    for each in LOOPS:
+        each.clear_cache()
+    config = SMALL.updated({"steps": 3, "source": "anchored", "preserve": "pixels"})
+    rng = np.random.default_rng(3)
+    images = jnp.asarray(rng.uniform(-1, 1, (4, 8, 8, 3)), jnp.float32)
+    masks, targets = jnp.ones((4, 8, 8)), [[TARGET, "a cube"]] * 4
+    z0 = editor.encode(images)
+    inversion = editor.invert(z0, uniformity=0.0, steps=3, keep="all")
+    expected = editor.edit(images, targets, masks=masks, inversions=inversion, config=config)
+    rebuilt = editor.reconstruct(inversion)
+    prepared = editor.prepare(z0, images=images, config=config)
+
+    runs = editor if mode == "one" else editor.on(Devices.local(3, mode))
+    for name, put in PLACES.items():
+        latents = put(z0)
+        assert_close(runs.encode(put(images)), z0)
+        assert_close(runs.decode(latents), editor.decode(z0))
+        assert_close(runs.invert(latents, uniformity=0.0, steps=3).at(3), inversion.at(3))
+        assert_close(runs.reconstruct(put(inversion, 1)), rebuilt)
+        elsewhere = PLACES["device" if name != "device" else "mesh"]
+        result = runs.edit(
+            put(images), targets, masks=elsewhere(masks),
+            inversions=elsewhere(inversion, 1), config=config,
+        )  # fmt: skip
+        assert_close(result.images, expected.images)
+        assert_close(result.error_map, expected.error_map)
+        result = runs.edit_latents(
+            elsewhere(z0), targets, masks=put(masks), inversions=put(inversion, 1),
+            config=config, images=put(images),
+        )  # fmt: skip
+        assert_close(result.latents, expected.latents)
+    assert_close(runs.edit_prepared(prepared, targets).error_map, expected.error_map)
+    for each in LOOPS:
+        each.clear_cache()
+
+
+def stand_in(self: Any, params: Any, latent: Any, step: Any, *rules: Any) -> Any:
+    """In place of `Network.noise`."""
+    text = jax.tree.leaves(rules)[0]
+    text = text.reshape(text.shape[0], -1)[:, -1].reshape(-1, 1, 1, 1)
+    return jnp.tanh(0.3 * latent + step.timestep / 1000) + text * jnp.cos(latent)
 
 
 def compiled_text(each: Program, args: Any, kwargs: Any) -> str:

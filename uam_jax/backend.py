@@ -151,7 +151,9 @@ def describe_machine() -> dict[str, Any]:
     """Versions and devices, for a summary."""
     import jax
 
-    [device] = jax.numpy.zeros(()).devices()  # where arrays go, however that was chosen
+    from uam_jax.platforms import default_device
+
+    device = default_device()
     return {
         "versions": versions("uam_jax", "jax", "jaxlib", "flax"),
         "device": f"{device.platform}: {device.device_kind}",
@@ -197,7 +199,7 @@ def describe_model(editor: "Editor") -> dict[str, Any]:
         "native_size": editor.native_size,
         "size_multiple": editor.size_multiple,
         "latent_channels": editor.latent_channels,
-        "attention": programs.attention_of(network),
+        "attention": programs.attention_of(network, editor.platform),
         "gflop_per_evaluation": {name: count and count / 1e9 for name, count in flops.items()},
     }
 

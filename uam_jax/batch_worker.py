@@ -88,7 +88,7 @@ class EditWorker:
                 batch.bucket.size,
                 settings.dtype,
                 settings.precision,
-                jax.default_backend(),
+                self.editor.platform.name,
             )
             digests = [
                 hashlib.sha256(f"{made_with}".encode() + picture.tobytes()).hexdigest()

@@ -97,7 +97,6 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
       InputError: no such model, device or configuration.
     """
     backend.configure(device=case.device, devices=case.devices, precision=case.precision)  # type: ignore[arg-type]
-    import jax
 
     from uam_jax.parallel import Devices
 
@@ -110,9 +109,9 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
     peak = case.peak * 1e12 if case.peak else peak_flops(kind, case.dtype, precision)
     say("counting operations")
     flops = _flops_per_evaluation(editor, case.size)
-    product = _product_rate(case.dtype, jax.default_backend())
+    product = _product_rate(case.dtype, devices.platform.name)
     # What a CPU can do is shared by the devices that it is divided into.
-    apart = 1 if jax.default_backend() == "cpu" else case.devices
+    apart = 1 if devices.platform.name == "cpu" else case.devices
     rows = []
     for task in case.tasks:
         say(f"{task}, compiling")

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -22,7 +21,6 @@ from uam_jax.types import Image, Latent
 Signals = dict[str, Float[Array, "t"]]
 
 
-@jax.jit
 def error_map(images: Image, rebuilt: Image) -> Float[Array, "b height width"]:
     """Absolute difference of two pictures, mean over channels, as a share of the range."""
     return jnp.abs(images - rebuilt).mean(axis=-1) / 2

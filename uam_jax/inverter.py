@@ -46,7 +46,7 @@ class Inverter:
 
     Attributes:
       checkpoint: networks, weights, tokenizer, schedule.
-      devices: over which batches are split; None: JAX's default device.
+      devices: over which batches are split; None: where the weights were put, or else JAX's default device.
     """
 
     checkpoint: Checkpoint

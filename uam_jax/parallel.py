@@ -7,11 +7,20 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
 
 from uam_jax.errors import InputError
+from uam_jax.platforms import Platform, default_device, tracing_for
 
 Mode = Literal["shard_map", "pmap"]
 _AXIS = "data"
@@ -38,8 +47,7 @@ class Devices:
         """
         if mode not in get_args(Mode):
             raise InputError(f"parallel is {mode!r}: choose {' or '.join(get_args(Mode))}")
-        [first] = jnp.zeros(()).devices()  # the default device's platform, however that was chosen
-        found = jax.local_devices(backend=first.platform)
+        found = jax.local_devices(backend=default_device().platform)
         if count is not None and not 1 <= count <= len(found):
             raise InputError(f"{count} devices asked for, and JAX finds {len(found)} here")
         return cls(tuple(found[:count]), mode)
@@ -52,17 +60,34 @@ class Devices:
         """All devices along one axis."""
         return Mesh(np.asarray(self.devices), (_AXIS,), axis_types=(AxisType.Auto,))
 
+    @property
+    def platform(self) -> Platform:
+        """The kind of the devices."""
+        return Platform.of(self.devices[0])
+
     def replicate(self, tree: Any) -> Any:
         """Copies arrays to every device."""
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
 
+def gather(tree: Any) -> Any:
+    """Arrays that were put anywhere on JAX's default device, the others as they are."""
+    place = SingleDeviceSharding(default_device())
+    return jax.tree.map(functools.partial(_bring, place=place), tree)
+
+
+def platform_of(shared: Any, on: Devices | None = None) -> Platform:
+    """The kind of device that programs with these weights run on."""
+    return on.platform if on else _platform(_place([shared], [None]))
+
+
 class Program:
     """A pure function, compiled once for each set of shapes, static arguments and devices.
 
-    Calling it with `on=None` runs it where its arguments are. With devices, every argument with a batch
-    axis is padded to a multiple of their number by repeating its last example, and split; the padding
-    is cut off the results.
+    Calling it with `on=None` runs it where its shared arguments (the weights) were put, or else its batch,
+    or else on JAX's default device. With devices, every argument with a batch axis is padded to a multiple
+    of their number by repeating its last example, and split; the padding is cut off the results. Wherever
+    the caller's arrays are, they are brought there.
     """
 
     def __init__(
@@ -94,18 +119,46 @@ class Program:
     def __call__(self, *args: Any, on: Devices | None = None, **kwargs: Any) -> Any:
         """Runs the function."""
         static, arrays = self._split(args, kwargs)
-        run = self.compiled(on, static)
         if on is None:
-            return run(*arrays)
+            place = _place(arrays, self._axes)
+            arrays = jax.tree.map(functools.partial(_bring, place=place), arrays)
+            return self._compiled(on, _platform(place), static)(*arrays)
         count = _batch(arrays, self._axes)
         arrays = _map(arrays, self._axes, functools.partial(_pad, multiple=len(on)))
-        result = run(*arrays)
+        arrays = _spread(arrays, self._axes, on)
+        result = self._compiled(on, on.platform, static)(*arrays)
         return _map(result, self._out, functools.partial(_cut, count=count))
 
-    def lower(self, *args: Any, on: Devices | None = None, **kwargs: Any) -> Any:
-        """The lowered program for these arguments, to look into."""
+    def trace(
+        self,
+        *args: Any,
+        on: Devices | None = None,
+        platform: Platform | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The traced program for these arguments, to look into or to lower.
+
+        Args:
+          *args: the function's.
+          on: devices; not in the mode "pmap".
+          platform: that it is made for, if not that on which it would run here.
+          **kwargs: the function's.
+        """
         static, arrays = self._split(args, kwargs)
-        return self.compiled(on, static).lower(*arrays)
+        if platform is None:
+            platform = on.platform if on else _platform(_place(arrays, self._axes))
+        return self._compiled(on, platform, static).trace(*arrays)
+
+    def lower(
+        self,
+        *args: Any,
+        on: Devices | None = None,
+        platform: Platform | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """`trace`, lowered; for another platform also where there is no device of it."""
+        traced = self.trace(*args, on=on, platform=platform, **kwargs)
+        return traced.lower(lowering_platforms=platform and (platform.lowering,))
 
     def _split(self, args: Any, kwargs: Any) -> tuple[tuple[tuple[str, Any], ...], tuple[Any, ...]]:
         given = self._signature.bind(*args, **kwargs)
@@ -113,11 +166,14 @@ class Program:
         static = tuple((name, given.arguments[name]) for name in sorted(self._static))
         return static, tuple(given.arguments[name] for name in self._arrays)
 
-    def compiled(self, on: Devices | None, static: tuple[tuple[str, Any], ...]) -> Any:
+    def _compiled(
+        self, on: Devices | None, platform: Platform, static: tuple[tuple[str, Any], ...]
+    ) -> Any:
         """The jitted function of the array arguments, in order."""
-        if (on, static) not in self._jitted:
-            self._jitted[on, static] = self._jit(on, static)
-        return self._jitted[on, static]
+        key = on, platform, static
+        if key not in self._jitted:
+            self._jitted[key] = self._jit(*key)
+        return self._jitted[key]
 
     @property
     def compilations(self) -> int:
@@ -128,9 +184,13 @@ class Program:
         """Forgets all compiled programs."""
         self._jitted.clear()
 
-    def _jit(self, on: Devices | None, static: tuple[tuple[str, Any], ...]) -> Any:
+    def _jit(
+        self, on: Devices | None, platform: Platform, static: tuple[tuple[str, Any], ...]
+    ) -> Any:
         def bound(*arrays: Any) -> Any:
-            return self._function(**dict(zip(self._arrays, arrays, strict=True)), **dict(static))
+            given = dict(zip(self._arrays, arrays, strict=True))
+            with tracing_for(platform):
+                return self._function(**given, **dict(static))
 
         bound.__name__ = self._function.__name__
         donate = [index for index, name in enumerate(self._arrays) if name in self._donated]
@@ -154,13 +214,7 @@ class _Mapped:
     def __call__(self, *arrays: Any) -> Any:
         # Leaf by leaf: trees may check the shapes that they are built with.
         leaves, tree = jax.tree.flatten(arrays)
-        axes: list[int | None] = []
-        jax.tree.map(
-            lambda axis, part: axes.extend([axis] * len(jax.tree.leaves(part))),
-            self._axes,
-            arrays,
-            is_leaf=_is_none,
-        )
+        axes = _leaf_axes(arrays, self._axes)
         if tree not in self._mapped:
             self._mapped[tree] = jax.pmap(
                 lambda *leaves: self._function(*tree.unflatten(leaves)),
@@ -204,6 +258,55 @@ def _map(tree: Any, axes: Any, change: Callable[[Any, int], Any]) -> Any:
         return subtree if axis is None else jax.tree.map(lambda leaf: change(leaf, axis), subtree)
 
     return jax.tree.map(below, axes, tree, is_leaf=_is_none)
+
+
+def _leaf_axes(tree: Any, axes: Any) -> list[int | None]:
+    """The axis of every leaf, in order."""
+    found: list[int | None] = []
+
+    def below(axis: int | None, subtree: Any) -> None:
+        found.extend([axis] * len(jax.tree.leaves(subtree)))
+
+    jax.tree.map(below, axes, tree, is_leaf=_is_none)
+    return found
+
+
+def _is_placed(leaf: Any) -> bool:
+    """Whether somebody has put an array where it is; others JAX takes along by itself."""
+    concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    return concrete and leaf.committed
+
+
+def _place(arrays: Any, axes: Any) -> Sharding:
+    """Where a program without devices runs: one device, or weights' mesh, all of it doing the same."""
+    leaves = list(zip(jax.tree.leaves(arrays), _leaf_axes(arrays, axes), strict=True))
+    for leaf, axis in sorted(leaves, key=lambda each: each[1] is not None):
+        if not _is_placed(leaf):
+            continue
+        if len(leaf.sharding.device_set) == 1:
+            return SingleDeviceSharding(*leaf.sharding.device_set)
+        if axis is None and isinstance(leaf.sharding, NamedSharding):
+            return NamedSharding(leaf.sharding.mesh, PartitionSpec())
+    return SingleDeviceSharding(default_device())
+
+
+def _platform(place: Sharding) -> Platform:
+    return Platform.of(next(iter(place.device_set)))
+
+
+def _bring(leaf: Any, place: Sharding) -> Any:
+    elsewhere = _is_placed(leaf) and leaf.sharding.device_set != place.device_set
+    return jax.device_put(leaf, place) if elsewhere else leaf
+
+
+def _spread(arrays: Any, axes: Any, on: Devices) -> Any:
+    """Every array that has a place on its part of the devices."""
+    leaves, tree = jax.tree.flatten(arrays)
+    places = [NamedSharding(on.mesh, _specs(axis)) for axis in _leaf_axes(arrays, axes)]
+    return tree.unflatten(
+        jax.device_put(leaf, place) if _is_placed(leaf) and leaf.sharding != place else leaf
+        for leaf, place in zip(leaves, places, strict=True)
+    )
 
 
 def _batch(tree: Any, axes: Any) -> int:

@@ -19,13 +19,14 @@ from jaxtyping import Array, Float
 from uam_jax import programs
 from uam_jax.checkpoints import Checkpoint, load_checkpoint
 from uam_jax.compose import keep_unedited
-from uam_jax.confidence import Calibration, Signals, error_map
+from uam_jax.confidence import Calibration, Signals
 from uam_jax.config import EditConfig
 from uam_jax.errors import InputError
 from uam_jax.inversion import Inversion, InversionKey
 from uam_jax.inverter import Inverter, Shares
-from uam_jax.parallel import Devices
+from uam_jax.parallel import Devices, gather, platform_of
 from uam_jax.plan import Plan
+from uam_jax.platforms import Platform
 from uam_jax.requests import (
     Prompts,
     Targets,
@@ -117,7 +118,7 @@ class Editor:
 
     Attributes:
       checkpoint: networks, weights, tokenizer, schedule.
-      devices: over which batches are split; None: JAX's default device.
+      devices: over which batches are split; None: where the weights were put, or else JAX's default device.
     """
 
     checkpoint: Checkpoint
@@ -148,16 +149,21 @@ class Editor:
         return cls(load_checkpoint(model, dtype=dtype, variant=variant, revision=revision))
 
     def on(self, devices: Devices | None) -> Self:
-        """The same model with its weights on every device, each taking its part of a batch."""
-        checkpoint = self.checkpoint
-        if devices is not None:
-            checkpoint = replace(checkpoint, params=devices.replicate(checkpoint.params))
+        """The same model with its weights on every device, each taking its part of a batch; None: on one."""
+        params = self.params
+        params = gather(params) if devices is None else devices.replicate(params)
+        checkpoint = replace(self.checkpoint, params=params)
         return replace(self, checkpoint=checkpoint, devices=devices)
 
     @property
     def inverter(self) -> Inverter:
         """Inversions one level deeper: levels, trajectories, clean estimates."""
         return Inverter(self.checkpoint, self.devices)
+
+    @property
+    def platform(self) -> Platform:
+        """The kind of device that this runs on."""
+        return platform_of(self.params, self.devices)
 
     @property
     def name(self) -> str:
@@ -493,7 +499,7 @@ class Editor:
             masks=jax.image.resize(trace.free, (t, h * factor, w * factor), "linear"),
             evaluations=prepared.evaluations + len(targets) * plan.edit_evaluations,
             source_index=source_index,
-            error_map=error_map(prepared.images, prepared.rebuilt),
+            error_map=programs.error_map(prepared.images, prepared.rebuilt, on=self.devices),
             signals=signals,
             confidence=self.calibration.confidence(signals),
             review=self.calibration.review(signals),

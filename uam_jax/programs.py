@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from uam_jax import ddim
+from uam_jax import confidence, ddim
 from uam_jax.confidence import Signals, edit_signals
 from uam_jax.edit import EditTrace
 from uam_jax.edit import edit as run_branches
@@ -27,8 +27,9 @@ from uam_jax.models import (
     uniform_attention,
     uniform_vectors,
 )
-from uam_jax.parallel import program
+from uam_jax.parallel import platform_of, program
 from uam_jax.plan import Plan
+from uam_jax.platforms import Platform, tracing_for
 from uam_jax.predictors import Network, branch_predictor, predictor
 from uam_jax.types import Conditioning, Image, Latent, Params, Regions, Scalar
 
@@ -195,6 +196,12 @@ def signals(images: Image, rebuilt: Image, z0: Latent, start: Latent, trace: Edi
     return edit_signals(images, rebuilt, z0, start, trace)
 
 
+@program(static=[], batched={"images": 0, "rebuilt": 0}, out=0)
+def error_map(images: Image, rebuilt: Image) -> Float[Array, "b height width"]:
+    """See `confidence.error_map`."""
+    return confidence.error_map(images, rebuilt)
+
+
 def evaluation_flops(
     network: Network,
     params: Params,
@@ -225,7 +232,8 @@ def evaluation_flops(
         rule = uniform_attention(vectors) if uniform else text_attention(states)
         return network.noise(params, latent, step, rule)
 
-    lowered = jax.jit(evaluate).lower(params, condition.states, vectors)
+    with tracing_for(platform_of(params)):
+        lowered = jax.jit(evaluate).lower(params, condition.states, vectors)
     try:
         costs: Any = lowered.cost_analysis()
     except NotImplementedError:  # on this backend
@@ -233,12 +241,12 @@ def evaluation_flops(
     return float(costs["flops"]) if costs and "flops" in costs else None
 
 
-def attention_of(network: Network) -> str:
-    """What computes the U-Net's self-attention here at the native size: "cudnn", "xla", "chunked", or several."""
-    config, device = network.unet.config, jax.devices()[0]
+def attention_of(network: Network, platform: Platform) -> str:
+    """What computes the U-Net's self-attention there at the native size: "cudnn", "xla", "chunked", or several."""
+    config = network.unet.config
     found = set()
     for level, (width, heads) in enumerate(zip(config.channels, config.heads, strict=True)):
         pixels = (config.sample_size // 2**level) ** 2
         shape = (1, pixels, heads, width // heads)
-        found.add(attention_backend(shape, network.unet.dtype, device))
+        found.add(attention_backend(shape, network.unet.dtype, platform))
     return " and ".join(sorted(found))

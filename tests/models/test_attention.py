@@ -1,6 +1,5 @@
 """Attention in chunks: the definition's result, where the logits would fill the memory."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ from jax import Array
 
 from uam_jax import models
 from uam_jax.models import attention
+from uam_jax.platforms import Platform, tracing_for
 
 
 def draw(seed: int, *shape: int) -> Array:
@@ -65,18 +65,14 @@ def test_many_logits_are_chunked(monkeypatch: Any, dtype: Any, near: float) -> N
     assert len(calls) == 3 and calls[1] <= 1000
 
 
-HOPPER, AMPERE, TURING, VOLTA, AMD, OTHER = (
-    SimpleNamespace(compute_capability="9.0"),
-    SimpleNamespace(compute_capability="8.0"),
-    SimpleNamespace(compute_capability="7.5"),
-    SimpleNamespace(compute_capability="7.0"),
-    SimpleNamespace(compute_capability="gfx90a"),
-    SimpleNamespace(),
+HOPPER, AMPERE, TURING, VOLTA = (
+    Platform("gpu", capability) for capability in ((9, 0), (8, 0), (7, 5), (7, 0))
 )
+AMD, OTHER = Platform("gpu"), Platform("tpu")
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "device", "backend"),
+    ("shape", "dtype", "platform", "backend"),
     [
         ((1, 64, 8, 40), jnp.bfloat16, HOPPER, "cudnn"),
         ((1, 64, 8, 128), jnp.float16, AMPERE, "cudnn"),
@@ -90,13 +86,13 @@ HOPPER, AMPERE, TURING, VOLTA, AMD, OTHER = (
     ],
 )
 def test_fused_attention_only_where_it_works(
-    shape: tuple, dtype: Any, device: Any, backend: str
+    shape: tuple, dtype: Any, platform: Platform, backend: str
 ) -> None:
-    assert models.attention_backend(shape, dtype, device) == backend
+    assert models.attention_backend(shape, dtype, platform) == backend
 
 
 @pytest.mark.parametrize(
-    ("shape", "keys", "dtype", "device", "backend"),
+    ("shape", "keys", "dtype", "platform", "backend"),
     [
         ((1, 4096, 8, 40), None, jnp.float32, OTHER, "chunked"),
         ((1, 4096, 8, 40), 77, jnp.float32, OTHER, "xla"),
@@ -108,12 +104,24 @@ def test_fused_attention_only_where_it_works(
     ],
 )
 def test_chunked_where_logits_are_many_and_nothing_is_fused(
-    shape: tuple, keys: int | None, dtype: Any, device: Any, backend: str
+    shape: tuple, keys: int | None, dtype: Any, platform: Platform, backend: str
 ) -> None:
-    assert models.attention_backend(shape, dtype, device, keys=keys) == backend
+    assert models.attention_backend(shape, dtype, platform, keys=keys) == backend
 
 
 def test_logits_are_never_all_in_memory() -> None:
     x = jax.ShapeDtypeStruct((1, 4096, 8, 40), jnp.float32)
     memory = jax.jit(attention.attend).lower(x, x, x).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 8 * 4096**2 * 4 / 4
+
+
+@pytest.mark.parametrize(("platform", "backend"), [(AMPERE, "cudnn"), (AMD, "xla"), (OTHER, "xla")])
+def test_the_form_is_that_of_the_platform_traced_for(
+    platform: Platform, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = []
+    monkeypatch.setattr(attention, "_attend", lambda q, k, v, backend: chosen.append(backend) or q)
+    x = jax.ShapeDtypeStruct((1, 64, 8, 40), jnp.bfloat16)
+    with tracing_for(platform):
+        jax.eval_shape(attention.attend, x, x, x)
+    assert chosen == [backend]

@@ -6,7 +6,6 @@ rule closes over is a pytree (`Partial`), so that one trace of the network serve
 
 import functools
 import math
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -17,7 +16,9 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Shaped
 
+from uam_jax import platforms
 from uam_jax.models.layers import Dense
+from uam_jax.platforms import Platform
 from uam_jax.types import AttentionRule, AttentionSite, Params
 
 Backend = Literal["cudnn", "xla", "chunked"]
@@ -73,7 +74,7 @@ def attend(
     """
     k, v = (jnp.broadcast_to(x, (q.shape[0], *x.shape[1:])) for x in (k, v))
     if backend is None:
-        backend = attention_backend(q.shape, q.dtype, jax.devices()[0], keys=k.shape[1])
+        backend = attention_backend(q.shape, q.dtype, platforms.current(), keys=k.shape[1])
     return _attend(q, k, v, backend)
 
 
@@ -91,7 +92,7 @@ def _attend(q: Array, k: Array, v: Array, backend: Backend) -> Array:
 
 
 def attention_backend(
-    shape: Sequence[int], dtype: Any, device: Any, *, keys: int | None = None
+    shape: Sequence[int], dtype: Any, platform: Platform, *, keys: int | None = None
 ) -> Backend:
     """Which implementation computes `attend`: `"cudnn"` (fused), `"xla"` or `"chunked"`.
 
@@ -104,14 +105,13 @@ def attention_backend(
     Args:
       shape: of the queries, (b, n, heads, d).
       dtype: of the queries.
-      device: JAX's, that computes it.
+      platform: that computes it.
       keys: how many there are; as many as queries if not given.
     """
     half = jnp.dtype(dtype) in (jnp.dtype(jnp.float16), jnp.dtype(jnp.bfloat16))
     batch, queries, heads, width = shape
-    # "8.0" on NVIDIA's GPUs, "gfx90a" and the like on others, nothing on a CPU or TPU.
-    capability = re.fullmatch(r"(\d+)\.\d+", str(getattr(device, "compute_capability", "")))
-    if capability and int(capability[1]) >= 8 and half and width <= 128 and width % 8 == 0:
+    fused = platform.capability is not None and platform.capability >= (8, 0)
+    if fused and half and width <= 128 and width % 8 == 0:
         return "cudnn"
     logits = batch * heads * queries * (queries if keys is None else keys)
     return "chunked" if logits > _MOST_LOGITS else "xla"

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from uam_jax import platforms
 from uam_jax.types import Params
 
 
@@ -96,7 +97,7 @@ def _convolve(lhs: Array, rhs: Array, strides: Any, padding: Any, **options: Any
     margin = len(rhs) // 2
     same = padding == [(margin, margin)] * 2 or (padding == "SAME" and tuple(strides) == (1, 1))
     small = lhs.shape[1] * lhs.shape[2] <= 64 and lhs.dtype == jnp.float32
-    if not (same and small and jax.default_backend() == "cpu"):
+    if not (same and small and platforms.current().name == "cpu"):
         return lax.conv_general_dilated(lhs, rhs, strides, padding, **options)
     (_, h, w, _), (down, right) = lhs.shape, strides
     # Where a picture is one pixel high or wide, all but the kernel's middle meets padding.
