@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -28,11 +28,6 @@ def load(source: Path | bytes) -> tuple[str, np.ndarray]:
 
 def png(width: int, height: int, colour_type: int, depth: int, data: bytes) -> bytes:
     """A PNG of any header, also of those that Pillow doesn't write."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(name + content))
-        return struct.pack(">I", len(content)) + name + content + checksum
-
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     return b"".join(
         [
@@ -42,3 +37,36 @@ def png(width: int, height: int, colour_type: int, depth: int, data: bytes) -> b
             chunk(b"IEND", b""),
         ]
     )
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return (
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+    )
+
+
+def with_chunk(content: bytes, added: bytes, *, before: bytes = b"IDAT") -> bytes:
+    """A PNG file with one more chunk before the first of a name."""
+    at = content.index(before) - 4
+    return content[:at] + added + content[at:]
+
+
+def xmp(orientation: int | str) -> bytes:
+    """An XMP packet that says which way is up."""
+    return (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+        'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        f'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{orientation}"/>'
+        "</rdf:RDF></x:xmpmeta>"
+    ).encode()
+
+
+def exif(orientation: int) -> bytes:
+    """EXIF that says which way is up."""
+    block = Image.Exif()
+    block[ExifTags.Base.Orientation] = orientation
+    return block.tobytes()

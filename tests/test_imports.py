@@ -14,7 +14,8 @@ REPOSITORY = Path(__file__).parent.parent
 # A unit is a module or a subpackage, with all in it that has no place of its own. It imports units of earlier lines.
 LAYERS = (
     {"errors"},
-    {"types", "atomic", "files", "formats", "platforms", "storage"},
+    {"types", "atomic", "files", "formats", "platforms", "png", "storage"},
+    {"metadata"},
     {"images"},
     {
         "schedule",
@@ -65,8 +66,9 @@ LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 # Units that see nothing of the package but these, whatever their layer.
 ONLY = {
     "models": {"errors", "platforms", "types"},
-    "images": {"errors", "formats"},
-    "encoding": {"errors", "atomic", "formats", "images"},
+    "images": {"errors", "formats", "metadata", "png"},
+    "metadata": {"png"},
+    "encoding": {"errors", "atomic", "formats", "images", "metadata"},
     "mask_files": {"errors", "images"},
 }
 
@@ -75,7 +77,7 @@ RESERVED = {
     "models": {"checkpoints", "predictors", "programs", "shapes"},
     "flax": {"models"},
     "matplotlib": {"plots"},
-    "PIL": {"encoding", "formats", "images", "mask_files", "grid"},
+    "PIL": {"encoding", "formats", "grid", "images", "mask_files", "metadata"},
     "pillow_heif": {"formats"},
     "optax": set(),
     "torch": set(),

@@ -2,15 +2,17 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8, UInt16
 from PIL import Image
 
 from uam_jax.atomic import write_files
 from uam_jax.errors import InputError
-from uam_jax.formats import ALIASES, WRITTEN
+from uam_jax.formats import ALIASES, WRITTEN, Format
 from uam_jax.images import LUMA, Picture, by, quietly, resize, warn
+from uam_jax.metadata import has_blocks, with_resolution, without_blocks
 
 
 def output_format(path: str | Path, like: Picture) -> str:
@@ -35,8 +37,22 @@ def output_format(path: str | Path, like: Picture) -> str:
         raise InputError(f"{path}: {name} holds at most {kind.max_side} pixels a side; choose .png")
     if like.levels > 255 and not kind.deep:
         warn(f"{path}: {name} holds 8 bits of the original's 16; .png and .tiff hold them all")
+    elif like.levels > 255 and like.alpha is not None and name != "PNG":
+        warn(
+            f"{path}: {name} holds 8 bits of the original's 16 beside transparency; .png holds all"
+        )
     if like.icc_profile and not kind.icc:
         warn(f"{path}: {name} holds no colour profile; .png, .tiff and .jpg do")
+    elif like.icc_profile and len(like.icc_profile) > kind.icc:
+        warn(
+            f"{path}: {name} holds no colour profile of {len(like.icc_profile):,} bytes; .png does"
+        )
+    if like.exif and not kind.exif:
+        warn(f"{path}: {name} holds no EXIF; .png, .jpg and .webp do")
+    elif like.exif and len(like.exif) > kind.exif:
+        warn(f"{path}: {name} holds no EXIF of {len(like.exif):,} bytes; .png and .webp do")
+    elif like.exif and not kind.blocks and has_blocks(like.exif):
+        warn(f"{path}: {name} holds no EXIF of camera and place; .png, .jpg and .webp do")
     return name
 
 
@@ -68,7 +84,9 @@ def refuse_nonfinite(path: str | Path, pixels: np.ndarray) -> None:
 def encode_image(
     path: str | Path, pixels: Float[np.ndarray, "h w 3"], like: Picture | None = None
 ) -> bytes:
-    """The bytes of a file for `path`: depth, grey, alpha, profile and EXIF as `like` has them.
+    """The bytes of a file for `path`, with depth, grey and alpha as `like` has them.
+
+    So are profile, EXIF and resolution, as far as the format can hold them.
 
     Values are rounded to the nearest level, after clipping to [-1, 1].
 
@@ -81,17 +99,62 @@ def encode_image(
         raise ValueError(f"{by(pixels.shape[:2])} pixels for a picture of {by(like.size)}")
     name = output_format(path, like)
     kind = WRITTEN[name]
-    levels = like.levels if kind.deep else 255
+    deep = kind.deep and like.levels > 255 and (like.alpha is None or name == "PNG")
+    levels = like.levels if deep else 255
     values = pixels @ LUMA if like.grey else pixels
     values = np.rint((np.clip(values, -1, 1) + 1) * np.float32(levels / 2))
-    values = values.astype(np.uint8 if levels == 255 else np.uint16)
-    if like.alpha is not None and kind.alpha:
+    values = values.astype(np.uint16 if deep else np.uint8)
+    options = dict(kind.options)
+    if like.alpha is not None and deep:
+        values, options["transparency"] = _with_transparent_grey(values, like.alpha)
+    elif like.alpha is not None and kind.alpha:
         values = np.dstack([values, like.alpha])
-    metadata = {"exif": like.exif} if kind.exif and like.exif else {}
+    return _saved(path, Image.fromarray(values), name, options, _held_metadata(like, kind))
+
+
+def _with_transparent_grey(
+    values: UInt16[np.ndarray, "h w"], alpha: UInt8[np.ndarray, "h w"]
+) -> tuple[UInt16[np.ndarray, "h w"], int]:
+    """Deep grey with its transparent pixels in a grey that no other has: PNG's way, and Pillow's only one."""
+    seen = alpha > 0
+    used = np.bincount(values[seen], minlength=65536) > 0
+    transparent = int(np.argmin(used))
+    if used.all():  # a grey moves by one of 65535
+        values = np.where(seen & (values == transparent), transparent + 1, values)
+    return np.where(seen, values, transparent).astype(np.uint16), transparent
+
+
+def _held_metadata(like: Picture, kind: Format) -> dict[str, Any]:
+    """For Pillow, what of a picture's metadata a format can hold."""
+    held: dict[str, Any] = {}
+    exif = like.exif
+    if like.dpi:
+        if kind.dpi:
+            held["dpi"] = like.dpi
+        elif kind.exif:
+            exif = with_resolution(exif, like.dpi)
+    if exif and not kind.blocks:
+        exif = without_blocks(exif)
+    if exif and len(exif) <= kind.exif:
+        held["exif"] = exif
+    if like.icc_profile and len(like.icc_profile) <= kind.icc:
+        held["icc_profile"] = like.icc_profile
+    return held
+
+
+def _saved(
+    path: str | Path, image: Image.Image, name: str, options: dict[str, Any], held: dict[str, Any]
+) -> bytes:
+    """The file's bytes; metadata that the encoder refuses after all are not worth the picture."""
     buffer = io.BytesIO()
-    Image.fromarray(values).save(
-        buffer, name, icc_profile=like.icc_profile, **kind.options, **metadata
-    )
+    try:
+        image.save(buffer, name, **options, **held)
+    except Exception as error:
+        if not held:
+            raise
+        buffer = io.BytesIO()
+        image.save(buffer, name, **options)
+        warn(f"{path}: EXIF, colour profile and resolution are left out ({name}: {error})")
     return buffer.getvalue()
 
 

@@ -24,43 +24,70 @@ _SHOWN_BY_BROWSERS = {"AVIF", "BMP", "GIF", "ICO", "JPEG", "MPO", "PNG", "WEBP"}
 
 @dataclass(frozen=True)
 class Format:
-    """Limits of a file format, and how it is written here: without loss wherever it can be."""
+    """Limits of a file format, and how it is written here: without loss wherever it can be.
+
+    Attributes:
+      suffix: of its files.
+      alpha: whether it holds transparency.
+      deep: whether it holds 16-bit grey; Pillow writes no 16-bit colour.
+      icc: bytes of colour profile that it holds.
+      exif: bytes of EXIF that it holds.
+      blocks: whether camera and place, which are blocks of their own in EXIF, can be among them.
+      dpi: whether it holds a resolution outside of EXIF.
+      max_side: the longest side that it holds, in pixels.
+      options: for Pillow.
+    """
 
     suffix: str
     alpha: bool = False
-    deep: bool = False  # 16-bit grey; Pillow writes no 16-bit colour
-    icc: bool = False
-    exif: bool = False
+    deep: bool = False
+    icc: int = 0
+    exif: int = 0
+    blocks: bool = True
+    dpi: bool = False
     max_side: int = 1 << 30
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+_MANY = (1 << 31) - 1024
 WRITTEN = {
-    "PNG": Format(".png", alpha=True, deep=True, icc=True, exif=True),
-    "TIFF": Format(  # no EXIF: its blocks make libtiff's writer fail
-        ".tiff", alpha=True, deep=True, icc=True, options={"compression": "tiff_deflate"}
+    "PNG": Format(".png", alpha=True, deep=True, icc=_MANY, exif=_MANY, dpi=True),
+    "TIFF": Format(
+        ".tiff",
+        alpha=True,
+        deep=True,
+        icc=_MANY,
+        exif=_MANY,
+        blocks=False,  # they make libtiff's writer fail
+        dpi=True,
+        options={"compression": "tiff_deflate"},
     ),
     "WEBP": Format(
         ".webp",
         alpha=True,
-        icc=True,
-        exif=True,
+        icc=_MANY,
+        exif=_MANY,
         max_side=16383,
         options={"lossless": True, "exact": True},
     ),
     "JPEG": Format(
-        ".jpg", icc=True, exif=True, max_side=65500, options={"quality": 95, "subsampling": "4:4:4"}
+        ".jpg",
+        icc=255 * 65519,  # segments that are counted in a byte
+        exif=65533,  # one segment
+        dpi=True,
+        max_side=65500,
+        options={"quality": 95, "subsampling": "4:4:4"},
     ),
     "AVIF": Format(
         ".avif",
         alpha=True,
-        icc=True,
-        exif=True,
+        icc=_MANY,
+        exif=_MANY,
         options={"quality": 95, "subsampling": "4:4:4"},
     ),
     "JPEG2000": Format(".jp2", alpha=True, deep=True),
     "TGA": Format(".tga", alpha=True, max_side=65535),
-    "BMP": Format(".bmp"),
+    "BMP": Format(".bmp", dpi=True),
     "PPM": Format(".ppm", deep=True),
 }
 """By Pillow's names; those of them that this build of Pillow writes are in `Image.SAVE`."""

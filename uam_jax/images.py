@@ -7,7 +7,6 @@ read and not changed is written with the same integers.
 import io
 import math
 import os
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,30 +17,18 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from uam_jax.errors import InputError
 from uam_jax.formats import ALIASES, is_heif, pillow_heif
+from uam_jax.metadata import Metadata, fits, read_metadata, turned, upright_size
+from uam_jax.png import SIGNATURE, Chunks, read_chunks
 
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_SIXTEEN_BIT_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
-
-# What describes the photograph. Everything else in an EXIF block describes the old file: its layout,
-# its orientation, its thumbnail, which would still show the unedited picture.
-_EXIF_TAGS = (
-    ExifTags.Base.ImageDescription,
-    ExifTags.Base.Make,
-    ExifTags.Base.Model,
-    ExifTags.Base.XResolution,
-    ExifTags.Base.YResolution,
-    ExifTags.Base.ResolutionUnit,
-    ExifTags.Base.Software,
-    ExifTags.Base.DateTime,
-    ExifTags.Base.Artist,
-    ExifTags.Base.Copyright,
-)
-_EXIF_BLOCKS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+_DEEP_GREY = ("I", "F", *_SIXTEEN_BIT)
 
 
 @dataclass(frozen=True)
@@ -56,6 +43,7 @@ class Picture:
       file_format: Pillow's name of the format, "PNG" say.
       icc_profile: the colour profile's bytes.
       exif: what describes the photograph, without orientation and thumbnail.
+      dpi: horizontal and vertical resolution.
     """
 
     pixels: Float[np.ndarray, "h w 3"]
@@ -65,6 +53,7 @@ class Picture:
     file_format: str = "PNG"
     icc_profile: bytes | None = None
     exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -73,10 +62,11 @@ class Picture:
 
 
 def read_image(path: str | Path, content: bytes | None = None) -> Picture:
-    """Reads any picture that Pillow knows, turned upright as its EXIF orientation says.
+    """Reads any picture that Pillow knows, turned upright as its metadata say.
 
-    Palette pictures become RGB or RGBA, 1-bit ones grey, CMYK ones sRGB. Of several frames the first
-    counts, with a warning, as for 16-bit colour, of which Pillow reads the upper 8 bits.
+    Palette pictures become RGB or RGBA, 1-bit ones grey, CMYK and Lab ones sRGB. Of several frames the first
+    counts, with a warning, as for 16-bit colour, of which Pillow reads the upper 8 bits. A colour profile that
+    isn't one for the result's channels is left out.
 
     Args:
       path: the file.
@@ -85,44 +75,60 @@ def read_image(path: str | Path, content: bytes | None = None) -> Picture:
     Raises:
       InputError: the file is missing, no picture, damaged, or too large to be decoded safely.
     """
+    with opened(path, content) as upright:
+        return _picture(upright)
+
+
+def picture_size(path: str | Path, file: Any) -> tuple[int, int]:
+    """The (height, width) of a picture, upright, without decoding its pixels.
+
+    Raises:
+      InputError: as `read_image`.
+    """
+    with _faults_told(path):
+        image, chunks = _open(file, pixels=False)
+        with image:
+            return upright_size(image, read_metadata(image, chunks).orientation)
+
+
+@dataclass(frozen=True)
+class Upright:
+    """A picture as Pillow loaded it, turned upright.
+
+    Attributes:
+      image: in the mode of its file.
+      file_format: Pillow's name.
+      rawmode: Pillow's name of the layout in the file.
+      white_is_zero: the file's numbers count from white to black, and Pillow has not turned them round.
+      metadata: of the file.
+    """
+
+    image: Image.Image
+    file_format: str
+    rawmode: str
+    white_is_zero: bool
+    metadata: Metadata
+
+
+@contextmanager
+def opened(path: str | Path, content: bytes | None = None) -> Iterator[Upright]:
+    """A picture file, for functions that look at its own numbers; faults inside name the file.
+
+    Raises:
+      InputError: as `read_image`.
+    """
     path = Path(path)
     if content is None:
         if os.path.isdir(path):
             raise InputError(f"{path} is a folder: name the picture files in it")
         if not os.path.isfile(path):  # a pipe would be waited for, perhaps for ever
             raise InputError(f"{path}: no such file; check the path")
-    with _faults_told(path), path.open("rb") if content is None else io.BytesIO(content) as file:
-        picture, notes = _decode(file)
+    with _faults_told(path):
+        with path.open("rb") if content is None else io.BytesIO(content) as file:
+            upright, notes = _load(file)
+        yield upright
     for note in notes:
         warn(f"{path}: {note}")
-    return picture
-
-
-def picture_size(path: str | Path, file: io.IOBase) -> tuple[int, int]:
-    """The (height, width) of a picture, upright, without decoding its pixels.
-
-    Raises:
-      InputError: as `read_image`.
-    """
-    with _faults_told(path), _open(file) as image:
-        width, height = image.size
-        # Pillow's own way decodes a whole PNG to see whether EXIF follows the pixels.
-        exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
-        if not exif and image.format == "PNG":
-            exif.load(_exif_of_png(file))
-        turned = exif.get(ExifTags.Base.Orientation, 1) >= 5
-    return (width, height) if turned else (height, width)
-
-
-def _exif_of_png(file: Any) -> bytes:
-    """The eXIf chunk, wherever it is; from the chunks' heads alone."""
-    file.seek(8)
-    while len(head := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", head)
-        if kind == b"eXIf":
-            return file.read(length)
-        file.seek(length + 4, os.SEEK_CUR)
-    return b""
 
 
 @contextmanager
@@ -193,74 +199,148 @@ def resize(
     return np.clip(stacked, values.min(), values.max()).reshape(height, width, *values.shape[2:])
 
 
-def _decode(file: io.IOBase) -> tuple[Picture, list[str]]:
-    """The picture, and what the user should know about how it was read."""
-    with _open(file) as image:
-        file_format = image.format or ""
-        rawmodes = str([tile[3] for tile in image.tile])
-        frames = getattr(image, "n_frames", 1)
-        image.load()
-        notes = []
-        if frames > 1 and file_format not in ALIASES:
-            notes.append(f"holds {frames} frames; only the first is used")
-        if ";16" in rawmodes and image.mode not in (*_SIXTEEN_BIT_GREY, "I"):
-            notes.append("16-bit colour is read with 8 bits per channel, and so written")
-        exif = _kept_exif(image)
-        icc_profile = image.info.get("icc_profile")
-        upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("CMYK", "YCbCr", "HSV"):
-        upright, icc_profile = _to_srgb(upright, icc_profile), None
-        notes.append("its colours are converted to RGB")
-    values, alpha, grey = _channels(upright)
-    levels = int(np.iinfo(values.dtype).max)
-    pixels = values * np.float32(2 / levels) - np.float32(1)
-    if grey:
-        pixels = np.repeat(pixels, 3, axis=-1)
-    return Picture(pixels, levels, grey, alpha, file_format, icc_profile, exif), notes
-
-
-def _open(file: Any) -> ImageFile.ImageFile:
-    """The picture with its head alone read.
+def _open(file: Any, *, pixels: bool = True) -> tuple[ImageFile.ImageFile, Chunks | None]:
+    """The picture with its head alone read, and a PNG file's chunks.
 
     Refuses what Pillow only warns of; a filter would not, when pictures are read in several threads.
     """
+    head = file.read(12)
+    file.seek(0)
+    chunks = read_chunks(file, pixels=pixels) if head.startswith(SIGNATURE) else None
     try:
-        image = Image.open(file)
+        image = Image.open(chunks.rest if chunks else file)
     except UnidentifiedImageError:
-        file.seek(0)
-        if is_heif(file.read(12)) and pillow_heif is None:
+        if is_heif(head) and pillow_heif is None:
             raise InputError(
                 "a HEIC picture, which needs: python -m pip install 'uam_jax[heif]'"
             ) from None
         raise
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
-    return image
+    return image, chunks
 
 
-def _channels(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, bool]:
+def _load(file: Any) -> tuple[Upright, list[str]]:
+    """The picture, and what the user should know about how it was read."""
+    image, chunks = _open(file)
+    with image:
+        metadata = read_metadata(image, chunks)
+        layout = image.tile[0].args if image.tile else ""
+        rawmode = layout if isinstance(layout, str) else str(next(iter(layout or ()), ""))
+        deep_colour = ";16" in rawmode and image.mode not in _DEEP_GREY
+        photometric = image.tag_v2.get(262) if isinstance(image, TiffImageFile) else None
+        frames = getattr(image, "n_frames", 1)
+        image.load()
+    file_format = image.format or ""
+    notes = [f"its {name} is too large and is left out" for name in (chunks or Chunks()).left_out]
+    if frames > 1 and file_format not in ALIASES:
+        notes.append(f"holds {frames} frames; only the first is used")
+    if deep_colour:
+        notes.append("16-bit colour is read with 8 bits per channel, and so written")
+    if image.mode in ("CMYK", "LAB"):
+        notes.append("its colours are converted to RGB")
+    transparent = image.info.get("transparency")
+    if rawmode in ("L;2", "L;4") and transparent is not None and transparent < 16:
+        image.info["transparency"] = transparent * (85 if rawmode == "L;2" else 17)
+    if deep_colour and chunks and transparent is not None:
+        image.putalpha(_opacity_of_deep_png(image, chunks))
+    white_is_zero = photometric == 0 and image.mode in _DEEP_GREY
+    upright = turned(image, metadata.turn)
+    return Upright(upright, file_format, rawmode, white_is_zero, metadata), notes
+
+
+def _opacity_of_deep_png(upper: Image.Image, chunks: Chunks) -> Image.Image:
+    """Opacity of 16-bit colours of which one is transparent; Pillow would look for it among 8-bit ones."""
+    transparent = np.asarray(upper.info.pop("transparency"))
+    chunks.rest.seek(0)
+    with Image.open(chunks.rest) as image:
+        assert isinstance(image, ImageFile.ImageFile)
+        image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+        lower = np.asarray(image)
+    same = (np.asarray(upper) == transparent >> 8) & (lower == transparent & 255)
+    return Image.fromarray(np.where(same.all(-1), 0, 255).astype(np.uint8))
+
+
+def _picture(upright: Upright) -> Picture:
+    metadata = upright.metadata
+    values, alpha, grey = _channels(upright)
+    converted = upright.image.mode in ("CMYK", "LAB")
+    keeps = not converted and fits(metadata.icc_profile, b"GRAY" if grey else b"RGB ")
+    levels = int(np.iinfo(values.dtype).max)
+    pixels = values * np.float32(2 / levels) - np.float32(1)
+    if grey:
+        pixels = np.repeat(pixels, 3, axis=-1)
+    return Picture(
+        pixels,
+        levels,
+        grey,
+        alpha,
+        upright.file_format,
+        metadata.icc_profile if keeps else None,
+        metadata.exif,
+        metadata.dpi,
+    )
+
+
+def _channels(upright: Upright) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """Integers (h, w, 1 or 3), alpha, and whether the picture is grey."""
-    if image.mode in _SIXTEEN_BIT_GREY:
-        return np.asarray(image).astype(np.uint16)[..., None], None, True
-    if image.mode in ("I", "F"):
-        values = np.asarray(image, np.float64)
-        top = 65535 if image.mode == "I" else 1
+    image = upright.image
+    alpha = opacity(image)
+    if image.mode in _DEEP_GREY:
+        values, top = deep_grey(upright)
         if not (values.min() >= 0 and values.max() <= top):
             raise InputError(
                 f"its 32-bit values reach beyond 0 to {top}, so black and white are undefined: "
                 "convert it to 16 or 8 bits"
             )
-        return np.rint(values * (65535 / top)).astype(np.uint16)[..., None], None, True
+        if upright.white_is_zero:
+            values = top - values
+        levels = 255 if top == 255 else 65535
+        if top != levels:
+            values = np.rint(values * (levels / top))
+        return values.astype(np.uint8 if levels == 255 else np.uint16)[..., None], alpha, True
+    if image.mode in ("CMYK", "LAB"):
+        image = _to_srgb(image, upright.metadata.icc_profile)
     grey = image.mode in ("1", "L", "LA", "La")
-    alpha = image.has_transparency_data
-    values = np.asarray(image.convert(("L" if grey else "RGB") + ("A" if alpha else "")))
-    values = values.reshape(*values.shape[:2], -1)
-    count = 1 if grey else 3
-    return values[..., :count], values[..., count].copy() if alpha else None, grey
+    values = np.asarray(plain(image).convert("L" if grey else "RGB"))
+    return values.reshape(*values.shape[:2], -1), alpha, grey
+
+
+def deep_grey(upright: Upright) -> tuple[np.ndarray, int]:
+    """The numbers in a grey file of more than 8 bits, and the one that stands for full."""
+    values = np.asarray(upright.image)
+    if upright.rawmode == "I;32N":  # unsigned, which Pillow has no mode for
+        values = values.view(np.uint32)
+    if upright.rawmode == "I;12":
+        return values, 4095
+    sixteen = upright.image.mode in _SIXTEEN_BIT or upright.rawmode in _SIXTEEN_BIT
+    if values.dtype.kind != "f" and (sixteen or upright.file_format == "PPM"):
+        return values, 65535
+    # Files of 32 bits hold numbers from elsewhere: shares up to 1, or those of 8 or 16 bits.
+    if values.dtype.kind == "f" and (values.max() <= 1 or (values != np.rint(values)).any()):
+        return values, 1
+    return values, 255 if values.max() <= 255 else 65535
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """The same with colours that aren't multiplied by alpha."""
+    return (
+        image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode]) if image.mode[-1] == "a" else image
+    )
+
+
+def opacity(image: Image.Image) -> UInt8[np.ndarray, "h w"] | None:
+    """Alpha, also where it is that of one transparent colour."""
+    if not image.has_transparency_data:
+        return None
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int) and image.mode in ("L", *_DEEP_GREY):
+        return np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)
+    return np.asarray(plain(image).convert("RGBA").getchannel("A"))
 
 
 def _to_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
-    if icc_profile:
+    if image.mode == "CMYK" and fits(icc_profile, b"CMYK"):
         try:
             srgb = ImageCms.createProfile("sRGB")
             converted = ImageCms.profileToProfile(
@@ -268,22 +348,9 @@ def _to_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
             )
             if converted is not None:
                 return converted
-        except ImageCms.PyCMSError:  # a profile for another mode, or damaged: as if there were none
+        except ImageCms.PyCMSError:  # damaged: as if there were none
             pass
     return image.convert("RGB")
-
-
-def _kept_exif(image: Image.Image) -> bytes | None:
-    kept = Image.Exif()
-    try:
-        source = image.getexif()
-        kept.update({tag: source[tag] for tag in _EXIF_TAGS if tag in source})
-        for block in _EXIF_BLOCKS:
-            if values := source.get_ifd(block):
-                kept[block] = dict(values)
-        return kept.tobytes() if len(kept) else None
-    except Exception:  # malformed metadata must not keep a sound picture from being read
-        return None
 
 
 def by(size: tuple[int, ...]) -> str:
