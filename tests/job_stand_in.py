@@ -82,18 +82,16 @@ def numbers(count: int, micro: int = 4) -> Iterator[Numbers]:
 def main(out: str, count: int, index: int = 0, shards: int = 1, pause: float = 0.02) -> Progress:
     """What `run_job` does, with numbers for pictures."""
     folder = Folder(out)
-    done = set(read_rows(folder))
-    wanted = frozenset(f"{value:03d}" for value in range(count)) - done
-    left = [
-        batch
-        for batch in list(numbers(count))[index::shards]
-        if any(f"{value:03d}" in wanted for value in batch.valid)
-    ]
-    with Stop().listening() as stop:
-        return run(
-            left, Squares(pause, wanted=wanted), folder, Ledger(folder, (index, shards)),
-            total=len(wanted), stop=stop,
-        )  # fmt: skip
+    with Ledger(folder, (index, shards)) as ledger, Stop().listening() as stop:
+        done = set(read_rows(folder))
+        wanted = frozenset(f"{value:03d}" for value in range(count)) - done
+        left = [
+            batch
+            for batch in list(numbers(count))[index::shards]
+            if any(f"{value:03d}" in wanted for value in batch.valid)
+        ]
+        worker = Squares(pause, wanted=wanted)
+        return run(left, worker, folder, ledger, total=len(wanted), stop=stop)
 
 
 if __name__ == "__main__":

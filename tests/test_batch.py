@@ -59,7 +59,7 @@ def job(editor: Editor, items: list[Item], out: object, **options: object) -> Pr
     plan = plan_job(items, measure(items), config, settings)
     if devices != 1:
         editor = editor.on(Devices.local(devices))
-    return run_job(editor, plan, Folder(str(out)), devices=devices, **options)
+    return run_job(editor, plan, JobFolder(Folder(str(out))), devices=devices, **options)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -247,7 +247,7 @@ def test_inputs_and_outputs_may_be_remote(editor: Editor, items: list[Item], who
     remote = [Item(item.id, f"{root}/in/{Path(item.image).name}", item.targets) for item in items]
     job(editor, remote, f"{root}/out", shard=(0, 2))
     job(editor, remote, f"{root}/out")
-    summary = finish_job(Folder(f"{root}/out"))
+    summary = finish_job(JobFolder(Folder(f"{root}/out")))
     assert (summary["ok"], summary["failed"], summary["missing"]) == (7, 1, 0)
     out = Folder(f"{root}/out")
     for name, content in files(whole).items():
@@ -294,20 +294,6 @@ def test_an_error_on_the_devices_is_its_pictures_alone_and_compiles_nothing(
     assert made == {name: data for name, data in expected.items() if "/set/1." not in name}
 
 
-def test_groups_stay_when_pictures_come_and_go(items: list[Item], tmp_path: Path) -> None:
-    folder = JobFolder(Folder(str(tmp_path)))
-    assert folder.measure(items)[0] == (12, 12)
-    absent = [Item("late", f"{tmp_path}/late.png", ("a ball",)), *items]
-    sizes = folder.measure(absent)
-    assert isinstance(sizes[0], InputError)
-    folder.keep_sizes(absent, sizes)
-    write_image(tmp_path / "late.png", np.zeros((12, 12, 3), np.float32))
-    gone = [replace(item, image=f"{tmp_path}/gone.png") for item in absent[1:]]
-    again = folder.measure([absent[0], *gone])
-    assert isinstance(again[0], InputError) and again[1:6] == sizes[1:6]
-    assert folder.measure(absent, again=True)[0] == (12, 12)
-
-
 def test_other_prompts_under_the_same_ids_are_refused(
     editor: Editor, items: list[Item], tmp_path: Path
 ) -> None:
@@ -335,7 +321,7 @@ def test_other_prompts_under_the_same_ids_are_refused(
 
 
 def test_merging_tells_what_is_missing(editor: Editor, items: list[Item], tmp_path: Path) -> None:
-    folder = Folder(str(tmp_path))
+    folder = JobFolder(Folder(str(tmp_path)))
     job(editor, items, tmp_path, shard=(0, 2))
     summary = finish_job(folder)
     assert summary["missing"] == 8 - summary["ok"] - summary["failed"] > 0
@@ -348,7 +334,7 @@ def test_merging_tells_what_is_missing(editor: Editor, items: list[Item], tmp_pa
     order = pyarrow.parquet.read_table(tmp_path / "results.parquet").column("id").to_pylist()
     assert order == [name for item in items for name in item.results]
     with pytest.raises(InputError, match="holds no job"):
-        finish_job(Folder(str(tmp_path / "images")))
+        finish_job(JobFolder(Folder(str(tmp_path / "images"))))
 
 
 def test_other_settings_are_refused(editor: Editor, items: list[Item], tmp_path: Path) -> None:

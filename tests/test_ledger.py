@@ -53,13 +53,33 @@ def test_merging_twice_is_merging_once(folder: Folder) -> None:
 
 def test_a_ledger_that_may_still_grow_is_left_alone(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    ledger = Ledger(folder)
-    ledger.add([row("b", "failed", reason="x"), row("a"), row("b")])
-    before = folder.read("results.jsonl")
-    assert [each["id"] for each in merge(folder, ["a", "b"])] == ["a", "b"]
-    assert folder.read("results.jsonl") == before and folder.read("results.parquet")
-    merge(folder, ["a", "b"], done=True)
+    with Ledger(folder) as ledger:
+        ledger.add([row("b", "failed", reason="x"), row("a"), row("b")])
+        before = folder.read("results.jsonl")
+        assert [each["id"] for each in merge(folder, ["a", "b"])] == ["a", "b"]
+        assert folder.read("results.jsonl") == before and folder.read("results.parquet")
+    merge(folder, ["a", "b"])
     assert len((folder.read("results.jsonl") or b"").splitlines()) == 2
+
+
+def test_a_part_is_one_processs(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    with Ledger(folder), Ledger(folder, (0, 2)), Ledger(folder, (1, 2)):
+        with pytest.raises(InputError, match="another process is at work.*--shard I/N"):
+            Ledger(folder).__enter__()
+        with pytest.raises(InputError, match="another process with the same --shard is at work"):
+            Ledger(folder, (1, 2)).__enter__()
+    with Ledger(folder) as ledger:
+        ledger.add([row("a")])
+
+
+def test_where_nothing_can_be_locked_two_processes_lose_no_rows() -> None:
+    folder = Folder(f"memory://{uuid.uuid4().hex}")
+    with Ledger(folder) as first, Ledger(folder) as second:
+        for name in "abc":
+            first.add([row(name)])
+            second.add([row(name.upper())])
+    assert sorted(read_rows(folder)) == list("ABCabc")
 
 
 def test_the_table_has_a_column_per_key(tmp_path: Path) -> None:
@@ -85,7 +105,8 @@ def test_an_unfinished_line_never_was(tmp_path: Path, cut: int) -> None:
     whole = (tmp_path / "results.jsonl").read_bytes()
     (tmp_path / "results.jsonl").write_bytes(whole[:-cut])
     assert sorted(read_rows(folder)) == ["a"]
-    Ledger(folder).add([row("c")])
+    with Ledger(folder) as ledger:
+        ledger.add([row("c")])
     assert sorted(read_rows(folder)) == ["a", "c"]
 
 

@@ -21,7 +21,8 @@ from uam_jax.storage import Folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted((folder / "images").iterdir())}
+    """The results; what a killed process had begun to write is left for an hour."""
+    return {path.name: path.read_bytes() for path in sorted((folder / "images").glob("[0-9]*"))}
 
 
 def lines(folder: Path) -> list[str]:

@@ -1,8 +1,15 @@
 """Local and remote folders: whole files, unfinished ones unseen."""
 
+import errno
 import os
+import subprocess
+import sys
+import tempfile
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -49,22 +56,132 @@ def test_a_write_that_fails_leaves_the_old_file(
     folder.write("a", b"old")
 
     def fail(*args: object) -> None:
-        raise OSError("no")
+        raise OSError(errno.EIO, "broken")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="no"):
+    with pytest.raises(InputError, match=r"a can't be written \(broken\).*--out"):
         folder.write("a", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and folder.read("a") == b"old"
 
 
-def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["write", "create", "append"])
+def test_a_full_disk_is_told_with_the_way_on_and_leaves_nothing_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    folder = Folder(str(tmp_path))
+    folder.append("log", b"1\n")
+
+    def fail(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    name = "log" if way == "append" else "new"
+    with pytest.raises(InputError, match=f"{tmp_path}: the disk is full.*free space.*same command"):
+        getattr(folder, way)(name, b"2" * 10_000 + b"\n")
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+    assert folder.read("log") == b"1\n"
+    folder.append("log", b"3\n")
+    assert folder.read("log") == b"1\n3\n"
+
+
+def test_a_line_that_the_disk_cannot_hold_is_no_half_line(tmp_path: Path) -> None:
+    """With a real limit on the size of files, since a full disk cuts a write in the middle."""
+    program = f"""
+import resource
+from uam_jax.storage import Folder
+folder = Folder({str(tmp_path)!r})
+folder.append("log", b"first\\n")
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+for way in (folder.append, folder.write):
+    try:
+        way("log", b"x" * 1000 + b"\\n")
+    except ValueError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.count("log can't be written") == 2, done.stderr
+    assert (tmp_path / "log").read_bytes() == b"first\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def test_of_all_who_create_a_file_one_does(folder: Folder) -> None:
+    start = Barrier(8)
+
+    def create(number: int) -> bool:
+        start.wait()
+        return folder.create("a/sizes", str(number).encode() * 1000)
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(create, range(8)))
+    assert made.count(True) == 1 or not folder.is_local  # the memory's file system can't do it
+    assert folder.read("a/sizes") in [str(n).encode() * 1000 for n, did in enumerate(made) if did]
+    assert not folder.create("a/sizes", b"late") and folder.names("a/*") == ["a/sizes"]
+
+
+def test_a_file_is_created_whole_where_there_are_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", fail)
+    folder = Folder(str(tmp_path))
+    assert folder.create("a", b"1") and not folder.create("a", b"2")
+    assert folder.read("a") == b"1" and [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_lock_is_one_holders_and_ends_with_its_process(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    program = f"""
+import sys
+from uam_jax.storage import Folder
+with Folder({str(tmp_path)!r}).locked("a") as held:
+    print(held, flush=True)
+    sys.stdin.read()
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None and other.stdout.readline() == "True\n"
+    with folder.locked("a") as mine, folder.locked("b") as free:
+        assert (mine, free) == (False, True)
+    other.kill()
+    other.communicate()
+    with folder.locked("a") as first, folder.locked("a") as second:
+        assert (first, second) == (True, False)
+
+
+def test_only_what_was_abandoned_is_swept(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
     folder.write("a/b", b"1")
-    (tmp_path / "a" / ".uam-1.tmp").touch()
-    folder.sweep(min_age=60)
-    assert len(list((tmp_path / "a").iterdir())) == 2
+    for name, age in (("old", 4000), ("new", 1000)):
+        file = tmp_path / "a" / f".uam-{name}.tmp"
+        file.touch()
+        os.utime(file, (time.time() - age,) * 2)
     folder.sweep()
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [".uam-new.tmp", "b"]
+
+
+def test_where_nothing_can_be_written_is_told_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Folder(str(tmp_path / "new/er")).check_writable()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        folder = Folder(str(tmp_path / place))
+        with pytest.raises(InputError, match="file is no folder"):
+            folder.check_writable()
+        with pytest.raises(InputError, match="a file has the name of a folder above it"):
+            folder.write("x", b"")
+
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
+    with pytest.raises(InputError, match=f"{tmp_path} can't be written .Permission denied.*--out"):
+        Folder(str(tmp_path / "new")).check_writable()
 
 
 def test_appending_adds(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from uam_jax.job_folder import JobFolder
 from uam_jax.ledger import Ledger
 from uam_jax.report import render_report
 from uam_jax.runner import Progress, Stop, run
-from uam_jax.storage import Folder
 
 if TYPE_CHECKING:
     from uam_jax.pipeline import Editor
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 def run_job(
     editor: "Editor",
     plan: JobPlan,
-    folder: Folder,
+    job: JobFolder,
     *,
     shard: tuple[int, int] = (0, 1),
     devices: int = 1,
@@ -28,59 +27,59 @@ def run_job(
     cache: InversionCache | None = None,
     retry_failed: bool = False,
     max_failures: int | None = None,
+    allow_change: bool = False,
     report: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = lambda message: None,
     stop: Stop | None = None,
 ) -> Progress:
-    """Does what has no row in the ledger yet; see `runner.run`."""
-    job = JobFolder(folder)
-    job.begin(plan)
-    wanted = set(plan.expected) - job.done(retry_failed=retry_failed)
-    groups = [
-        members
-        for members in plan.part(shard)
-        if any(name in wanted for item in members.items for name in item.results)
-    ]
-    mine = sum(
-        name in wanted for members in groups for item in members.items for name in item.results
-    )
-    worker = EditWorker(editor, plan, wanted, versions=versions, cache=cache)
-    return run(
-        batches(
-            groups,
-            devices=devices,
-            side=plan.settings.side,
-            multiple=plan.settings.multiple,
-            micro=plan.settings.micro,
-        ),
-        worker,
-        folder,
-        Ledger(folder, shard),
-        total=mine,
-        report=report,
-        say=say,
-        max_failures=max_failures,
-        stop=stop,
-    )
+    """Does what has no row in the ledger yet; see `runner.run`.
+
+    Raises:
+      InputError: another process is at work on the same part, or has begun the job with other settings.
+    """
+    with Ledger(job.folder, shard) as ledger:
+        plan = job.begin(plan, allow_change=allow_change)
+        wanted = set(plan.expected) - job.done(retry_failed=retry_failed)
+        groups = [
+            members
+            for members in plan.part(shard)
+            if any(name in wanted for item in members.items for name in item.results)
+        ]
+        mine = sum(
+            name in wanted for members in groups for item in members.items for name in item.results
+        )
+        return run(
+            batches(
+                groups,
+                devices=devices,
+                side=plan.settings.side,
+                multiple=plan.settings.multiple,
+                micro=plan.settings.micro,
+            ),
+            EditWorker(editor, plan, wanted, versions=versions, cache=cache),
+            job.folder,
+            ledger,
+            total=mine,
+            report=report,
+            say=say,
+            max_failures=max_failures,
+            stop=stop,
+        )
 
 
-def finish_job(
-    folder: Folder, facts: Mapping[str, Any] | None = None, *, done: bool = False
-) -> dict[str, Any]:
+def finish_job(job: JobFolder, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Merges all processes' ledgers, writes table and gallery, and tells what is missing; can be repeated.
 
     Args:
-      folder: the job's.
+      job: the folder.
       facts: to be told on the page.
-      done: no process is at work any more.
 
     Raises:
-      InputError: the folder holds no job.
+      InputError: the folder holds no job, or can't be written.
     """
-    job = JobFolder(folder)
-    expected = job.expected
-    folder.sweep(min_age=3600)
-    rows = job.merge(done=done)
+    expected, folder = job.expected, job.folder
+    folder.sweep()
+    rows = job.merge()
     found = {row["id"] for row in rows}
     missing = [name for name in expected if name not in found]
     failed = sum(row["status"] != "ok" for row in rows)

@@ -84,7 +84,7 @@ def run_batch(
     """
     shard = _shard(options)  # first: on several hosts, they wait for each other
     configure()
-    folder = Folder(options.out)
+    job = JobFolder(Folder(options.out))
     if options.suffix is not None:
         if not re.fullmatch(r"\.\w+", options.suffix):
             raise InputError(f"--format {options.suffix[1:]}: give a file's suffix, as png")
@@ -98,7 +98,6 @@ def run_batch(
         seen[0] += 1
         console.advance(seen[0], len(items), f"{seen[0]} of {len(items)} pictures looked at")
 
-    job = JobFolder(folder)
     sizes = job.measure(items, again=options.retry_failed, seen=look)
     console.stage(f"loading {options.model}")
     from uam_jax.pipeline import Editor
@@ -122,7 +121,7 @@ def run_batch(
     )
     if dry_run:
         return _dry_run(options, console, plan, editor, described)
-    return {**_run(options, console, plan, editor, folder, shard), **backend.describe_machine()}
+    return {**_run(options, console, plan, editor, job, shard), **backend.describe_machine()}
 
 
 def _run(
@@ -130,7 +129,7 @@ def _run(
     console: Console,
     plan: JobPlan,
     editor: "Editor",
-    folder: Folder,
+    job: JobFolder,
     shard: tuple[int, int],
 ) -> dict[str, Any]:
     devices = len(editor.devices or ())
@@ -149,13 +148,14 @@ def _run(
         progress = run_job(
             editor,
             plan,
-            folder,
+            job,
             shard=shard,
             devices=devices,
             versions=", ".join(f"{k} {v}" for k, v in backend.versions("uam_jax", "jax").items()),
             cache=InversionCache(options.cache, options.cache_bytes) if options.cache else None,
             retry_failed=options.retry_failed,
             max_failures=options.max_failures,
+            allow_change=options.allow_change,
             report=report,
             say=console.say,
             stop=stop,
@@ -175,7 +175,7 @@ def _run(
         return {**figures, "shard": f"{shard[0]}/{shard[1]}", "next": f"uam merge {options.out}"}
     console.stage("writing the gallery")
     speed = {"images per second": figures["images_per_second"]} if progress.done else {}
-    return {**figures, **finish_job(folder, speed, done=True)}
+    return {**figures, **finish_job(job, speed)}
 
 
 def _dry_run(

@@ -258,10 +258,10 @@ class _Job:
         from uam_jax.storage import Folder
 
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as out:
-            folder = Folder(out)
-            sizes = JobFolder(folder).measure(self._items)
+            job = JobFolder(Folder(out))
+            sizes = job.measure(self._items)
             plan = plan_job(self._items, sizes, self._config, self._settings)
-            progress = run_job(self._editor, plan, folder, devices=self._devices)
+            progress = run_job(self._editor, plan, job, devices=self._devices)
         if progress.failed:
             raise RuntimeError(progress.reasons[0])
 

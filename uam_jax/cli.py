@@ -311,10 +311,11 @@ def merge(
 ) -> dict[str, Any]:
     """Makes one ledger, table and gallery of all processes' parts, and tells what is missing."""
     from uam_jax.batch import finish_job
+    from uam_jax.job_folder import JobFolder
     from uam_jax.storage import Folder
 
     console.stage(f"merging {folder}")
-    return {"command": "merge", **finish_job(Folder(folder))}
+    return {"command": "merge", **finish_job(JobFolder(Folder(folder)))}
 
 
 @partial(command, of=evaluations)

@@ -19,7 +19,7 @@ from uam_jax.compose import keep_unedited, soft_mask
 from uam_jax.config import EditConfig
 from uam_jax.encoding import encode_image, encode_mask
 from uam_jax.inversion import Inversion, InversionKey
-from uam_jax.ledger import Ledger, Row, read_rows, refuse_other
+from uam_jax.ledger import Ledger, Row, read_record, read_rows, refuse_other
 from uam_jax.runner import Outcome, Progress, Stop, Worker, run
 from uam_jax.scenes.bench import VERSION, Items, Truth, judge, render_truth
 from uam_jax.storage import Folder
@@ -120,31 +120,32 @@ def run_chunks(
       stop: ends the run early.
 
     Raises:
-      InputError: the folder's rows were made with something else.
+      InputError: the folder's rows were made with something else, or another process is at work there.
     """
     now = {**job, **{f"method {name}": each for name, each in methods.items()}}
-    refuse_other(folder, JOB, now)
-    before = json.loads(folder.read(JOB) or b"{}")
-    folder.write(JOB, json.dumps(before | now, indent=1).encode())
-    done = {row["id"] for row in rows_of(folder, methods, items)}
-    wanted = {f"{name}/{item}" for name in methods for item in items.ids} - done
-    chunks = [
-        Chunk(name, rows, chunk)
-        for first in range(0, len(items), chunk)
-        for rows in [tuple(range(first, min(first + chunk, len(items))))]
-        for name in methods
-        if any(f"{name}/{items.ids[row]}" in wanted for row in rows)
-    ]
-    return run(
-        chunks,
-        worker(wanted),
-        folder,
-        Ledger(folder),
-        total=len(wanted),
-        report=report,
-        say=say,
-        stop=stop,
-    )
+    with Ledger(folder) as ledger:
+        refuse_other(folder, JOB, now)
+        before = read_record(folder, JOB)
+        folder.write(JOB, json.dumps(before | now, indent=1).encode())
+        done = {row["id"] for row in rows_of(folder, methods, items)}
+        wanted = {f"{name}/{item}" for name in methods for item in items.ids} - done
+        chunks = [
+            Chunk(name, rows, chunk)
+            for first in range(0, len(items), chunk)
+            for rows in [tuple(range(first, min(first + chunk, len(items))))]
+            for name in methods
+            if any(f"{name}/{items.ids[row]}" in wanted for row in rows)
+        ]
+        return run(
+            chunks,
+            worker(wanted),
+            folder,
+            ledger,
+            total=len(wanted),
+            report=report,
+            say=say,
+            stop=stop,
+        )
 
 
 def rows_of(folder: Folder, methods: Iterable[str], items: Items) -> list[Row]:

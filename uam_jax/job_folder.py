@@ -2,18 +2,19 @@
 
 import json
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from uam_jax.batch_plan import JobPlan, Settings
+from uam_jax.batch_plan import JobPlan, Settings, plan_job
 from uam_jax.data import Size, measure
 from uam_jax.errors import InputError
-from uam_jax.ledger import Row, merge, read_rows, refuse_other
+from uam_jax.ledger import Row, merge, read_record, read_rows, refuse_other
 from uam_jax.manifest import Item
 from uam_jax.storage import Folder
 
 JOB, EXPECTED, SIZES = "job.json", "expected.txt", "sizes.json"
+_ALL_SIZES = "sizes*.json"
 
 
 class JobFolder:
@@ -26,11 +27,17 @@ class JobFolder:
     def __init__(self, folder: Folder):
         """Names the folder, which need not exist."""
         self.folder = folder
+        self._sizes_before: set[str] = set()
+        self._looked_at: set[str] = set()
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that the job was begun with; nothing where there is none."""
-        return json.loads(self.folder.read(JOB) or b"{}")
+        """The settings that the job was begun with; nothing where there is none.
+
+        Raises:
+          InputError: the file is damaged.
+        """
+        return read_record(self.folder, JOB)
 
     @property
     def expected(self) -> list[str]:
@@ -46,12 +53,30 @@ class JobFolder:
             )
         return [json.loads(line) for line in content.decode().splitlines()]
 
-    def begin(self, plan: JobPlan) -> None:
-        """Writes what a later run and `uam merge` need to know."""
-        self.folder.write(JOB, json.dumps(asdict(plan.settings), indent=1).encode())
-        self.keep_sizes(plan.items, plan.sizes)
+    def begin(self, plan: JobPlan, *, allow_change: bool = False) -> JobPlan:
+        """Writes what later runs and other processes need to know, or agrees to what they wrote before.
+
+        Args:
+          plan: of this process.
+          allow_change: go on with other settings.
+
+        Returns:
+          The plan with the sizes that all processes have agreed on.
+
+        Raises:
+          InputError: another process has begun the job with other settings.
+        """
+        content = json.dumps(asdict(plan.settings), indent=1).encode()
+        if not self.folder.create(JOB, content):
+            if not allow_change:
+                self.refuse_other(plan.settings)
+            self.folder.write(JOB, content)
+        sizes = self.agree(plan.items, plan.sizes)
+        if sizes != plan.sizes:
+            plan = plan_job(plan.items, sizes, plan.config, plan.settings)
         told = "".join(json.dumps(name) + "\n" for name in plan.expected)
         self.folder.write(EXPECTED, told.encode())
+        return plan
 
     def measure(
         self,
@@ -69,36 +94,55 @@ class JobFolder:
           again: look again at those that could not be read.
           seen: called after each that is looked at.
         """
-        known = json.loads(self.folder.read(SIZES) or b"{}")
+        self._sizes_before = set(self.folder.names(_ALL_SIZES))
+        known = self._sizes(self._sizes_before)
         kept = {name: size for name, size in known.items() if size or not again}
         new = [item for item in items if item.id not in kept]
+        self._looked_at |= {item.id for item in new}
         kept |= dict(zip((item.id for item in new), measure(new, seen), strict=True))
+        return [_size_of(item, kept[item.id]) for item in items]
 
-        def size_of(item: Item) -> Size | InputError:
-            found = kept[item.id]
-            if isinstance(found, InputError):
-                return found
-            missing = InputError(f"{item.image}: could not be read when the job began")
-            return (found[0], found[1]) if found else missing
+    def agree(
+        self, items: Sequence[Item], sizes: Sequence[Size | InputError]
+    ) -> list[Size | InputError]:
+        """Keeps the sizes that this process has found; where another one has written since, its own count.
 
-        return [size_of(item) for item in items]
-
-    def keep_sizes(self, items: Sequence[Item], sizes: Sequence[Size | InputError]) -> None:
-        """Writes what `measure` reads."""
-        told = {
-            item.id: None if isinstance(size, InputError) else size
+        They lie in numbered files, each of which is written once and by one process.
+        """
+        found = {item.id: _as_kept(size) for item, size in zip(items, sizes, strict=True)}
+        while True:
+            names = set(self.folder.names(_ALL_SIZES))
+            known, since = self._sizes(names), self._sizes(names - self._sizes_before)
+            new = {
+                name: size
+                for name, size in found.items()
+                if name not in known or (name in self._looked_at and name not in since)
+            }
+            next_file = f"sizes.{len(names)}.json" if names else SIZES
+            if not new or self.folder.create(next_file, json.dumps(new).encode()):
+                break
+        agreed = known | new
+        return [
+            size if _as_kept(size) == agreed[item.id] else _size_of(item, agreed[item.id])
             for item, size in zip(items, sizes, strict=True)
-        }
-        self.folder.write(SIZES, json.dumps(told).encode())
+        ]
+
+    def _sizes(self, names: Iterable[str]) -> dict[str, list[int] | None]:
+        """Sizes by their items' ids; None where there was none to be found."""
+        known: dict[str, list[int] | None] = {}
+        for name in names:
+            for item, size in read_record(self.folder, name).items():
+                known[item] = known.get(item) or size
+        return known
 
     def done(self, *, retry_failed: bool = False) -> set[str]:
         """The ids of results that need no further work."""
         rows = read_rows(self.folder).values()
         return {row["id"] for row in rows if row["status"] == "ok" or not retry_failed}
 
-    def merge(self, *, done: bool = False) -> list[Row]:
+    def merge(self) -> list[Row]:
         """All processes' rows as one ledger and one table; see `ledger.merge`."""
-        return merge(self.folder, self.expected, done=done)
+        return merge(self.folder, self.expected)
 
     def refuse_other(self, settings: Settings, remedy: str = "") -> None:
         """Compares settings with those that the job was begun with.
@@ -141,3 +185,15 @@ class JobFolder:
                             f"{self.folder.url} holds {name} with {key} {before[key]!r}, now it is {value!r}: "
                             "choose another --out, or add --allow-change to keep it and go on"
                         )
+
+
+def _as_kept(size: Size | InputError) -> list[int] | None:
+    return None if isinstance(size, InputError) else list(size)
+
+
+def _size_of(item: Item, kept: Any) -> Size | InputError:
+    if isinstance(kept, InputError):
+        return kept
+    if not kept:
+        return InputError(f"{item.image}: could not be read when the job began")
+    return kept[0], kept[1]

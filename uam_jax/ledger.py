@@ -5,52 +5,81 @@ makes one `results.jsonl` and a Parquet table. Where files can't be added to (ob
 lines in numbered pieces instead.
 """
 
+import contextlib
 import hashlib
 import json
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from uam_jax.errors import InputError
 from uam_jax.storage import Folder
 
 Row = dict[str, Any]
 
-LEDGER = "results.jsonl"
+_STEM = "results"
+LEDGER = f"{_STEM}.jsonl"
 TABLE = "results.parquet"
 _PIECE = 500
 """Lines of a piece, at most."""
 
 
 class Ledger:
-    """The rows of this process, on disk.
+    """The rows of this process, on disk; a context, in which no other process has the same ledger.
 
     Attributes:
-      is_sole: no other process writes to the folder.
+      is_sole: it is the whole job's, not a shard's.
     """
 
     def __init__(self, folder: Folder, shard: tuple[int, int] = (0, 1)):
-        """Opens the ledger; a line that a killed process left unfinished is removed.
+        """Names the ledger.
 
         Args:
           folder: the job's.
           shard: (index, count) of this process.
         """
-        self._folder, self._stem = folder, "results"
         self.is_sole = shard == (0, 1)
-        if not self.is_sole:
-            self._stem += f".{shard[0]}-of-{shard[1]}"
+        self._folder = folder
+        self._stem = _STEM if self.is_sole else f"{_STEM}.{shard[0]}-of-{shard[1]}"
         self._piece: list[Row] = []
         self._number = len(folder.names(f"{self._stem}.piece-*.jsonl"))
-        if folder.is_local:
-            _mend(folder, f"{self._stem}.jsonl")
+        # Where there are no locks, another process of the same shard must have other pieces.
+        self._own = uuid.uuid4().hex[:8]
+        self._held = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Takes the ledger; a line that a killed process left unfinished is removed.
+
+        Raises:
+          InputError: another process has it.
+        """
+        if not self._held.enter_context(self._folder.locked(self._stem)):
+            self._held.close()
+            part = "" if self.is_sole else " with the same --shard"
+            raise InputError(
+                f"{self._folder.url}: another process{part} is at work on this job: wait for its end, choose another "
+                "--out, or share the work out with --shard I/N"
+            )
+        if self._folder.is_local:
+            _mend(self._folder, f"{self._stem}.jsonl")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Lets others have it."""
+        self._held.close()
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Writes rows; when this returns they are there, whatever happens to the process."""
+        """Writes rows; when this returns they are there, whatever happens to the process.
+
+        Raises:
+          InputError: they can't be written; then none of them is there.
+        """
         if self._folder.is_local:
             self._folder.append(f"{self._stem}.jsonl", to_lines(rows))
             return
         self._piece += rows
-        self._folder.write(f"{self._stem}.piece-{self._number:06d}.jsonl", to_lines(self._piece))
+        name = f"{self._stem}.piece-{self._number:06d}-{self._own}.jsonl"
+        self._folder.write(name, to_lines(self._piece))
         if len(self._piece) >= _PIECE:
             self._piece, self._number = [], self._number + 1
 
@@ -66,6 +95,23 @@ def read_rows(folder: Folder) -> dict[str, Row]:
     return found
 
 
+def read_record(folder: Folder, name: str) -> dict[str, Any]:
+    """A JSON object that a job keeps beside its ledger; an empty one where there is none.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    try:
+        found = json.loads(folder.read(name) or b"{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(
+            f"{folder.path(name)} is damaged: choose another --out, or remove the file, and it is made anew"
+        )
+    return found
+
+
 def refuse_other(folder: Folder, name: str, now: Mapping[str, Any], remedy: str = "") -> None:
     """Compares settings with those that the folder's job was begun with, key by key.
 
@@ -78,7 +124,7 @@ def refuse_other(folder: Folder, name: str, now: Mapping[str, Any], remedy: str 
     Raises:
       InputError: something differs; all of it is told.
     """
-    before = json.loads(folder.read(name) or b"{}")
+    before = read_record(folder, name)
     new = json.loads(json.dumps(now))
     changed = [
         f"{key} was {_short(before[key])}, is {_short(new[key])}"
@@ -92,25 +138,25 @@ def refuse_other(folder: Folder, name: str, now: Mapping[str, Any], remedy: str 
         )
 
 
-def merge(folder: Folder, expected: Sequence[str], *, done: bool = False) -> list[Row]:
+def merge(folder: Folder, expected: Sequence[str]) -> list[Row]:
     """Writes every process's rows as one ledger and one table; running it again changes nothing.
 
-    The processes' own files stay: one may still be running. So does a ledger that is the only one, which is
-    its process's own, unless that is done.
+    The processes' own files stay: one may still be running. So does `results.jsonl` as it is, while the process
+    whose ledger it is runs.
 
     Args:
       folder: the job's.
       expected: ids in the order that the rows are to have; others follow.
-      done: no process is at work any more.
 
     Returns:
       The rows.
     """
-    found = read_rows(folder)
     order = {name: number for number, name in enumerate(expected)}
-    rows = sorted(found.values(), key=lambda row: order.get(row["id"], len(order)))
-    if done or folder.names("results*.jsonl") != [LEDGER]:
-        folder.write(LEDGER, to_lines(rows))
+    with folder.locked(_STEM) as is_free:
+        found = read_rows(folder)
+        rows = sorted(found.values(), key=lambda row: order.get(row["id"], len(order)))
+        if is_free:
+            folder.write(LEDGER, to_lines(rows))
     folder.write(TABLE, to_parquet(rows))
     return rows
 

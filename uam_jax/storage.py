@@ -1,18 +1,25 @@
 """Folders and files, local or remote (fsspec), with writes that are there whole or not at all."""
 
 import contextlib
+import errno
 import fnmatch
 import os
+import sys
+import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from uam_jax.errors import InputError
+
+_ABANDONED_SECONDS = 3600
+"""A temporary file that nobody has written to for so long is a killed process's."""
 
 
 def read_bytes(url: str) -> bytes:
@@ -81,43 +88,130 @@ class Folder:
 
         Object stores do that by themselves; on a local disk a file of another name is renamed. Other remote file
         systems (sftp, smb) may leave half a file where the process is killed.
+
+        Raises:
+          InputError: it can't be written, since the disk is full, say; an older file is still there.
         """
-        path = self.path(name)
+        with self._writing(name) as path:
+            if not self.is_local:
+                self._files.pipe_file(path, content)
+                return
+            with _beside(path, content) as temporary:
+                os.replace(temporary, path)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Writes a file unless there is one of that name: of several processes one alone does.
+
+        Object stores decide that themselves where they can; other remote file systems leave a moment in which a
+        second process may write as well.
+
+        Returns:
+          Whether this call has written it.
+
+        Raises:
+          InputError: it can't be written.
+        """
+        with self._writing(name) as path:
+            try:
+                if self.is_local:
+                    with _beside(path, content) as temporary:
+                        _rename_to_new(temporary, path)
+                elif self._exists(path):
+                    return False
+                else:
+                    self._files.pipe_file(path, content, mode="create")
+            except FileExistsError:
+                return False
+            except TypeError:  # an older file system, which knows no such mode
+                self._files.pipe_file(path, content)
+            except Exception:  # some tell it by an error of their own
+                if self.is_local or not self._exists(path):
+                    raise
+                return False
+            return True
+
+    def append(self, name: str, content: bytes) -> None:
+        """Adds to the end of a local file, and waits until it is on the disk.
+
+        Raises:
+          InputError: it can't be written; then nothing is added.
+        """
+        with self._writing(name) as path:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "ab", buffering=0) as file:
+                before = file.seek(0, os.SEEK_END)
+                try:
+                    left = memoryview(content)
+                    while left:
+                        left = left[file.write(left) :]
+                    os.fsync(file.fileno())
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        file.truncate(before)
+                    raise
+
+    def check_writable(self) -> None:
+        """Makes sure that files can be written here, and leaves none; folders that are missing are not made.
+
+        Raises:
+          InputError: they can't.
+        """
         if not self.is_local:
-            self._files.pipe_file(path, content)
             return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = os.path.join(os.path.dirname(path), f".uam-{uuid.uuid4().hex}.tmp")
+        nearest = self._root
+        while not os.path.lexists(nearest) and os.path.dirname(nearest) != nearest:
+            nearest = os.path.dirname(nearest)
+        if not os.path.isdir(nearest):
+            raise InputError(f"{nearest} is no folder, so nothing can be written to {self.url}")
         try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
+            with tempfile.TemporaryFile(dir=nearest, prefix=".uam-", suffix=".tmp"):
+                pass
+        except OSError as error:
+            raise InputError(_unwritten(nearest, error)) from None
 
-    def sweep(self, min_age: float = 0.0) -> None:
-        """Removes what killed processes had begun to write, at least `min_age` seconds ago.
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[bool]:
+        """Holds a lock of that name, which ends with the process however that ends, and yields whether it has it.
 
-        With no `min_age`, no other process may be writing.
+        Another process, or another holder in this one, does not have it meanwhile. File systems without locks, which
+        remote ones are, always give it.
         """
+        if not self.is_local:
+            yield True
+            return
+        with self._writing(f".uam-{name}.lock") as path:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            file = open(path, "ab")  # noqa: SIM115
+        with file:  # closing it gives the lock back
+            yield lock_file(file)
+
+    def sweep(self) -> None:
+        """Removes what killed processes had begun to write: what is older than any write that goes on."""
         if not self.is_local:
             return
         for path in Path(self._root).rglob(".uam-*.tmp"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime >= min_age:
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime >= _ABANDONED_SECONDS:
                     path.unlink()
 
-    def append(self, name: str, content: bytes) -> None:
-        """Adds to the end of a local file, and waits until it is on the disk."""
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[str]:
+        """Yields a name's path, and tells of any fault what can be done."""
         path = self.path(name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "ab") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            yield path
+        except InputError:
+            raise
+        except OSError as error:
+            raise InputError(_unwritten(path, error)) from error
+        except Exception as error:  # of a remote file system, which has errors of its own
+            if self.is_local:
+                raise
+            raise InputError(f"{self.url}: can't be written ({_reason(error)})") from error
+
+    def _exists(self, path: str) -> bool:
+        self._files.invalidate_cache(path.rpartition("/")[0])
+        return self._files.exists(path)
 
     def read(self, name: str) -> bytes | None:
         """A file's content; None if there is none."""
@@ -138,6 +232,72 @@ class Folder:
         names = [str(path).rstrip("/").rpartition("/")[2] for path in found]
         matching = sorted(fnmatch.filter(names, wanted))
         return [f"{parent}/{name}" if parent else name for name in matching]
+
+
+@contextlib.contextmanager
+def _beside(path: str, content: bytes) -> Iterator[str]:
+    """A whole file of another name in the same folder, which is gone in the end."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = os.path.join(os.path.dirname(path), f".uam-{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _rename_to_new(temporary: str, path: str) -> None:
+    """Gives a file a name that none has.
+
+    Raises:
+      FileExistsError: one has.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        with open(path, "xb") as file:
+            file.write(Path(temporary).read_bytes())
+
+
+def lock_file(file: IO[bytes]) -> bool:
+    """Locks an open file until it is closed, and tells whether that was possible; it is, where nobody can lock."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _unwritten(path: str, error: OSError) -> str:
+    """Says why a file can't be written, and the way on."""
+    folder = os.path.dirname(path) or path
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"{folder}: the disk is full ({error.strerror}). What is finished is kept: free space and start the same "
+            "command again"
+        )
+    if isinstance(error, NotADirectoryError | FileExistsError):
+        return f"{path} can't be written: a file has the name of a folder above it; remove it, or choose another --out"
+    return (
+        f"{path} can't be written ({error.strerror or _reason(error)}): see to that, or choose another --out; what is "
+        "finished is kept"
+    )
 
 
 def _refuse_special(url: str) -> None:
