@@ -28,7 +28,8 @@ from uam_jax.png import SIGNATURE, Chunks, read_chunks
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
-_DEEP_GREY = ("I", "F", *_SIXTEEN_BIT)
+DEEP_GREY = ("I", "F", *_SIXTEEN_BIT)
+"""Pillow's modes of grey with more than 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def _load(file: Any) -> tuple[Upright, list[str]]:
         metadata = read_metadata(image, chunks)
         layout = image.tile[0].args if image.tile else ""
         rawmode = layout if isinstance(layout, str) else str(next(iter(layout or ()), ""))
-        deep_colour = ";16" in rawmode and image.mode not in _DEEP_GREY
+        deep_colour = ";16" in rawmode and image.mode not in DEEP_GREY
         photometric = image.tag_v2.get(262) if isinstance(image, TiffImageFile) else None
         frames = getattr(image, "n_frames", 1)
         image.load()
@@ -244,7 +245,7 @@ def _load(file: Any) -> tuple[Upright, list[str]]:
         image.info["transparency"] = transparent * (85 if rawmode == "L;2" else 17)
     if deep_colour and chunks and transparent is not None:
         image.putalpha(_opacity_of_deep_png(image, chunks))
-    white_is_zero = photometric == 0 and image.mode in _DEEP_GREY
+    white_is_zero = photometric == 0 and image.mode in DEEP_GREY
     upright = turned(image, metadata.turn)
     return Upright(upright, file_format, rawmode, white_is_zero, metadata), notes
 
@@ -286,7 +287,7 @@ def _channels(upright: Upright) -> tuple[np.ndarray, np.ndarray | None, bool]:
     """Integers (h, w, 1 or 3), alpha, and whether the picture is grey."""
     image = upright.image
     alpha = opacity(image)
-    if image.mode in _DEEP_GREY:
+    if image.mode in DEEP_GREY:
         values, top = deep_grey(upright)
         if not (values.min() >= 0 and values.max() <= top):
             raise InputError(
@@ -299,11 +300,16 @@ def _channels(upright: Upright) -> tuple[np.ndarray, np.ndarray | None, bool]:
         if top != levels:
             values = np.rint(values * (levels / top))
         return values.astype(np.uint8 if levels == 255 else np.uint16)[..., None], alpha, True
+    values = shallow(upright)
+    return values.reshape(*values.shape[:2], -1), alpha, values.ndim == 2
+
+
+def shallow(upright: Upright) -> UInt8[np.ndarray, "h w *c"]:
+    """Grey (h, w) or colours (h, w, 3) of a file that has no more than 8 bits for them, or is read with no more."""
+    image = upright.image
     if image.mode in ("CMYK", "LAB"):
         image = _to_srgb(image, upright.metadata.icc_profile)
-    grey = image.mode in ("1", "L", "LA", "La")
-    values = np.asarray(plain(image).convert("L" if grey else "RGB"))
-    return values.reshape(*values.shape[:2], -1), alpha, grey
+    return np.asarray(_plain(image).convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB"))
 
 
 def deep_grey(upright: Upright) -> tuple[np.ndarray, int]:
@@ -322,7 +328,7 @@ def deep_grey(upright: Upright) -> tuple[np.ndarray, int]:
     return values, 255 if values.max() <= 255 else 65535
 
 
-def plain(image: Image.Image) -> Image.Image:
+def _plain(image: Image.Image) -> Image.Image:
     """The same with colours that aren't multiplied by alpha."""
     return (
         image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode]) if image.mode[-1] == "a" else image
@@ -334,9 +340,9 @@ def opacity(image: Image.Image) -> UInt8[np.ndarray, "h w"] | None:
     if not image.has_transparency_data:
         return None
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int) and image.mode in ("L", *_DEEP_GREY):
+    if isinstance(transparent, int) and image.mode in ("L", *DEEP_GREY):
         return np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)
-    return np.asarray(plain(image).convert("RGBA").getchannel("A"))
+    return np.asarray(_plain(image).convert("RGBA").getchannel("A"))
 
 
 def _to_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
