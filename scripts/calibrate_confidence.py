@@ -58,7 +58,7 @@ def is_right(row: Row) -> bool:
 
 
 def signals_of(rows: list[Row]) -> dict[str, np.ndarray]:
-    names = (*REASONS, "reconstruction", "noise")
+    names = (*REASONS, "reconstruction", "noise", "changed", "opacity")
     return {name: np.asarray([row["figures"][name] for row in rows], np.float64) for name in names}
 
 
@@ -157,7 +157,7 @@ def strangers(editor: Editor) -> dict[str, np.ndarray]:
     target = ["a large red cube in the centre of a wooden table in front of a blue wall"] * len(
         names
     )
-    result = editor.edit_latents(editor.encode(images), target, images=images)
+    result = editor.edit(images, target)
     signals = {name: np.asarray(values) for name, values in result.signals.items()}
     assert np.isfinite(np.asarray(result.images)).all()
     return {**signals, "name": np.asarray(names)}

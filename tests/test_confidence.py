@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from uam_jax import InputError
-from uam_jax.confidence import UNFAMILIAR, Calibration, edit_signals, error_map
+from uam_jax.confidence import (
+    MASKED,
+    UNCHANGED,
+    UNFAMILIAR,
+    Calibration,
+    edit_signals,
+    error_map,
+    picture_signals,
+)
 from uam_jax.edit import EditTrace
 
 Z0 = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 4)), jnp.float32)
@@ -22,12 +30,16 @@ def trace(**changes: object) -> EditTrace:
 
 
 def test_signals_say_what_they_are_called() -> None:
-    found = edit_signals(IMAGES, IMAGES + 0.2, Z0, 2 * jnp.ones_like(Z0), trace())
+    found = edit_signals(
+        IMAGES, IMAGES.at[1, 0, 0].add(0.5), IMAGES + 0.2, Z0, 2 * jnp.ones_like(Z0), trace()
+    )
     np.testing.assert_allclose(found["reconstruction"], 20, atol=1e-4)
     np.testing.assert_allclose(found["noise"], 4)
     np.testing.assert_allclose(found["share"], 0.25)
     np.testing.assert_allclose(found["stability"], [0.5, 1.0])
-    np.testing.assert_allclose(found["moved"], 0)
+    np.testing.assert_allclose(found["moved"], [0, 0.5 / 16], rtol=1e-6)
+    np.testing.assert_allclose(found["changed"], [0, 1])
+    np.testing.assert_allclose(found["opacity"], 0.25)
     np.testing.assert_allclose(found["round_trip"], 60)
     assert (found["separability"] > 0.8).all() and (found["contrast"] > 1).all()
     np.testing.assert_allclose(error_map(IMAGES, IMAGES + 0.2), 0.1)
@@ -35,11 +47,10 @@ def test_signals_say_what_they_are_called() -> None:
 
 def test_signals_follow_what_they_measure() -> None:
     even = jnp.asarray(np.random.default_rng(1).uniform(0.9, 1.1, (2, 8, 8)), jnp.float32)
-    found = edit_signals(IMAGES, IMAGES, Z0, Z0, trace(change=even, source=1.1 * Z0, target=0 * Z0))
+    found = edit_signals(IMAGES, IMAGES, IMAGES, Z0, Z0, trace(change=even, source=1.1 * Z0))
     np.testing.assert_allclose(found["round_trip"], 20, atol=1e-3)
     assert (found["contrast"] < 0.2).all()
-    np.testing.assert_allclose(found["moved"], np.sqrt(np.square(Z0).mean((1, 2, 3))), rtol=1e-5)
-    anchored = edit_signals(IMAGES, IMAGES, Z0, Z0, trace(source=None))
+    anchored = edit_signals(IMAGES, IMAGES, IMAGES, Z0, Z0, trace(source=None))
     np.testing.assert_allclose(anchored["round_trip"], 60)
 
 
@@ -53,6 +64,7 @@ SETTINGS = {
 
 def signals(**values: float) -> dict[str, np.ndarray]:
     plain = {"reconstruction": 32.0, "noise": 1.0, "separability": 0.7, "share": 0.3}
+    plain |= {"changed": 1.0, "opacity": 1.0}
     return {name: np.asarray([value]) for name, value in (plain | values).items()}
 
 
@@ -94,6 +106,26 @@ def test_without_a_calibration_only_familiarity_counts() -> None:
     assert plain.confidence(signals()) == pytest.approx(1 / (1 + np.exp(-2)))
     assert plain.confidence(signals(reconstruction=10.0)) == 0
     assert UNFAMILIAR in plain.review(signals(reconstruction=10.0))[0]
+
+
+@pytest.mark.parametrize("levels", [255, 65535])
+def test_a_change_counts_from_half_a_level_of_the_file(levels: int) -> None:
+    original = np.zeros((4, 4, 3), np.float32)
+    for part, changed in ((0.49, 0), (0.51, 1), (-0.51, 1)):
+        edited = original.copy()
+        edited[1, 2, 0] = part / levels * 2
+        assert picture_signals(original, edited, original[..., 0], levels)["changed"] == changed
+
+
+@pytest.mark.parametrize(("opacity", "why"), [(0.0, MASKED), (1.0, UNCHANGED)])
+def test_a_result_that_equals_its_original_is_not_trusted_and_told(
+    opacity: float, why: str
+) -> None:
+    for settings in ({}, SETTINGS, SETTINGS | {"below": 0.0}):
+        calibration = Calibration.from_settings(settings)
+        same = signals(changed=0.0, opacity=opacity, separability=0.9)
+        assert calibration.confidence(same) == 0
+        assert calibration.review(same) == [why]
 
 
 @pytest.mark.parametrize(

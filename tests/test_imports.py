@@ -46,10 +46,11 @@ LAYERS = (
         "hub",
         "model_hash",
         "compose",
+        "outputs",
     },
     {"edit", "checkpoints", "scenes"},
     {"config", "predictors", "confidence", "shapes"},
-    {"programs", "requests"},
+    {"programs", "requests", "delivery"},
     {"inverter"},
     {"pipeline"},
     {"uam_jax"},  # the public names, in __init__.py

@@ -10,6 +10,7 @@ import pytest
 from checkpoint_files import write_checkpoint
 
 from uam_jax import EditConfig, Editor, InputError, programs
+from uam_jax.confidence import MASKED
 from uam_jax.ddim import clean_estimate
 from uam_jax.masks import edit_mask, threshold
 from uam_jax.predictors import branch_predictor
@@ -346,6 +347,37 @@ def test_a_regional_edit_equals_its_singles(editor: Editor, images: np.ndarray) 
         assert_close(alone.latents[0], together.latents[i], 1e-4)
         for name, values in together.signals.items():
             assert_close(alone.signals[name][0], values[i], 1e-2)
+
+
+def test_masks_and_confidence_are_of_the_pictures_that_are_returned(
+    editor: Editor, images: np.ndarray
+) -> None:
+    masks = np.zeros((3, 8, 8), np.float32)
+    masks[:, 2:5, 2:5] = 1
+    config = SMALL.updated({"preserve": "pixels", "mask": {"user": "replace"}})
+    whole = editor.edit_latents(
+        editor.encode(images), [TARGET] * 3, masks=masks, config=config, images=images
+    )
+    result = editor.edit(images, [TARGET] * 3, masks=masks, config=config)
+    for i, image in enumerate(images):
+        one = whole.deliver(
+            i, image, config=config, calibration=editor.calibration, within=masks[i]
+        )
+        np.testing.assert_array_equal(result.images[i], one.pixels)
+        np.testing.assert_array_equal(result.masks[i], one.mask)
+        assert result.signals["share"][i] == pytest.approx(one.mask.mean())
+        assert 0 < one.mask.mean() <= 9 / 64
+        assert (result.confidence[i], result.review[i]) == (one.confidence, one.review)
+    assert result.signals.keys() == whole.signals.keys()
+    assert float(whole.signals["moved"][0]) > 1.5 * float(result.signals["moved"][0])
+
+
+def test_an_edit_that_was_free_nowhere_is_not_trusted(editor: Editor, images: np.ndarray) -> None:
+    config = SMALL.updated({"preserve": "pixels", "mask": {"user_from_start": True}})
+    nothing = np.zeros((3, 8, 8), np.float32)
+    result = editor.edit(images, [TARGET] * 3, masks=nothing, config=config)
+    np.testing.assert_array_equal(result.images, images)
+    assert not result.confidence.any() and list(result.review) == [MASKED] * 3
 
 
 def test_an_edit_tells_about_itself(editor: Editor, images: np.ndarray) -> None:

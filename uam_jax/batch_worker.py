@@ -11,7 +11,6 @@ import numpy as np
 
 from uam_jax.batch_plan import JobPlan
 from uam_jax.cache import InversionCache
-from uam_jax.compose import keep_unedited
 from uam_jax.config import EditConfig
 from uam_jax.data import Batch
 from uam_jax.encoding import (
@@ -20,10 +19,11 @@ from uam_jax.encoding import (
     encode_image,
     encode_mask,
     encode_preview,
+    needs_shown_copy,
     refuse_nonfinite,
 )
 from uam_jax.errors import InputError
-from uam_jax.images import quietly, resize
+from uam_jax.images import quietly
 from uam_jax.ledger import Row
 from uam_jax.runner import Outcome
 
@@ -33,10 +33,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Computed:
-    """A batch's arrays: (targets, slots, ...)."""
+    """A batch's results, one per target, each of all slots."""
 
-    images: list[np.ndarray]
-    free: list[np.ndarray]
     results: list["EditResult"]
     errors: np.ndarray
     prepared: "Prepared"
@@ -114,10 +112,8 @@ class EditWorker:
                     self.cache.store(digests, prepared.inversions)
                 except OSError as error:
                     warnings.warn(f"an inversion could not be kept: {error}", stacklevel=1)
-            images = [np.asarray(result.images, np.float32) for result in results]
-            free = [np.asarray(result.masks, np.float32) for result in results]
             errors = np.asarray(results[0].error_map, np.float32)
-            made = _Computed(images, free, results, errors, prepared, seconds)
+            made = _Computed(results, errors, prepared, seconds)
             return self._outcomes(batch, config, made)
 
         return finish
@@ -157,7 +153,7 @@ class EditWorker:
             except Exception as error:
                 told = str(error) if isinstance(error, InputError) else repr(error)
                 nothing = dict.fromkeys(
-                    ("output", "preview", "mask", "error", "confidence", "review")
+                    ("output", "shown", "preview", "mask", "error", "confidence", "review")
                 )
                 row |= {"status": "failed", "reason": told, **nothing}
                 files = {}
@@ -174,41 +170,39 @@ class EditWorker:
         row: Row,
     ) -> dict[str, bytes]:
         """One result's files; their names and figures go into its row."""
-        edited, free, result = (
-            made.images[number][slot],
-            made.free[number][slot],
-            made.results[number],
-        )
         item, picture = batch.items[slot], batch.pictures[slot]
         assert item is not None and picture is not None
-        refuse_nonfinite(item.image, edited)
+        result = made.results[number]
+        refuse_nonfinite(item.image, np.asarray(result.images)[slot])
+        delivery = result.deliver(
+            slot,
+            picture.pixels,
+            config=config,
+            calibration=self.editor.calibration,
+            within=batch.masks[slot],
+            levels=picture.levels,
+        )
         suffix = self.plan.settings.suffix or default_suffix(item.image, picture)
-        if config.preserve == "pixels":
-            pixels, mask = keep_unedited(
-                picture.pixels,
-                edited,
-                free,
-                within=batch.masks[slot],
-                threshold=config.mask.threshold,
-            )
-        else:
-            pixels, mask = resize(edited, picture.size), resize(free, picture.size, linear=True)
         row["output"] = f"images/{row['id']}{suffix}"
         row["mask"] = f"masks/{row['id']}.png"
         row["preview"] = f"originals/{item.id}.jpg"
         row["error"] = f"errors/{item.id}.png"
-        row["confidence"] = round(float(result.confidence[slot]), 4)
-        row["review"] = result.review[slot]
-        row["mask_share"] = round(float(mask.mean()), 5)
+        row["confidence"] = round(delivery.confidence, 4)
+        row["review"] = delivery.review
+        row["mask_share"] = round(delivery.mask_share, 5)
         height, width = picture.size
         row["size"] = f"{width}x{height}"
         with quietly():
-            return {
-                row["output"]: encode_image(row["output"], pixels, picture),
-                row["mask"]: encode_mask(mask),
+            files = {
+                row["output"]: encode_image(row["output"], delivery.pixels, picture),
+                row["mask"]: encode_mask(delivery.mask),
                 row["preview"]: encode_preview(picture.pixels, picture),
                 row["error"]: encode_error(made.errors[slot]),
             }
+            if needs_shown_copy(row["output"], picture):
+                row["shown"] = f"shown/{row['id']}.jpg"
+                files[row["shown"]] = encode_preview(delivery.pixels, picture)
+        return files
 
     def _row(self, batch: Batch, slot: int, number: int, **known: Any) -> Row:
         item = batch.items[slot]
@@ -224,6 +218,7 @@ class EditWorker:
             "source": item.source,
             "given_mask": item.mask,
             "output": None,
+            "shown": None,
             "preview": None,
             "mask": None,
             "error": None,

@@ -15,7 +15,8 @@ from uam_jax.console import Console, run
 from uam_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from uam_jax.jobs import Files, Job, Rows
+    from uam_jax.jobs import Job, Rows
+    from uam_jax.outputs import Files
     from uam_jax.pipeline import Editor
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -131,6 +132,9 @@ def demo(
     """Reconstructs and edits four unseen scenes with the embedded model."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file: give a folder")
+    from uam_jax.outputs import check_places
+
+    check_places(out / name for name in ("grid.png", "index.html", "gallery/page.js"))
     editor = load_editor("scenes", compute, console)
     from uam_jax.scenes.demo import run_demo
 
@@ -480,20 +484,26 @@ def _carry_out(
     work: "Callable[[Job], tuple[Files, Rows]]",
     page: "Callable[[Rows], Files]" = lambda rows: {},
 ) -> dict[str, Any]:
-    """Does all jobs, then writes their files together; returns the common part of a summary."""
-    from uam_jax.atomic import write_files
+    """Does all jobs and writes each one's files when it is done; returns the common part of a summary."""
+    from uam_jax.jobs import tell_left
+    from uam_jax.outputs import save
 
-    files: Files = {}
     rows: Rows = []
-    start = time.perf_counter()
-    with backend.CompileClock() as clock:
-        for number, job in enumerate(jobs, start=1):
-            console.stage(f"{job.source} ({number} of {len(jobs)})")
-            made, figures = work(job)
-            files |= made
-            rows += figures
-    total = time.perf_counter() - start
-    write_files(files | page(rows))
+    done, start = 0, time.perf_counter()
+    try:
+        with backend.CompileClock() as clock:
+            for job in jobs:
+                console.stage(f"{job.source} ({done + 1} of {len(jobs)})")
+                files, figures = work(job)
+                save(files)
+                rows += figures
+                done += 1
+        total = time.perf_counter() - start
+        save(page(rows))
+    except BaseException:
+        if done:
+            console.warn(tell_left(jobs, done))
+        raise
     return {
         "pictures": rows,
         "model": editor.name,

@@ -27,12 +27,15 @@ def error_map(images: Image, rebuilt: Image) -> Float[Array, "b height width"]:
 
 
 def edit_signals(
-    images: Image, rebuilt: Image, z0: Latent, start: Latent, trace: EditTrace
+    images: Image, edited: Image, rebuilt: Image, z0: Latent, start: Latent, trace: EditTrace
 ) -> Signals:
     """What an edit tells about itself, each a number per target.
 
+    Those of the picture and the mask (`picture_signals`) are of the model's own; what is delivered has others.
+
     Args:
       images: the originals, in [-1, 1].
+      edited: the model's pictures.
       rebuilt: what the auxiliary branch made of them; the VAE's picture where nothing was blended.
       z0: the originals' latents.
       start: the latents that the edit began with, which ought to look like noise.
@@ -44,8 +47,7 @@ def edit_signals(
       `start`. `separability`: how clearly the image falls into a part where the
       branches differ and one where they don't (see `masks.otsu`). `contrast`: the first part's
       difference over the second's, as a logarithm. `difference`: of the branches, mean over
-      everything. `stability` of the masks, see `EditTrace`. `share` of the image that was free.
-      `moved`: root mean square change of the latent.
+      everything. `stability` of the masks, see `EditTrace`. And those of `picture_signals`.
     """
     axes = (1, 2, 3)
     error = jnp.mean((images - rebuilt) ** 2, axis=axes) / 4
@@ -68,8 +70,34 @@ def edit_signals(
         "contrast": jnp.log(jnp.maximum(inside, 1e-6) / jnp.maximum(outside, 1e-6)),
         "difference": trace.change.mean(axis=(1, 2)),
         "stability": trace.stability,
-        "share": trace.free.mean(axis=(1, 2)),
-        "moved": jnp.sqrt(jnp.mean((trace.target - z0) ** 2, axis=axes)),
+        **jax.vmap(picture_signals)(images, edited, trace.free),
+    }
+
+
+def picture_signals(
+    original: Float[Array | np.ndarray, "height width 3"],
+    edited: Float[Array | np.ndarray, "height width 3"],
+    mask: Float[Array | np.ndarray, "rows columns"],
+    levels: int = 255,
+) -> dict[str, Any]:
+    """The signals that are of a picture as it is handed over, and of its mask.
+
+    Args:
+      original: in [-1, 1].
+      edited: the picture that is made of it.
+      mask: how much of each pixel was taken from the edit, or was free.
+      levels: the largest integer of the file's channels.
+
+    Returns:
+      `share`: mean of the mask. `opacity`: its largest value. `moved`: root mean square change of the
+      picture. `changed`: 1 if any value of the file is another than the original's, else 0.
+    """
+    difference = edited - original
+    return {
+        "share": mask.mean(),
+        "opacity": mask.max(),
+        "moved": (difference**2).mean() ** 0.5,
+        "changed": (abs(difference).max() * (levels / 2) >= 0.5) * 1.0,
     }
 
 
@@ -96,6 +124,8 @@ REASONS: dict[str, tuple[str, str]] = {
 """What a signal says if it is low, and if it is high: the signals that `Calibration.weights` may name."""
 
 UNFAMILIAR = "the model cannot reproduce this picture"
+UNCHANGED = "nothing changed: the result equals the original"
+MASKED = "nothing changed: the mask leaves nothing of the edit (give a larger one; mask.user=replace frees all of it)"
 
 
 @dataclass(frozen=True)
@@ -148,9 +178,10 @@ class Calibration:
         return found
 
     def confidence(self, signals: Mapping[str, Any]) -> Float[np.ndarray, "t"]:
-        """The chance, in [0, 1], that the edit did what it should and nothing else."""
+        """The chance, in [0, 1], that the edit did what it should and nothing else; 0 if it did nothing."""
         logit = self.bias + sum(self._parts(signals).values(), np.zeros(()))
-        return self.familiarity(signals) / (1 + np.exp(-np.clip(logit, -30, 30)))
+        likely = self.familiarity(signals) / (1 + np.exp(-np.clip(logit, -30, 30)))
+        return np.where(np.asarray(signals["changed"]) == 0, 0.0, likely)
 
     def familiarity(self, signals: Mapping[str, Any]) -> Float[np.ndarray, "t"]:
         """1 for a picture of the model's own world, 0 for one that it knows nothing of."""
@@ -166,7 +197,10 @@ class Calibration:
         parts = self._parts(signals)
         found: list[str | None] = []
         for index, confidence in enumerate(sure):
-            if confidence >= self.below:
+            if np.asarray(signals["changed"])[index] == 0:
+                masked = np.asarray(signals["opacity"])[index] < 0.5
+                found.append(MASKED if masked else UNCHANGED)
+            elif confidence >= self.below:
                 found.append(None)
             elif familiar[index] < self.below or not parts:
                 told = float(np.asarray(signals["reconstruction"])[index])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from uam_jax.atomic import write_files
 from uam_jax.errors import InputError
-from uam_jax.formats import ALIASES, WRITTEN, Format
+from uam_jax.formats import ALIASES, WRITTEN, Format, shown_by_browsers
 from uam_jax.images import LUMA, Picture, by, quietly, resize, warn
 from uam_jax.metadata import has_blocks, with_resolution, without_blocks
 
@@ -182,6 +182,13 @@ def encode_preview(
     like = like or Picture(pixels)
     plain = Picture(small, grey=like.grey, icc_profile=like.icc_profile)
     return encode_image("preview.jpg", small, plain)
+
+
+def needs_shown_copy(path: str | Path, like: Picture) -> bool:
+    """Whether browsers show the file at `path` not at all, or without the colour profile of `like`."""
+    if not shown_by_browsers(path):
+        return True
+    return like.icc_profile is not None and not WRITTEN[output_format(path, like)].icc
 
 
 def write_image(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uam_jax import metrics
-from uam_jax.compose import keep_unedited, soft_mask
+from uam_jax.compose import soft_mask
 from uam_jax.config import EditConfig
 from uam_jax.encoding import encode_image, encode_mask
 from uam_jax.inversion import Inversion, InversionKey
@@ -56,7 +56,7 @@ class Evaluation:
     def run(self, folder: Folder, **how: Any) -> Progress:
         """Does what has no row in the ledger yet; `how` is `report`, `say`, `stop` of `run_chunks`."""
         job = {
-            "benchmark": f"scenes {VERSION}, seed {self.seed}",
+            "benchmark": f"scenes {VERSION}, seed {self.seed}, signals of what is delivered",
             "weights": self.editor.weights_hash,
             "chunk": self.chunk,
             "shared_inversions": self.share,
@@ -309,16 +309,26 @@ class _Worker:
         rebuilt = shared.z0 if rebuilt is None else rebuilt
         figures = score_edits(made, free, truth, threshold=config.mask.threshold)
         figures |= score_reconstructions(np.asarray(editor.decode(rebuilt)), truth, shared.ceiling)
+        masks = self._masks(shared, config)
+        deliveries = [
+            result.deliver(
+                slot,
+                source,
+                config=config,
+                calibration=editor.calibration,
+                within=None if masks is None else np.asarray(masks[slot]),
+            )
+            for slot, source in enumerate(truth.sources)
+        ]
         if config.preserve == "pixels":
-            pairs = zip(truth.sources, made, free, strict=True)
-            threshold = config.mask.threshold
-            kept = np.stack([keep_unedited(*each, threshold=threshold)[0] for each in pairs])
+            kept = np.stack([each.pixels for each in deliveries])
             figures["kept_success"] = judge(kept, truth).astype(np.float64)
             figures["kept_background_psnr"] = metrics.psnr(kept, truth.sources, ~truth.region)
             figures["kept_edit_psnr"] = metrics.psnr(kept, truth.answers, truth.region)
-        figures |= {name: np.asarray(values) for name, values in result.signals.items()}
-        masked = self._masks(shared, config) is not None
-        evaluations = editor.evaluations(config, user_mask=masked)
+        figures |= {
+            name: np.asarray([each.signals[name] for each in deliveries]) for name in result.signals
+        }
+        evaluations = editor.evaluations(config, user_mask=masks is not None)
         outcomes = []
         for slot, row in enumerate(batch.rows):
             name = f"{batch.bucket}/{self.evaluation.items.ids[row]}"
@@ -338,8 +348,8 @@ class _Worker:
                 outcome |= {
                     "output": f"images/{name}.png",
                     "mask": f"masks/{name}.png",
-                    "confidence": round(float(result.confidence[slot]), 6),
-                    "review": result.review[slot],
+                    "confidence": round(deliveries[slot].confidence, 6),
+                    "review": deliveries[slot].review,
                     "seconds": None if seconds is None else round(seconds, 4),
                     "figures": {key: _number(values[slot]) for key, values in figures.items()},
                 }

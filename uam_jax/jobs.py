@@ -5,32 +5,32 @@ JAX is imported only by what runs, so that bad input is told at once.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from uam_jax.compose import keep_unedited
 from uam_jax.encoding import (
     default_suffix,
     encode_error,
     encode_image,
     encode_mask,
     encode_preview,
+    needs_shown_copy,
     output_format,
     refuse_nonfinite,
 )
 from uam_jax.errors import InputError
 from uam_jax.images import Picture, read_image, resize, working_size
 from uam_jax.mask_files import read_mask
+from uam_jax.outputs import Files, check_places
 from uam_jax.report import render_report
 
 if TYPE_CHECKING:
     from uam_jax.config import EditConfig
     from uam_jax.pipeline import Editor
 
-Files = dict[Path, bytes]
 Rows = list[dict[str, Any]]
 
 
@@ -44,6 +44,9 @@ class Job:
       masks: the masks' files, beside the results.
       mask: the user's mask, if there is one.
       preview: the file of a small copy of the original, if a page is to show it.
+      error: the file of the reconstruction's error map, likewise.
+      shown: files of copies of the results that browsers can show, one per target; empty where they can
+        show the results themselves, or there is no page.
     """
 
     source: Path
@@ -51,6 +54,14 @@ class Job:
     masks: list[Path]
     mask: Path | None = None
     preview: Path | None = None
+    error: Path | None = None
+    shown: Sequence[Path] = ()
+
+    @property
+    def files(self) -> list[Path]:
+        """All that is written."""
+        pages = filter(None, (self.preview, self.error))
+        return [*self.outputs, *self.masks, *self.shown, *pages]
 
 
 def plan_jobs(
@@ -94,12 +105,23 @@ def plan_jobs(
             name /= image.with_suffix(default_suffix(image, picture)).name
         output_format(name, picture)
         outputs = [name.with_stem(name.stem + tag) for tag in tags]
-        shown = save_mask or report
-        masks = [path.with_name(f"{path.stem}-mask.png") for path in outputs] if shown else []
-        preview = Path(out, "gallery", f"{name.stem}.jpg") if report else None
-        jobs.append(Job(image, outputs, masks, mask, preview))
+        masks = [path.with_name(f"{path.stem}-mask.png") for path in outputs]
+        job = Job(image, outputs, masks if save_mask or report else [], mask)
+        if report:  # with the suffix, so that names differ wherever the results' do
+            page = Path(out, "gallery")
+            job = replace(
+                job,
+                preview=page / f"{name.name}.jpg",
+                error=page / f"{name.name}-error.png",
+                shown=[page / f"{path.name}-shown.jpg" for path in outputs]
+                if needs_shown_copy(name, picture)
+                else [],
+            )
+        jobs.append(job)
     inputs = [*images, mask] if mask else list(images)
-    _check_outputs(jobs, [] if overwrite else inputs)
+    _check_outputs(jobs, inputs, overwrite)
+    if report:
+        check_places(Path(out, page) for page in render_report([], title="", facts={}))
     return jobs
 
 
@@ -127,33 +149,34 @@ def edit_job(
         latents, [list(targets)], source, masks=masks, config=config, images=working[None]
     )
     files: Files = {}
-    if job.preview:
-        error = np.asarray(result.error_map[0], np.float32)
+    if job.preview and job.error:
         files[job.preview] = encode_preview(picture.pixels, picture)
-        files[_error_file(job.preview)] = encode_error(error)
+        files[job.error] = encode_error(np.asarray(result.error_map[0], np.float32))
     rows: Rows = []
     for index, (target, output) in enumerate(zip(targets, job.outputs, strict=True)):
-        edited = np.asarray(result.images[index], np.float32)
-        free = np.asarray(result.masks[index], np.float32)
-        refuse_nonfinite(job.source, edited)
-        if config.preserve == "pixels":
-            pixels, mask = keep_unedited(
-                picture.pixels, edited, free, within=allowed, threshold=config.mask.threshold
-            )
-        else:
-            pixels, mask = resize(edited, picture.size), resize(free, picture.size, linear=True)
-        files[output] = encode_image(output, pixels, picture)
+        refuse_nonfinite(job.source, np.asarray(result.images[index]))
+        delivery = result.deliver(
+            index,
+            picture.pixels,
+            config=config,
+            calibration=editor.calibration,
+            within=allowed,
+            levels=picture.levels,
+        )
+        files[output] = encode_image(output, delivery.pixels, picture)
         if job.masks:
-            files[job.masks[index]] = encode_mask(mask)
+            files[job.masks[index]] = encode_mask(delivery.mask)
+        if job.shown:
+            files[job.shown[index]] = encode_preview(delivery.pixels, picture)
         rows.append(
             {
                 "input": job.source,
                 "target": target,
                 "output": output,
                 "worked_at": f"{width}x{height}",
-                "mask_share": float(mask.mean()),
-                "confidence": round(float(result.confidence[index]), 4),
-                "review": result.review[index],
+                "mask_share": delivery.mask_share,
+                "confidence": round(delivery.confidence, 4),
+                "review": delivery.review,
             }
         )
     return files, rows
@@ -161,32 +184,30 @@ def edit_job(
 
 def report_page(out: Path, jobs: Sequence[Job], rows: Rows, facts: dict[str, Any]) -> Files:
     """The files of a page that shows what `edit_job` made of all jobs, to be opened from the disk."""
-    shown = []
+
+    def address(path: Path | None) -> str | None:
+        return path and path.relative_to(out).as_posix()
+
     made = [(job, number) for job in jobs for number in range(len(job.outputs))]
-    for (job, number), row in zip(made, rows, strict=True):
-        output, mask = job.outputs[number], job.masks[number]
-        assert job.preview is not None
-        shown.append(
-            {
-                "id": output.stem,
-                "status": "ok",
-                "image": str(job.source),
-                "target": row["target"],
-                "output": output.relative_to(out).as_posix(),
-                "mask": mask.relative_to(out).as_posix(),
-                "preview": job.preview.relative_to(out).as_posix(),
-                "error": _error_file(job.preview).relative_to(out).as_posix(),
-                "mask_share": row["mask_share"],
-                "confidence": row["confidence"],
-                "review": row["review"],
-            }
-        )
+    shown = [
+        {
+            "id": job.outputs[number].stem,
+            "status": "ok",
+            "image": str(job.source),
+            "target": row["target"],
+            "output": address(job.outputs[number]),
+            "shown": address(job.shown[number]) if job.shown else None,
+            "mask": address(job.masks[number]),
+            "preview": address(job.preview),
+            "error": address(job.error),
+            "mask_share": row["mask_share"],
+            "confidence": row["confidence"],
+            "review": row["review"],
+        }
+        for (job, number), row in zip(made, rows, strict=True)
+    ]
     pages = render_report(shown, title="Edited pictures", facts=facts)
     return {out / name: content for name, content in pages.items()}
-
-
-def _error_file(preview: Path) -> Path:
-    return preview.with_name(f"{preview.stem}-error.png")
 
 
 def reconstruct_job(
@@ -229,28 +250,39 @@ def _read(editor: "Editor", job: Job, size: int | None) -> tuple[Picture, np.nda
     return picture, working
 
 
-def _check_outputs(jobs: Sequence[Job], protected: Sequence[Path]) -> None:
+def _check_outputs(jobs: Sequence[Job], inputs: Sequence[Path], overwrite: bool) -> None:
     makers: dict[Path, Path] = {}
-    for job in jobs:
-        for path in filter(None, (*job.outputs, *job.masks, job.preview)):
+    for number, job in enumerate(jobs):
+        check_places(job.files)
+        later = [
+            file for other in jobs[number + 1 :] for file in (other.source, other.mask) if file
+        ]
+        for path in job.files:
             if (other := makers.setdefault(path, job.source)) is not job.source:
                 raise InputError(
                     f"{other} and {job.source} would both be written to {path}: "
                     "rename one, or run them into different folders"
                 )
-            if any(path.exists() and path.samefile(file) for file in protected):
+            if not path.exists():
+                continue
+            if not overwrite and any(map(path.samefile, inputs)):
                 raise InputError(f"{path} is an input: choose another --out, or add --overwrite")
-            _check_place(path)
+            if any(map(path.samefile, later)):
+                raise InputError(
+                    f"{path} would be replaced by an edit of {job.source} before it is read: choose another --out"
+                )
 
 
-def _check_place(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, so no file can have that name")
-    nearest = next(folder for folder in path.parents if folder.exists())
-    if not nearest.is_dir():
-        raise InputError(f"{nearest} is a file, so {path} cannot be written below it")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"{nearest} may not be written: choose another --out")
+def tell_left(jobs: Sequence[Job], done: int) -> str:
+    """A sentence on a run that ends early: how many pictures are done, and which are not."""
+    if done == len(jobs):
+        return f"all {done} pictures are done and written; the page alone is missing"
+    names = [str(job.source) for job in jobs[done:]]
+    more = f" and {len(names) - 8} more after them" if len(names) > 8 else ""
+    return (
+        f"{done} of {len(jobs)} pictures are done and written, up to {jobs[done - 1].source}; "
+        f"left are {', '.join(names[:8])}{more}"
+    )
 
 
 def _psnr(a: np.ndarray, b: np.ndarray) -> float:

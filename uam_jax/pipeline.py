@@ -18,9 +18,9 @@ from jaxtyping import Array, Float
 
 from uam_jax import programs
 from uam_jax.checkpoints import Checkpoint, load_checkpoint
-from uam_jax.compose import keep_unedited
 from uam_jax.confidence import Calibration, Signals
 from uam_jax.config import EditConfig
+from uam_jax.delivery import Delivery, deliver
 from uam_jax.errors import InputError
 from uam_jax.inversion import Inversion, InversionKey
 from uam_jax.inverter import Inverter, Shares
@@ -51,8 +51,9 @@ class EditResult:
       latents: (T, h/f, w/f, c), scaled.
       source_latents: the same of the replayed source branch; None where it was anchored or not needed.
       auxiliary_latents: (b, h/f, w/f, c), the uniform reconstruction; None where nothing is blended.
-      masks: (T, h, w) in [0, 1]: the share of blended steps and channels in which a pixel was free to
-        change (1 where nothing is blended).
+      masks: (T, h, w) in [0, 1]. Where unedited pixels are kept (`Editor.edit` with `preserve = "pixels"`),
+        how much of each pixel is the model's; else the share of blended steps and channels in which it
+        was free to change (1 where nothing is blended).
       evaluations: single-sample U-Net evaluations that this call spent.
       source_index: (T,), the image that each target belongs to.
       error_map: (b, h, w) in [0, 1]: how far the uniform reconstruction is from each pixel of the
@@ -75,6 +76,22 @@ class EditResult:
     confidence: np.ndarray
     review: Sequence[str | None]
     step_masks: Float[Array, "m t h w c"] | None = None
+
+    def deliver(
+        self, target: int, original: Float[np.ndarray, "H W 3"], **options: Any
+    ) -> Delivery:
+        """One target's picture for its original, at that one's size; `options` are those of `delivery.deliver`.
+
+        For what `Editor.edit_latents` and `Editor.edit_prepared` return, which is the model's own.
+        """
+        return deliver(
+            original,
+            # All targets at once: JAX keeps what it has fetched, and a slice would be a program.
+            np.asarray(self.images)[target].astype(np.float32),
+            np.asarray(self.masks)[target].astype(np.float32),
+            {name: np.asarray(values)[target] for name, values in self.signals.items()},
+            **options,
+        )
 
 
 @dataclass(frozen=True)
@@ -364,19 +381,26 @@ class Editor:
         )
         if config.preserve == "latent":
             return result
-        pictures = [
-            keep_unedited(
+        made = [
+            result.deliver(
+                number,
                 np.asarray(images[index], np.float32),
-                np.asarray(edited),
-                np.asarray(free),
+                config=config,
+                calibration=self.calibration,
                 within=None if masks is None else np.asarray(masks[index], np.float32),
-                threshold=config.mask.threshold,
-            )[0]
-            for index, edited, free in zip(
-                result.source_index, result.images, result.masks, strict=True
             )
+            for number, index in enumerate(result.source_index)
         ]
-        return replace(result, images=jnp.asarray(np.stack(pictures)))
+        return replace(
+            result,
+            images=jnp.asarray(np.stack([each.pixels for each in made])),
+            masks=jnp.asarray(np.stack([each.mask for each in made])),
+            signals={
+                name: jnp.asarray([each.signals[name] for each in made]) for name in result.signals
+            },
+            confidence=np.asarray([each.confidence for each in made]),
+            review=[each.review for each in made],
+        )
 
     def edit_latents(
         self,
@@ -483,16 +507,18 @@ class Editor:
             keep_masks=keep_masks,
             on=self.devices,
         )
+        edited = self.decode(trace.target)
         signals = programs.signals(
-            *(per_target(x) for x in (prepared.images, prepared.rebuilt, prepared.z0)),
-            per_target(prepared.start),
+            per_target(prepared.images),
+            edited,
+            *(per_target(x) for x in (prepared.rebuilt, prepared.z0, prepared.start)),
             trace._replace(masks=None),
             on=self.devices,
         )
         factor = self.size_factor
         t, h, w = trace.free.shape
         return EditResult(
-            images=self.decode(trace.target),
+            images=edited,
             latents=trace.target,
             source_latents=trace.source,
             auxiliary_latents=prepared.auxiliary,

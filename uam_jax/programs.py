@@ -184,6 +184,7 @@ def edit(
     static=[],
     batched={
         "images": 0,
+        "edited": 0,
         "rebuilt": 0,
         "z0": 0,
         "start": 0,
@@ -191,9 +192,11 @@ def edit(
     },
     out=0,
 )
-def signals(images: Image, rebuilt: Image, z0: Latent, start: Latent, trace: EditTrace) -> Signals:
+def signals(
+    images: Image, edited: Image, rebuilt: Image, z0: Latent, start: Latent, trace: EditTrace
+) -> Signals:
     """See `confidence.edit_signals`."""
-    return edit_signals(images, rebuilt, z0, start, trace)
+    return edit_signals(images, edited, rebuilt, z0, start, trace)
 
 
 @program(static=[], batched={"images": 0, "rebuilt": 0}, out=0)

@@ -18,7 +18,7 @@ ROWS_PER_FILE = 20_000
 _FOLDER = "gallery"
 _ASSETS = ("page.css", "data.js", "stage.js", "page.js")
 _TEXTS = ("id", "reason", "review", "image", "target", "source", "size")
-_PATHS = ("output", "preview", "mask", "error", "answer")
+_PATHS = ("output", "shown", "preview", "mask", "error", "answer")
 _NUMBERS = ("confidence", "mask_share", "seconds")
 # Neither HTML nor a screen has a form for these; tab and line feed have one.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
@@ -37,8 +37,9 @@ def render_report(
       rows: one mapping per edit, in the order of the job. Needed: `id`, and `status`, "ok" or
         "failed". Shown where there: the texts `reason` (of a failure), `review` (why to look at a
         result), `image` (the input's name), `target` and `source` (prompts), `size` ("640x480");
-        the pictures `output`, `preview` (the original), `mask`, `error` (the reconstruction's) and
-        `answer` (the exact result), as paths relative to the page with "/"; `confidence` and
+        the pictures `output`, `shown` (a copy of it, where browsers don't show it), `preview` (the
+        original), `mask`, `error` (the reconstruction's) and `answer` (the exact result), as paths
+        relative to the page with "/"; `confidence` and
         `mask_share` in [0, 1], `seconds`, and `figures`, a mapping of names to numbers. Whatever
         else is there is ignored, and a number that is not finite is none.
       title: the heading.

@@ -221,8 +221,8 @@
     }
     for (const near of [place + 1, place - 1]) {
       if (place < 0 || found[near] === undefined) continue;
-      const { preview, output } = rowAt(found[near]);
-      for (const path of [preview, output]) if (path) new Image().src = path;
+      const { preview, shown, output } = rowAt(found[near]);
+      for (const path of [preview, shown || output]) if (path) new Image().src = path;
     }
   }
 

@@ -74,7 +74,7 @@ function dressStage(stage, view, gain) {
   const { row } = stage;
   const paths = {
     first: view === "answer" ? row.answer : row.preview,
-    edit: row.output,
+    edit: row.shown || row.output,
     mask: view === "error" ? row.error : row.mask,
   };
   const nounOf = (name) => {
