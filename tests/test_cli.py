@@ -3,6 +3,7 @@
 Most run with an editor in closed form; the last ones with real models, from file to file.
 """
 
+import errno
 import json
 import os
 import subprocess
@@ -20,7 +21,8 @@ from checkpoint_files import write_checkpoint
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from uam_jax import backend, cli
+from uam_jax import backend, cli, outputs
+from uam_jax.atomic import write_files
 from uam_jax.confidence import Calibration
 from uam_jax.config import EditConfig
 from uam_jax.errors import InputError
@@ -241,6 +243,31 @@ def test_convert_and_demo_are_passed_on(
     assert calls == ["some/model", (editor, tmp_path, 3)]
 
 
+def test_the_page_has_copies_of_what_browsers_do_not_show(
+    tmp_path: Path, editor: FakeEditor
+) -> None:
+    images = [picture(tmp_path / name) for name in ("a.tif", "b.png", "c.ppm")]
+    result = uam(
+        "edit", *images, "--target", "x", "--target", "y", "--out", tmp_path / "out", "--report"
+    )
+    assert result.exit_code == 0, result.stderr
+    gallery = tmp_path / "out" / "gallery"
+    assert {path.name for path in gallery.glob("*.jpg")} == {
+        "a.tif.jpg", "b.png.jpg", "c.ppm.jpg", "a-1.tif-shown.jpg", "a-2.tif-shown.jpg",
+        "c-1.ppm-shown.jpg", "c-2.ppm-shown.jpg",
+    }  # fmt: skip
+    script = (gallery / "rows-0.js").read_text()
+    columns = json.loads(script[len("addRows(") : -len(");\n")])["columns"]
+    assert columns["output"][0] == "a-1.tif"
+    assert columns["shown"] == [
+        "gallery/a-1.tif-shown.jpg", "gallery/a-2.tif-shown.jpg", None, None,
+        "gallery/c-1.ppm-shown.jpg", "gallery/c-2.ppm-shown.jpg",
+    ]  # fmt: skip
+    np.testing.assert_allclose(
+        pixels(gallery / "a-1.tif-shown.jpg"), pixels(tmp_path / "out" / "a-1.tif"), atol=60
+    )
+
+
 # Streams.
 
 
@@ -306,6 +333,27 @@ def test_a_summary_for_people_names_the_result(
             "must have the same size",
         ),
         (["{in}", "--target", "x", "--out", "{new}", "--mask", "{missing}"], "no such file"),
+        (["{in}", "--target", "x", "--out", "{long}.png"], "File name too long): choose"),
+        (["{in}", "--target", "x", "--out", "{long}/x.png"], "File name too long): choose"),
+        (["{in}", "--target", "x", "--out", "{fits}.png", "--save-mask"], "-mask.png cannot be"),
+        (["{in}", "--target", "x", "--target", "y", "--out", "{fits}.png"], "-1.png cannot be"),
+        (["{tall}", "--target", "x", "--out", "{new}", "--report"], "-error.png cannot be"),
+        (["{in}", "--target", "x", "--out", "{paged}/", "--report"], "index.html is a folder"),
+        (["{in}", "--target", "x", "--out", "{halls}/", "--report"], "gallery is a file"),
+        (
+            [
+                "{in}",
+                "{in1}",
+                "--target",
+                "x",
+                "--target",
+                "y",
+                "--out",
+                "{other}/..",
+                "--overwrite",
+            ],
+            "in-1.png would be replaced by an edit of",
+        ),
         (["{in}", "--target", "x", "--out", "{new}", "--set", "maks.radius=1"], "maks"),
         (["{in}", "--target", "x", "--out", "{new}", "--config", "nothing"], "nothing"),
         (["{in}", "--target", "x", "--out", "{new}", "--size", "0"], "--size"),
@@ -323,6 +371,13 @@ def test_bad_input_is_told_before_anything_happens(
     names["text"].write_text("not a picture")
     names["dir"] = tmp_path / "dir"
     (tmp_path / "dir.png" / "in.png").mkdir(parents=True)
+    names["long"], names["fits"] = tmp_path / ("x" * 260), tmp_path / ("x" * 251)
+    names["tall"] = picture(tmp_path / f"{'y' * 245}.png")
+    names["in1"] = picture(tmp_path / "in-1.png")
+    names["paged"], names["halls"] = tmp_path / "paged", tmp_path / "halls"
+    (tmp_path / "paged" / "index.html").mkdir(parents=True)
+    names["halls"].mkdir()
+    (tmp_path / "halls" / "gallery").touch()
     before = files(tmp_path)
     result = uam("edit", *(argument.format(**names) for argument in arguments))
     assert result.exit_code == 2
@@ -371,6 +426,34 @@ def test_a_failure_on_the_way_keeps_what_is_done(
     editor.calls.clear()
     failed = json.loads(uam(*command, "--json").stdout)
     assert failed["ok"] is False and failed["error"] and failed["warnings"] == [told]
+
+
+@pytest.mark.parametrize("verb", ["edit", "reconstruct"])
+def test_results_are_written_one_by_one_and_stay_when_the_disk_is_full(
+    tmp_path: Path, editor: FakeEditor, image: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    second = picture(tmp_path / "second.png")
+    written: list[str] = []
+
+    def write(content: dict[Path, bytes]) -> None:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "out" / "x.tmp"))
+        written.extend(path.name for path in content)
+        write_files(content)
+
+    monkeypatch.setattr(outputs, "write_files", write)
+    said = ("--target", "x") if verb == "edit" else ()
+    result = uam(verb, image, second, "--out", tmp_path / "out", *said)
+    assert result.exit_code == 2 and written == ["in.png"]
+    assert f"{tmp_path / 'out'} cannot be written (No space left on device)" in result.stderr
+    assert "make room there" in result.stderr and f"left are {second}" in result.stderr
+    assert files(tmp_path / "out") == {"in.png"}
+
+
+def test_the_demo_checks_its_folder_before_it_computes(tmp_path: Path, no_editor: None) -> None:
+    (tmp_path / "grid.png").mkdir()
+    result = uam("demo", "--out", tmp_path)
+    assert result.exit_code == 2 and "grid.png is a folder" in result.stderr
 
 
 @pytest.mark.parametrize("verb", ["edit", "reconstruct"])

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import struct
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from picture_files import SRGB
 from PIL import Image
 
+from uam_jax.encoding import encode_image, encode_preview, needs_shown_copy
+from uam_jax.formats import WRITTEN
+from uam_jax.images import Picture, quietly
 from uam_jax.report import render_report
 
 pytestmark = pytest.mark.browser
@@ -113,10 +118,14 @@ class Gallery:
 
     def level(self, at: float) -> int:
         """The red on the screen in the third card's picture, `at` of its width from the left."""
-        self.wait_for_pictures(THIRD)
-        shot = self.find(f"{THIRD} .frame").screenshot_as_png
+        return int(self.colour(THIRD, at)[0])
+
+    def colour(self, card: str, at: float) -> np.ndarray:
+        """What is on the screen in a card's picture, `at` of its width from the left."""
+        self.wait_for_pictures(card)
+        shot = self.find(f"{card} .frame").screenshot_as_png
         pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
-        return int(pixels[len(pixels) // 4, int(at * pixels.shape[1]), 0])
+        return pixels[len(pixels) // 4, int(at * pixels.shape[1])].astype(float)
 
     def is_large(self) -> bool:
         return self.run("return document.querySelector('dialog').open")
@@ -136,6 +145,37 @@ def picture(level: int) -> bytes:
     with io.BytesIO() as buffer:
         Image.fromarray(np.full((30, 40, 3), level, np.uint8)).save(buffer, "PNG")
         return buffer.getvalue()
+
+
+def fixed(*values: float) -> bytes:
+    """Numbers as ICC profiles hold them."""
+    return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+
+def profile_of(kind: str) -> bytes | None:
+    """No profile, Display P3's primaries, or a grey one of gamma 1.4."""
+    if kind == "wide":
+        profile = bytearray(SRGB)
+        profile[84:100] = bytes(16)  # its checksum
+        primaries = {
+            b"rXYZ": (0.51512, 0.2412, -0.00105),
+            b"gXYZ": (0.29198, 0.69225, 0.04189),
+            b"bXYZ": (0.1571, 0.06657, 0.78407),
+        }
+        for number in range(int.from_bytes(profile[128:132])):
+            name, at, _ = struct.unpack_from(">4sII", profile, 132 + 12 * number)
+            if name in primaries:
+                profile[at + 8 : at + 20] = fixed(*primaries[name])
+        return bytes(profile)
+    if kind == "grey":
+        white = b"XYZ " + bytes(4) + fixed(0.9642, 1, 0.8249)
+        curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(1.4 * 256)) + bytes(2)
+        tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, 20, b"kTRC", 176, 16)
+        head = struct.pack(
+            ">I4sI4s4s4s12x4s", 192, b"test", 0x02400000, b"mntr", b"GRAY", b"XYZ ", b"acsp"
+        )
+        return head + bytes(28) + fixed(0.9642, 1, 0.8249) + bytes(48) + tags + white + curve
+    return None
 
 
 @pytest.fixture(scope="module")
@@ -361,6 +401,42 @@ def test_a_click_opens_a_row_large_and_keys_walk_through_all(gallery: Gallery) -
         "return document.activeElement.closest('.card') === document.querySelector(arguments[0])"
     )
     assert gallery.run(focused, THIRD)
+
+
+@pytest.mark.parametrize("suffix", [kind.suffix for kind in WRITTEN.values()])
+@pytest.mark.parametrize("profile", ["", "wide", "grey"])
+def test_results_of_every_format_are_shown_in_their_originals_colours(
+    browser: Any, tmp_path: Path, suffix: str, profile: str
+) -> None:
+    pixels = np.full((40, 60, 3), 0.2, np.float32)
+    if profile != "grey":
+        pixels[..., 1:] = -0.6
+    like = Picture(pixels, grey=profile == "grey", icc_profile=profile_of(profile))
+    output, shown = f"images/a{suffix}", "shown/a.jpg"
+    with quietly():
+        files = {output: encode_image(output, pixels, like)}
+        copied = needs_shown_copy(output, like)
+    assert copied == (
+        suffix in (".tiff", ".jp2", ".tga", ".ppm") or (suffix == ".bmp" and profile != "")
+    )
+    if copied:
+        files[shown] = encode_preview(pixels, like)
+    files["originals/a.jpg"] = encode_preview(pixels, like)
+    row = {
+        "id": "a", "status": "ok", "output": output, "shown": shown if copied else None,
+        "preview": "originals/a.jpg", "size": "60x40",
+    }  # fmt: skip
+    gallery = Gallery(browser, write(tmp_path, files | render_report([row], title="t", facts={})))
+    gallery.wait_for_pictures("#cards")
+    left, right = (gallery.colour("#cards li", at) for at in (0.25, 0.75))
+    np.testing.assert_allclose(left, right, atol=2)
+    plain = 255 * (pixels[0, 0] + 1) / 2
+    assert (np.abs(left - plain).max() > 8) == (profile != "")  # the profile counts
+    gallery.find("#cards .target").click()
+    gallery.wait_for_pictures("#picture")
+    links = gallery.run("return [...document.querySelectorAll('.files a')].map((a) => a.href)")
+    assert links[1].endswith(f"/images/a{suffix}")
+    assert gallery.complaints() == []
 
 
 def test_missing_pictures_and_data_are_told(browser: Any, tmp_path: Path) -> None:
