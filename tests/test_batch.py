@@ -168,6 +168,28 @@ def test_what_was_not_edited_keeps_its_pixels(
     assert np.abs(after[:6] - before[:6]).max() > 0.01
 
 
+def test_a_result_that_browsers_do_not_show_has_a_copy_for_the_page(
+    editor: Editor, items: list[Item], tmp_path: Path
+) -> None:
+    scan = tmp_path / "scan.tif"
+    write_image(scan, read_image(items[0].image).pixels)
+    out = tmp_path / "out"
+    job(editor, [items[0], Item("scan", str(scan), ("a blue ball", "a cube"))], out)
+    rows = read_rows(Folder(str(out)))
+    assert rows["set/0"]["shown"] is None
+    for name in ("scan-1", "scan-2"):
+        assert rows[name]["output"] == f"images/{name}.tif"
+        made = [read_image(out / rows[name][kind]).pixels for kind in ("output", "shown")]
+        np.testing.assert_allclose(*made, atol=0.25)  # one is a JPEG
+
+
+def test_what_is_said_of_a_result_is_of_its_files(whole: Path) -> None:
+    for row in read_rows(Folder(str(whole))).values():
+        if row["status"] == "ok":
+            mask = (read_image(whole / row["mask"]).pixels[..., 0] + 1) / 2
+            assert row["mask_share"] == pytest.approx(mask.mean(), abs=1 / 255)
+
+
 def test_numbers_that_are_not_finite_fail_their_picture_alone(
     editor: Editor, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

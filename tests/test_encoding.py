@@ -78,7 +78,8 @@ def test_an_opaque_alpha_is_no_obstacle() -> None:
     ("name", "fields", "message"),
     [
         ("a.jpg", {"levels": 65535, "grey": True}, "8 bits of the original's 16"),
-        ("a.bmp", {"icc_profile": SRGB}, "no colour profile"),
+        ("a.bmp", {"icc_profile": SRGB}, "not hold its colour profile"),
+        ("a.webp", {"icc_profile": SRGB, "grey": True}, "not hold its colour profile"),
     ],
 )
 def test_a_loss_is_told(name: str, fields: dict[str, object], message: str) -> None:

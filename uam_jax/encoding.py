@@ -41,11 +41,9 @@ def output_format(path: str | Path, like: Picture) -> str:
         warn(
             f"{path}: {name} holds 8 bits of the original's 16 beside transparency; .png holds all"
         )
-    if like.icc_profile and not kind.icc:
-        warn(f"{path}: {name} holds no colour profile; .png, .tiff and .jpg do")
-    elif like.icc_profile and len(like.icc_profile) > kind.icc:
+    if like.icc_profile and not kind.holds_profile(like.icc_profile, grey=like.grey):
         warn(
-            f"{path}: {name} holds no colour profile of {len(like.icc_profile):,} bytes; .png does"
+            f"{path}: {name} cannot hold its colour profile of {len(like.icc_profile):,} bytes; .png does"
         )
     if like.exif and not kind.exif:
         warn(f"{path}: {name} holds no EXIF; .png, .jpg and .webp do")
@@ -137,7 +135,7 @@ def _held_metadata(like: Picture, kind: Format) -> dict[str, Any]:
         exif = without_blocks(exif)
     if exif and len(exif) <= kind.exif:
         held["exif"] = exif
-    if like.icc_profile and len(like.icc_profile) <= kind.icc:
+    if like.icc_profile and kind.holds_profile(like.icc_profile, grey=like.grey):
         held["icc_profile"] = like.icc_profile
     return held
 
@@ -188,7 +186,8 @@ def needs_shown_copy(path: str | Path, like: Picture) -> bool:
     """Whether browsers show the file at `path` not at all, or without the colour profile of `like`."""
     if not shown_by_browsers(path):
         return True
-    return like.icc_profile is not None and not WRITTEN[output_format(path, like)].icc
+    profile, kind = like.icc_profile, WRITTEN[output_format(path, like)]
+    return profile is not None and not kind.holds_profile(profile, grey=like.grey)
 
 
 def write_image(

@@ -34,6 +34,7 @@ class Format:
       exif: bytes of EXIF that it holds.
       blocks: whether camera and place, which are blocks of their own in EXIF, can be among them.
       dpi: whether it holds a resolution outside of EXIF.
+      grey: whether it holds grey pictures as such; else they are written as RGB.
       max_side: the longest side that it holds, in pixels.
       options: for Pillow.
     """
@@ -45,8 +46,13 @@ class Format:
     exif: int = 0
     blocks: bool = True
     dpi: bool = False
+    grey: bool = True
     max_side: int = 1 << 30
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def holds_profile(self, profile: bytes, *, grey: bool) -> bool:
+        """Whether a picture's colour profile can be kept: one for grey does not fit RGB."""
+        return len(profile) <= self.icc and (self.grey or not grey)
 
 
 _MANY = (1 << 31) - 1024
@@ -67,6 +73,7 @@ WRITTEN = {
         alpha=True,
         icc=_MANY,
         exif=_MANY,
+        grey=False,
         max_side=16383,
         options={"lossless": True, "exact": True},
     ),
@@ -83,6 +90,7 @@ WRITTEN = {
         alpha=True,
         icc=_MANY,
         exif=_MANY,
+        grey=False,
         options={"quality": 95, "subsampling": "4:4:4"},
     ),
     "JPEG2000": Format(".jp2", alpha=True, deep=True),
