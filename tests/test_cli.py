@@ -25,8 +25,8 @@ from uam_jax import backend, cli, outputs
 from uam_jax.atomic import write_files
 from uam_jax.confidence import Calibration
 from uam_jax.config import EditConfig
+from uam_jax.delivery import EditResult
 from uam_jax.errors import InputError
-from uam_jax.pipeline import EditResult
 
 
 @dataclass

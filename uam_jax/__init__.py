@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from uam_jax.checkpoints import convert
     from uam_jax.config import EditConfig
+    from uam_jax.delivery import EditResult
     from uam_jax.errors import InputError
     from uam_jax.parallel import Devices
-    from uam_jax.pipeline import Editor, EditResult, Inversion
+    from uam_jax.pipeline import Editor, Inversion
 
 _HOMES = {
     "Devices": "parallel",
     "EditConfig": "config",
-    "EditResult": "pipeline",
+    "EditResult": "delivery",
     "Editor": "pipeline",
     "InputError": "errors",
     "Inversion": "pipeline",

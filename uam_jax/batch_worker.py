@@ -28,7 +28,8 @@ from uam_jax.ledger import Row
 from uam_jax.runner import Outcome
 
 if TYPE_CHECKING:
-    from uam_jax.pipeline import Editor, EditResult, Prepared
+    from uam_jax.delivery import EditResult
+    from uam_jax.pipeline import Editor, Prepared
 
 
 @dataclass(frozen=True)

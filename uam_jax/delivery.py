@@ -1,14 +1,14 @@
 """From the model's picture to the file's: the pixels, the mask that they were composed with, and how sure they are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from uam_jax.compose import keep_unedited
-from uam_jax.confidence import Calibration, picture_signals
+from uam_jax.confidence import Calibration, Signals, picture_signals
 from uam_jax.config import EditConfig
 from uam_jax.images import resize
 
@@ -72,3 +72,55 @@ def deliver(
     listed = {name: np.asarray([value]) for name, value in own.items()}
     [confidence], [review] = calibration.confidence(listed), calibration.review(listed)
     return Delivery(pixels, mask, own, float(confidence), review)
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """What an edit returns; T targets in all.
+
+    Attributes:
+      images: (T, h, w, 3) in [-1, 1].
+      latents: (T, h/f, w/f, c), scaled.
+      source_latents: the same of the replayed source branch; None where it was anchored or not needed.
+      auxiliary_latents: (b, h/f, w/f, c), the uniform reconstruction; None where nothing is blended.
+      masks: (T, h, w) in [0, 1]. Where unedited pixels are kept (`Editor.edit` with `preserve = "pixels"`),
+        how much of each pixel is the model's; else the share of blended steps and channels in which it
+        was free to change (1 where nothing is blended).
+      evaluations: single-sample U-Net evaluations that this call spent.
+      source_index: (T,), the image that each target belongs to.
+      error_map: (b, h, w) in [0, 1]: how far the uniform reconstruction is from each pixel of the
+        original (`confidence.error_map`).
+      signals: what the edit tells about itself, (T,) each (`confidence.edit_signals`).
+      confidence: (T,) in [0, 1], how sure it is that the edit did what it should and nothing else.
+      review: why each result should be looked at; None where it need not be.
+      step_masks: (steps, T, h/f, w/f, c), 1 where free, if asked for.
+    """
+
+    images: Float[Array, "t height width 3"]
+    latents: Float[Array, "t h w c"]
+    source_latents: Float[Array, "t h w c"] | None
+    auxiliary_latents: Float[Array, "b h w c"] | None
+    masks: Float[Array, "t height width"]
+    evaluations: int
+    source_index: np.ndarray
+    error_map: Float[Array, "b height width"]
+    signals: Signals
+    confidence: np.ndarray
+    review: Sequence[str | None]
+    step_masks: Float[Array, "m t h w c"] | None = None
+
+    def deliver(
+        self, target: int, original: Float[np.ndarray, "H W 3"], **options: Any
+    ) -> Delivery:
+        """One target's picture for its original, at that one's size; `options` are those of `delivery.deliver`.
+
+        For what `Editor.edit_latents` and `Editor.edit_prepared` return, which is the model's own.
+        """
+        return deliver(
+            original,
+            # All targets at once: JAX keeps what it has fetched, and a slice would be a program.
+            np.asarray(self.images)[target].astype(np.float32),
+            np.asarray(self.masks)[target].astype(np.float32),
+            {name: np.asarray(values)[target] for name, values in self.signals.items()},
+            **options,
+        )

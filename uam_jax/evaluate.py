@@ -25,7 +25,8 @@ from uam_jax.scenes.bench import VERSION, Items, Truth, judge, render_truth
 from uam_jax.storage import Folder
 
 if TYPE_CHECKING:
-    from uam_jax.pipeline import Editor, EditResult
+    from uam_jax.delivery import EditResult
+    from uam_jax.pipeline import Editor
 
 JOB = "job.json"
 
