@@ -4,8 +4,10 @@ A model works at its own size and through its VAE, which changes every pixel a l
 pixels that were free to change are taken from it; all others stay those of the original, bit by bit.
 """
 
+from typing import Any
+
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 
 from uam_jax.images import resize
@@ -75,8 +77,8 @@ def _region(
         inside = allowed > 0
         even = np.where(inside, even / np.where(inside, blurred(allowed), 1), even)
     region = even > threshold
-    parts, count = label(inside, np.ones((3, 3)))
-    some, left, peaks = (_peaks(values, parts, count) for values in (free, region, even))
+    parts = _parts(inside)
+    some, left, peaks = (_peaks(values, parts) for values in (free, region, even))
     # Smoothed, a spot is at half of its peak about where it was before.
     level = np.where((some > 0) & (left == 0), peaks / 2, np.inf)
     return region | (inside & (even > level[parts]))
@@ -85,8 +87,8 @@ def _region(
 def _inward_seam(inside: Bool[np.ndarray, "h w"], width: float) -> Float[np.ndarray, "h w"]:
     """0 outside, rising inwards to 1: over `width`, or in a narrow part over half of the way to its middle."""
     distance = _distance(inside)
-    parts, count = label(inside, np.ones((3, 3)))
-    widths = np.minimum(_peaks(distance, parts, count) / 2, np.float32(width))
+    parts = _parts(inside)
+    widths = np.minimum(_peaks(distance, parts) / 2, np.float32(width))
     narrow = (widths[1:] < width).any()
     return _ramp(distance, np.append(width, widths[1:])[parts] if narrow else width)
 
@@ -126,9 +128,15 @@ def keep_unedited(
     return composite(original, resize(edited, size), mask), mask
 
 
-def _peaks(values: np.ndarray, parts: np.ndarray, count: int) -> np.ndarray:
+def _parts(inside: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
+    """Numbers from 1 for the parts that hang together, if only by a corner; 0 outside."""
+    found: Any = label(inside, np.ones((3, 3)))
+    return found[0]
+
+
+def _peaks(values: np.ndarray, parts: np.ndarray) -> Float[np.ndarray, "parts"]:
     """The largest value of each part, by the part's number; values are not negative."""
-    found = np.zeros(count + 1, np.float32)
+    found = np.zeros(parts.max() + 1, np.float32)
     np.maximum.at(found, parts.ravel(), values.ravel().astype(np.float32, copy=False))
     return found
 
