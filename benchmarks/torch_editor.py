@@ -259,7 +259,7 @@ class _Edit:
         self.editor, self.z0, self.config, self.as_released = editor, z0, config, as_released
         schedule, count = editor.schedule, config.steps
         self.plan = plan_of(config, schedule, as_released=as_released)
-        timesteps = schedule.timesteps(count)
+        timesteps = schedule.spaced(config.spacing).timesteps(count)
         self.timesteps = [torch.tensor([t], device=editor.device) for t in timesteps.tolist()]
         # ᾱ before the first step, before the second, …, after the last.
         self.levels = [*schedule.alpha_bar[timesteps].tolist(), schedule.final_alpha_bar]
@@ -401,7 +401,7 @@ def plan_of(config: EditConfig, schedule: Schedule, *, as_released: bool = False
     Raises:
       ValueError: `config` asks for what is not written here.
     """
-    plan = config.plan(schedule.timesteps(config.steps))
+    plan = config.plan(schedule.spaced(config.spacing).timesteps(config.steps))
     refused = {
         "source_context": config.source_context != "null",
         "inversion": config.inversion.uniformity != 0 or config.auxiliary_uniformity != 1,

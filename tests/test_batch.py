@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import fsspec
@@ -55,7 +55,9 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
 def job(editor: Editor, items: list[Item], out: object, **options: object) -> Progress:
     devices = options.pop("on", 1)
     config = options.pop("config", CONFIG)
-    settings = Settings("tiny", editor.weights_hash, "float32", config.to_dict(), 8, 4, 2)
+    settings = Settings(
+        "tiny", editor.weights_hash, editor.model_hash, "float32", config.to_dict(), 8, 4, 2
+    )
     plan = plan_job(items, measure(items), config, settings)
     if devices != 1:
         editor = editor.on(Devices.local(devices))
@@ -141,7 +143,9 @@ def test_programs_are_counted_beforehand_and_no_picture_prompt_or_tail_compiles_
     def compiled() -> int:
         return sum(each.compilations for each in all_of_them)
 
-    settings = Settings("tiny", editor.weights_hash, "float32", config.to_dict(), 8, 4, 2)
+    settings = Settings(
+        "tiny", editor.weights_hash, editor.model_hash, "float32", config.to_dict(), 8, 4, 2
+    )
     plan = plan_job(mixed, measure(mixed), config, settings)
     expected = plan.describe(editor, 0)["programs"]
     assert expected == 2 + 2 * 5 + 1  # text; for each size 5; for the other rule an edit
@@ -230,6 +234,32 @@ def test_a_kept_inversion_is_not_made_again(
         file.write_bytes(b"damaged")
     job(editor, items[:2], tmp_path / "mended", cache=cache)
     assert files(tmp_path / "mended").items() <= files(tmp_path / "first").items()
+
+
+def test_a_kept_inversion_is_of_one_picture_whatever_its_batch(
+    editor: Editor, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its region too: one picture's is not found by the masks of those beside it."""
+    masked = []
+    for number, item in enumerate(items[:2]):
+        mask = -np.ones((12, 12, 3), np.float32)
+        mask[: 4 + 4 * number] = 1
+        write_image(tmp_path / f"mask{number}.png", mask)
+        source, own = f"a cube {number}", f"{tmp_path}/mask{number}.png"
+        masked.append(Item(item.id, item.image, item.targets, source=source, mask=own))
+    config = CONFIG.updated({"region": {"inversion": 0.5}, "source_context": "prompt"})
+    cache = InversionCache(tmp_path / "cache")
+    job(editor, masked, tmp_path / "first", cache=cache, config=config)
+    calls = []
+    run = Program.__call__
+    monkeypatch.setattr(
+        Program, "__call__", lambda self, *a, **k: calls.append(self.__name__) or run(self, *a, **k)
+    )
+    job(editor, masked[::-1], tmp_path / "turned", cache=cache, config=config)
+    job(editor, masked[1:], tmp_path / "alone", cache=cache, config=config)
+    assert "invert" not in calls and "edit" in calls
+    assert files(tmp_path / "turned") == files(tmp_path / "first")
+    assert files(tmp_path / "alone").items() <= files(tmp_path / "first").items()
 
 
 def test_a_cache_knows_shapes_and_keeps_no_nonsense(
@@ -323,7 +353,7 @@ def test_other_prompts_under_the_same_ids_are_refused(
     folder = JobFolder(Folder(str(tmp_path)))
 
     def plan(items: list[Item]) -> JobPlan:
-        settings = Settings("tiny", "w", "float32", CONFIG.to_dict(), 8, 4, 2)
+        settings = Settings("tiny", "w", "h", "float32", CONFIG.to_dict(), 8, 4, 2)
         return plan_job(items, [(12, 12)] * len(items), CONFIG, settings)
 
     folder.refuse_changed(plan(items))
@@ -361,11 +391,27 @@ def test_merging_tells_what_is_missing(editor: Editor, items: list[Item], tmp_pa
 
 def test_other_settings_are_refused(editor: Editor, items: list[Item], tmp_path: Path) -> None:
     folder = JobFolder(Folder(str(tmp_path)))
-    other = Settings("tiny", "weights", "float32", CONFIG.to_dict(), 8, 4, 2)
+    other = Settings("tiny", "weights", "hash", "float32", CONFIG.to_dict(), 8, 4, 2)
     folder.refuse_other(other)  # a new job
     job(editor, items[:1], tmp_path)
     with pytest.raises(InputError, match=r"weights was \"tiny\", is \"weights\".*--out, or wait"):
         folder.refuse_other(other, ", or wait")
+
+
+def test_a_job_goes_on_by_the_model_not_by_its_name(editor: Editor, tmp_path: Path) -> None:
+    config = CONFIG.to_dict()
+    folder = JobFolder(Folder(str(tmp_path)))
+
+    def settings(name: str, model_hash: str) -> Settings:
+        return Settings(name, "tiny", model_hash, "float32", config, 8, 4, 2)
+
+    begun = settings("m", "tiny-aaaaaa-bbbbbb-cccccc")
+    Folder(str(tmp_path)).write("job.json", json.dumps(asdict(begun)).encode())
+    for name in ("./m", "m/", "/somewhere/m"):
+        folder.refuse_other(settings(name, begun.model_hash))
+    with pytest.raises(InputError, match=r"model_hash was .*, with other scheduler[);]"):
+        folder.refuse_other(settings("m", "tiny-aaaaaa-dddddd-cccccc"))
+    assert folder.settings["model"] == "m"
 
 
 def test_settings_of_an_item_are_its_own(

@@ -101,6 +101,14 @@ def test_the_reason_is_the_signal_that_weighs_most() -> None:
     assert "most of the picture" in calibration.review(signals(share=0.9))[0]
 
 
+def test_whole_numbers_are_numbers() -> None:
+    whole = SETTINGS | {"familiar": 30, "means": {"separability": 1, "share": 0}}
+    parts = SETTINGS | {"familiar": 30.0, "means": {"separability": 1.0, "share": 0.0}}
+    calibration = Calibration.from_settings(whole)
+    assert calibration == Calibration.from_settings(parts)
+    assert isinstance(calibration.familiar, float)
+
+
 def test_without_a_calibration_only_familiarity_counts() -> None:
     plain = Calibration.from_settings({})
     assert plain.confidence(signals()) == pytest.approx(1 / (1 + np.exp(-2)))
@@ -132,7 +140,15 @@ def test_a_result_that_equals_its_original_is_not_trusted_and_told(
     ("settings", "says"),
     [
         ({"wieghts": {}}, "wieghts"),
-        ({"bias": "high"}, "bias = 'high'"),
+        ({"bias": "high"}, "bias = 'high': it must be a number"),
+        ({"familiar": True}, "familiar = True: it must be a number"),
+        ({"familiar": float("nan")}, "familiar = nan: it must be a number"),
+        ({"noise": 0}, "noise = 0.0: it must be above 0"),
+        ({"typical_noise": -1.0}, "typical_noise = -1.0: it must be above 0"),
+        ({"fitted": 3}, "fitted = 3: it must be text"),
+        ({"weights": 3}, "weights = 3: it must be a table"),
+        ({"weights": {"share": "much"}}, "weights.share = 'much': it must be a number"),
+        ({"scales": {"share": False}}, "scales.share = False: it must be a number"),
         ({"weights": {"share": 1.0}}, "weights.share needs means.share"),
         (
             {"weights": {"luck": 1.0}, "means": {"luck": 0.0}, "scales": {"luck": 1.0}},

@@ -187,6 +187,20 @@ def test_round_trip_and_fingerprint() -> None:
     assert all(len(text) == 16 and int(text, 16) >= 0 for text in prints)
 
 
+def test_a_spacing_of_ones_own_is_told_and_none_is_not() -> None:
+    assert "spacing" not in EditConfig().to_dict()
+    own = EditConfig.load("default", ["spacing=trailing"])
+    assert (
+        own.to_dict()["spacing"] == "trailing" and own.fingerprint() != EditConfig().fingerprint()
+    )
+    assert EditConfig().updated(own.to_dict()) == own
+    assert own.overridden(['spacing=""']) == EditConfig()
+    # As it was before there was a spacing: jobs and caches know it by this.
+    assert EditConfig().fingerprint() == "27805ba6a68371b3"
+    with pytest.raises(InputError, match=r"spacing is 'karras'; the choices are leading, trailing"):
+        EditConfig(spacing="karras")
+
+
 def test_a_config_is_a_static_argument() -> None:
     traced = []
 

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parent.parent
 # A unit is a module or a subpackage, with all in it that has no place of its own. It imports units of earlier lines.
 LAYERS = (
     {"errors"},
-    {"types", "atomic", "files", "formats", "platforms", "png", "storage"},
+    {"types", "model_hash", "atomic", "files", "formats", "platforms", "png", "storage"},
     {"metadata"},
     {"images"},
     {
@@ -44,13 +44,12 @@ LAYERS = (
         "control",
         "weights",
         "hub",
-        "model_hash",
         "compose",
         "outputs",
     },
     {"edit", "checkpoints", "scenes"},
     {"config", "predictors", "confidence", "shapes"},
-    {"programs", "requests", "delivery"},
+    {"programs", "requests", "recommended", "delivery"},
     {"inverter"},
     {"pipeline"},
     {"uam_jax"},  # the public names, in __init__.py

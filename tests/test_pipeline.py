@@ -14,7 +14,7 @@ from uam_jax.confidence import MASKED
 from uam_jax.ddim import clean_estimate
 from uam_jax.masks import edit_mask, threshold
 from uam_jax.predictors import branch_predictor
-from uam_jax.schedule import Schedule
+from uam_jax.schedule import Schedule, warn_of_little_noise
 
 SMALL = EditConfig().updated(
     {
@@ -184,8 +184,8 @@ def test_foreign_inversions_are_refused(editor: Editor, images: np.ndarray) -> N
     def edit(given, latents=z0):
         return editor.edit_latents(latents, [TARGET] * 3, config=SMALL, inversions=given)
 
-    key = dataclasses.replace(inversion.key, weights_hash="other")
-    with pytest.raises(InputError, match="weights other"):
+    key = dataclasses.replace(inversion.key, model_hash="other")
+    with pytest.raises(InputError, match="another model .other. than this"):
         edit(dataclasses.replace(inversion, key=key))
     with pytest.raises(InputError, match="uniformity 0.5.*no use"):
         edit(dataclasses.replace(inversion, key=dataclasses.replace(inversion.key, uniformity=0.5)))
@@ -196,6 +196,90 @@ def test_foreign_inversions_are_refused(editor: Editor, images: np.ndarray) -> N
             z0, [TARGET] * 3, config=SMALL.updated({"source": "anchored"}),
             inversions=editor.invert(z0, uniformity=0.0, steps=6),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"schedule": "prediction_type"}, "scheduler"),
+        ({"vae": "scaling_factor"}, "networks' configs"),
+        ({"weights_hash": "other"}, "weights"),
+    ],
+)
+def test_an_inversion_of_another_model_is_refused_by_what_differs(
+    editor: Editor, images: np.ndarray, change: dict, part: str
+) -> None:
+    """Its weights may be the same: an inversion for noise means nothing to a model of velocity."""
+    given = editor.checkpoint
+    values = {
+        "prediction_type": dataclasses.replace(given.schedule, prediction_type="v_prediction"),
+        "scaling_factor": given.vae.clone(
+            config=dataclasses.replace(given.vae.config, scaling_factor=0.5)
+        ),
+    }
+    [(name, key)] = change.items()
+    other = Editor(dataclasses.replace(given, **{name: values.get(key, key)}))
+    inversion = editor.invert(editor.encode(images), steps=6)
+    for use in (
+        lambda: other.reconstruct_latents(inversion),
+        lambda: other.edit_latents(
+            inversion.at(0), [TARGET] * 3, config=SMALL, inversions=inversion
+        ),
+    ):
+        with pytest.raises(InputError, match=f"differ in {part}; invert again"):
+            use()
+
+
+def test_a_spacing_of_ones_own_is_the_models_where_it_says_so(
+    editor: Editor, images: np.ndarray
+) -> None:
+    trailing = Editor(
+        dataclasses.replace(
+            editor.checkpoint, schedule=editor.checkpoint.schedule.spaced("trailing")
+        )
+    )
+    z0, told = editor.encode(images), SMALL.updated({"spacing": "trailing"})
+    expected = trailing.edit_latents(z0, [TARGET] * 3, config=SMALL)
+    found = editor.edit_latents(z0, [TARGET] * 3, config=told)
+    np.testing.assert_array_equal(found.latents, expected.latents)
+    plain = editor.edit_latents(z0, [TARGET] * 3, config=SMALL)
+    assert float(jnp.abs(found.latents - plain.latents).max()) > 1e-3
+    assert editor.plan(told) == trailing.plan(SMALL)
+
+    inversion = editor.invert(z0, steps=6, spacing="trailing", keep="all")
+    assert_close(
+        editor.reconstruct_latents(inversion),
+        trailing.reconstruct_latents(trailing.invert(z0, steps=6)),
+    )
+    given = editor.edit_latents(z0, [TARGET] * 3, config=told, inversions=inversion)
+    assert given.evaluations < found.evaluations
+    assert_close(given.latents, found.latents)
+    with pytest.raises(InputError, match="6 trailing steps.*no use in this edit"):
+        editor.edit_latents(z0, [TARGET] * 3, config=SMALL, inversions=inversion)
+
+
+def test_the_models_own_spacing_has_no_name(editor: Editor) -> None:
+    plain, told = (editor.inverter.key(1, "", steps=6, spacing=name) for name in ("", "leading"))
+    assert plain == told and plain.spacing == ""
+    with pytest.raises(InputError, match="karras"):
+        editor.invert(jnp.zeros((1, 4, 4, 4)), steps=6, spacing="karras")
+
+
+def test_an_inversion_that_stops_short_of_the_noise_is_told(editor: Editor) -> None:
+    warn_of_little_noise.cache_clear()
+    with pytest.warns(UserWarning, match="6 steps in leading spacing stop short of the noise"):
+        editor.inverter.key(1, "", steps=6)
+
+
+def test_the_key_of_one_image_has_its_prompt_and_region(editor: Editor) -> None:
+    regions = np.random.default_rng(0).uniform(size=(1, 3, 4, 4)).astype(np.float32)
+    prompts = ["a", "b", "c"]
+    key = editor.inverter.key(3, prompts, steps=6, regions=regions)
+    for index, prompt in enumerate(prompts):
+        alone = editor.inverter.key(1, prompt, steps=6, regions=regions[:, index : index + 1])
+        assert key.of(index) == alone and key.of(index).fingerprint() == alone.fingerprint()
+    same = editor.inverter.key(3, "a", steps=6, regions=regions[:, [0, 0, 0]])
+    assert len(same.regions) == 1 and same.of(2) == same == same.of(0)
 
 
 def test_guidance_changes_a_reconstruction(editor: Editor, images: np.ndarray) -> None:

@@ -1,11 +1,13 @@
 """Levels and timesteps against values worked out by hand; diffusers is in parity/test_schedule.py."""
 
+import warnings
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from uam_jax.errors import InputError
-from uam_jax.schedule import Schedule, to_noise
+from uam_jax.schedule import Schedule, to_noise, warn_of_little_noise
 
 # The scheduler file of Stable Diffusion 1.x.
 SD = {
@@ -82,6 +84,46 @@ def test_depth_cuts_both_directions_at_the_same_level(depth: int) -> None:
         np.testing.assert_array_equal(part, whole[50 - depth :])
     for part, whole in zip(schedule.inverting(50, depth), schedule.inverting(50), strict=True):
         np.testing.assert_array_equal(part, whole[:depth])
+
+
+def test_another_spacing_keeps_the_levels() -> None:
+    schedule = Schedule(steps_offset=2)
+    assert schedule.spaced("") is schedule
+    assert schedule.spaced("leading") == schedule and hash(schedule.spaced("leading")) == hash(
+        schedule
+    )
+    trailing = schedule.spaced("trailing")
+    assert trailing == Schedule(steps_offset=2, timestep_spacing="trailing")
+    np.testing.assert_array_equal(trailing.alpha_bar, schedule.alpha_bar)
+    with pytest.raises(InputError, match="karras"):
+        schedule.spaced("karras")
+
+
+@pytest.mark.parametrize(
+    ("steps", "reached", "alpha_bar"), [(251, 751, 0.056), (400, 799, 0.037), (501, 501, 0.275)]
+)
+def test_steps_that_stop_short_of_the_noise_are_told_once(
+    steps: int, reached: int, alpha_bar: float
+) -> None:
+    warn_of_little_noise.cache_clear()
+    with pytest.warns(UserWarning, match="stop short of the noise") as caught:
+        warn_of_little_noise(Schedule(), steps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_little_noise(Schedule(), steps)
+    message = str(caught[0].message)
+    assert f"{steps} steps in leading spacing" in message and f"timestep {reached} of" in message
+    assert f"alpha_bar is {alpha_bar:.3f}" in message and '"trailing" or "linspace"' in message
+
+
+def test_steps_that_reach_the_noise_are_silent() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for steps in (10, 20, 25, 50, 100, 200, 250, 333, 500, 999):
+            warn_of_little_noise(Schedule(), steps)
+        for spacing in ("trailing", "linspace"):
+            for steps in (2, 4, 251, 400, 501, 999):
+                warn_of_little_noise(Schedule().spaced(spacing), steps)
 
 
 def test_set_alpha_to_one_ends_without_noise() -> None:

@@ -239,6 +239,7 @@ def _settings(options: BatchOptions, editor: "Editor", config: EditConfig) -> Se
     return Settings(
         model=options.model,
         weights=editor.weights_hash,
+        model_hash=editor.model_hash,
         dtype=options.dtype,
         config=config.to_dict(),
         side=options.size or editor.native_size,

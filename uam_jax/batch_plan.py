@@ -24,6 +24,7 @@ class Settings:
     Attributes:
       model: as it was asked for.
       weights: their hash.
+      model_hash: of all that decides what the model computes, the weights too.
       dtype: of the computation.
       precision: of matrix products; None: the platform's own.
       config: the edits' settings.
@@ -35,6 +36,7 @@ class Settings:
 
     model: str
     weights: str
+    model_hash: str
     dtype: str
     config: Mapping[str, Any]
     side: int

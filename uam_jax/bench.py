@@ -242,6 +242,7 @@ class _Job:
         self._settings = Settings(
             model=editor.name,
             weights=editor.weights_hash,
+            model_hash=editor.model_hash,
             dtype=case.dtype,
             config=config.to_dict(),
             side=side,

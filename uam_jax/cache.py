@@ -6,7 +6,6 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -45,7 +44,7 @@ class InversionCache:
         for key, levels in needed.items():
             parts = []
             for slot, digest in enumerate(digests):
-                latents = self._read(self._file(digest, _own(key, slot), levels))
+                latents = self._read(self._file(digest, key.of(slot), levels))
                 if latents is None or latents.shape != (len(levels), *z0.shape[1:]):
                     return None
                 if not np.allclose(latents[0], z0[slot], atol=1e-5):
@@ -65,9 +64,7 @@ class InversionCache:
             for slot, digest in enumerate(digests):
                 own = np.ascontiguousarray(latents[:, slot])
                 if np.isfinite(own).all():
-                    self._write(
-                        self._file(digest, _own(inversion.key, slot), inversion.levels), own
-                    )
+                    self._write(self._file(digest, inversion.key.of(slot), inversion.levels), own)
         if self._held is None or self._held > self._max_bytes:
             self._shrink()
 
@@ -113,12 +110,3 @@ class InversionCache:
                 file.unlink(missing_ok=True)
                 held -= size
         self._held = held
-
-
-def _own(key: InversionKey, slot: int) -> InversionKey:
-    """The key of one picture of a batch."""
-    return (
-        replace(key, prompts=key.prompts[slot : slot + 1] or key.prompts)
-        if len(key.prompts) > 1
-        else key
-    )

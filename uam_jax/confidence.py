@@ -5,6 +5,7 @@ picture at all, the source branch whether denoising came back to where it starte
 two prompts disagree in one place or everywhere.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -163,14 +164,26 @@ class Calibration:
         Raises:
           InputError: naming the key that is at fault.
         """
-        known = {
-            "weights": dict, "means": dict, "scales": dict, "bias": float, "familiar": float,
-            "typical_noise": float, "noise": float, "below": float, "fitted": str,
-        }  # fmt: skip
+        tables = ("weights", "means", "scales")
+        numbers = ("bias", "familiar", "typical_noise", "noise", "below")
+        known = (*tables, *numbers, "fitted")
+        values: dict[str, Any] = {}
         for key, value in settings.items():
-            if key not in known or not isinstance(value, known[key]):
-                raise InputError(f"[confidence] {key} = {value!r}: known are {', '.join(known)}")
-        found = cls(**settings)
+            if key not in known:
+                raise InputError(f"[confidence] {key} is unknown: known are {', '.join(known)}")
+            if key in numbers:
+                values[key] = _number(key, value)
+            elif key in tables and isinstance(value, Mapping):
+                values[key] = {name: _number(f"{key}.{name}", x) for name, x in value.items()}
+            elif key == "fitted" and isinstance(value, str):
+                values[key] = value
+            else:
+                kind = "text" if key == "fitted" else "a table"
+                raise InputError(f"[confidence] {key} = {value!r}: it must be {kind}")
+        found = cls(**values)
+        for key in ("typical_noise", "noise"):
+            if getattr(found, key) <= 0:
+                raise InputError(f"[confidence] {key} = {getattr(found, key)}: it must be above 0")
         for name in found.weights:
             if name not in REASONS or name not in found.means or not found.scales.get(name):
                 raise InputError(
@@ -223,3 +236,9 @@ class Calibration:
             )
             for name, weight in self.weights.items()
         }
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"[confidence] {key} = {value!r}: it must be a number")
+    return float(value)

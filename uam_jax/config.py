@@ -143,6 +143,8 @@ class EditConfig(_Section):
 
     Attributes:
       steps: DDIM steps, down and up.
+      spacing: of the timesteps, in place of the model's own; "" leaves it. "leading" may stop short of the
+        noise, "trailing" and "linspace" begin at the last timestep.
       guidance: scale of both branches of the edit; 1 is none.
       source_context: what the source branch and its inversion are told: nothing, or the prompt.
       source: the source branch is denoised again ("replay") or is its stored inversion
@@ -169,6 +171,7 @@ class EditConfig(_Section):
     mask: MaskConfig = field(default_factory=MaskConfig)
     region: RegionConfig = field(default_factory=RegionConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
+    spacing: Literal["", "leading", "trailing", "linspace"] = ""
 
     @classmethod
     def load(cls, name_or_path: str | Path = "default", overrides: Sequence[str] = ()) -> Self:
@@ -206,8 +209,8 @@ class EditConfig(_Section):
         return _updated(self, table)
 
     def to_dict(self) -> dict[str, Any]:
-        """As a nested table; `EditConfig().updated` reads it back."""
-        return asdict(self)
+        """As a nested table, without a `spacing` that is the model's; `EditConfig().updated` reads it back."""
+        return {key: value for key, value in asdict(self).items() if key != "spacing" or value}
 
     def fingerprint(self) -> str:
         """A short hash of the content, the same on every machine."""
@@ -218,7 +221,7 @@ class EditConfig(_Section):
         """The evaluations that this edit takes.
 
         Args:
-          timesteps: `Schedule.timesteps(config.steps)`.
+          timesteps: `Schedule.spaced(config.spacing).timesteps(config.steps)`.
           user_mask: whether the user gives a mask.
         """
         count = len(timesteps)
@@ -318,7 +321,9 @@ def _checked(key: str, value: Any, kind: Any) -> Any:
         choices = get_args(kind)
         if value not in choices:
             meant = _meant(value, choices)
-            raise InputError(f"{key} is {value!r}; the choices are {', '.join(choices)}{meant}")
+            raise InputError(
+                f"{key} is {value!r}; the choices are {', '.join(filter(None, choices))}{meant}"
+            )
         return value
     if kind is float and type(value) is int:
         value = float(value)

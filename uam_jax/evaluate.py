@@ -59,6 +59,7 @@ class Evaluation:
         job = {
             "benchmark": f"scenes {VERSION}, seed {self.seed}, signals of what is delivered",
             "weights": self.editor.weights_hash,
+            "model_hash": self.editor.model_hash,
             "chunk": self.chunk,
             "shared_inversions": self.share,
             **self.settings,

@@ -3,7 +3,8 @@
 import functools
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Self
 
 import jax
 import numpy as np
@@ -17,13 +18,24 @@ from uam_jax.types import Latent
 class InversionKey:
     """What makes two inversions of one image the same."""
 
-    weights_hash: str
+    model_hash: str
     prompts: tuple[str, ...]
     uniformity: float
     guidance: float
     steps: int
-    regions: str = ""
-    """Names the content of `Inversion.regions`; empty without."""
+    regions: tuple[str, ...] = ()
+    """Names the content of `Inversion.regions`, once for all images or once each; empty without."""
+    spacing: str = ""
+    """Of the timesteps, where it is not the model's own."""
+
+    def of(self, index: int) -> Self:
+        """The key of one image of a batch."""
+        own = {
+            name: values[index : index + 1]
+            for name in ("prompts", "regions")
+            if len(values := getattr(self, name)) > 1
+        }
+        return replace(self, **own)
 
     @property
     def rows(self) -> int:
@@ -32,8 +44,10 @@ class InversionKey:
 
     def __str__(self) -> str:
         prompts = f"prompts {list(self.prompts)}" if any(self.prompts) else "null prompt"
-        uniformity = f"in regions {self.regions}" if self.regions else f"{self.uniformity:g}"
-        settings = f"uniformity {uniformity}, guidance {self.guidance:g}, {self.steps} steps"
+        regions = f"in regions {', '.join(self.regions)}"
+        uniformity = regions if self.regions else f"{self.uniformity:g}"
+        steps = f"{self.steps} {self.spacing} steps".replace("  ", " ")
+        settings = f"uniformity {uniformity}, guidance {self.guidance:g}, {steps}"
         return f"{prompts}, {settings}"
 
     def fingerprint(self) -> str:
@@ -52,7 +66,7 @@ class Inversion:
 
     Attributes:
       latents: (levels, b, h, w, c), scaled; `latents[0]` is z0.
-      key: the weights, prompts and settings that it was made with.
+      key: the model, prompts and settings that it was made with.
       levels: which levels are kept, in ascending order: 0 is clean, `key.steps` the noisiest.
       regions: uniformity of every transformer block, example and pixel of the latent, where it was not
         the same for all.

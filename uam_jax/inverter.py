@@ -14,10 +14,12 @@ from uam_jax.checkpoints import Checkpoint
 from uam_jax.config import EditConfig
 from uam_jax.errors import InputError
 from uam_jax.inversion import Inversion, InversionKey
+from uam_jax.model_hash import differences
 from uam_jax.parallel import Devices
 from uam_jax.plan import Plan
 from uam_jax.predictors import Network
 from uam_jax.requests import Prompts, per_image
+from uam_jax.schedule import warn_of_little_noise
 from uam_jax.types import Conditioning, Latent
 
 Shares = Float[Array | np.ndarray, "blocks images rows columns"]
@@ -52,9 +54,9 @@ class Inverter:
     checkpoint: Checkpoint
     devices: Devices | None = None
 
-    @property
-    def network(self) -> Network:
-        return Network(self.checkpoint.unet, self.checkpoint.schedule)
+    def network(self, spacing: str = "") -> Network:
+        """The U-Net with its schedule, whose timesteps may be spaced otherwise than the model's own."""
+        return Network(self.checkpoint.unet, self.checkpoint.schedule.spaced(spacing))
 
     def condition(self, prompts: Prompts) -> Conditioning:
         """See `Editor.condition`."""
@@ -71,13 +73,18 @@ class Inverter:
         uniformity: float = 0.0,
         guidance: float = 1.0,
         steps: int,
+        spacing: str = "",
         regions: Shares | None = None,
     ) -> InversionKey:
         """What an inversion of `count` images depends on besides them.
 
+        Warns where the noisiest of its levels is no noise.
+
         Raises:
           InputError: neither one prompt for all nor one each.
         """
+        schedule = self.checkpoint.schedule
+        warn_of_little_noise(schedule.spaced(spacing), steps)
         texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         if len(set(texts)) == 1:
             texts = texts[:1]
@@ -87,12 +94,15 @@ class Inverter:
             )
         # Guidance between a prompt and itself is none.
         scale = float(guidance) if any(texts) else 1.0
-        named = ""
-        if regions is not None:
-            content = np.ascontiguousarray(regions, np.float32)
-            named = hashlib.sha256(f"{content.shape}".encode() + content.tobytes()).hexdigest()[:16]
-        weights = self.checkpoint.weights_hash
-        return InversionKey(weights, texts, float(uniformity), scale, steps, named)
+        return InversionKey(
+            self.checkpoint.model_hash,
+            texts,
+            float(uniformity),
+            scale,
+            steps,
+            () if regions is None else _named(np.asarray(regions, np.float32)),
+            "" if spacing == schedule.timestep_spacing else spacing,
+        )
 
     def keys(
         self, count: int, prompts: Prompts, config: EditConfig, regions: Shares | None = None
@@ -106,10 +116,15 @@ class Inverter:
                 uniformity=0.0 if regions is not None else inversion.uniformity,
                 guidance=inversion.guidance,
                 steps=config.steps,
+                spacing=config.spacing,
                 regions=regions,
             ),
             auxiliary=self.key(
-                count, "", uniformity=config.auxiliary_uniformity, steps=config.steps
+                count,
+                "",
+                uniformity=config.auxiliary_uniformity,
+                steps=config.steps,
+                spacing=config.spacing,
             ),
         )
 
@@ -119,7 +134,7 @@ class Inverter:
         """Clean latents -> those of `levels`."""
         count = z0.shape[0]
         latents = programs.invert(
-            self.network,
+            self.network(key.spacing),
             self.checkpoint.params["unet"],
             jnp.asarray(z0),
             *self._told(key, count),
@@ -138,7 +153,7 @@ class Inverter:
         """Latents of level `depth` -> clean ones, and the clean estimates of the `last` steps."""
         key, latents = inversion.key, inversion.at(depth)
         return programs.denoise(
-            self.network,
+            self.network(key.spacing),
             self.checkpoint.params["unet"],
             latents,
             *self._told(key, latents.shape[0]),
@@ -178,12 +193,12 @@ class Inverter:
         return found, evaluations
 
     def refuse_foreign(self, inversion: Inversion) -> None:
-        """Raises an `InputError` for an inversion with other weights."""
-        made_with, own = inversion.key.weights_hash, self.checkpoint.weights_hash
+        """Raises an `InputError` for an inversion with another model."""
+        made_with, own = inversion.key.model_hash, self.checkpoint.model_hash
         if made_with != own:
             raise InputError(
-                f"the inversion was made with weights {made_with}, this is {self.checkpoint.name} "
-                f"with weights {own}: invert again"
+                f"the inversion was made with another model ({made_with}) than this, {self.checkpoint.name} "
+                f"({own}): they differ in {differences(made_with, own)}; invert again"
             )
 
     def _matched(
@@ -225,3 +240,12 @@ class Inverter:
         b, h, w, _ = shape
         spread = jnp.broadcast_to(jnp.asarray(regions, jnp.float32), (len(regions), b, h, w))
         return spread, self.condition("")
+
+
+def _named(regions: Float[np.ndarray, "blocks images rows columns"]) -> tuple[str, ...]:
+    """Short hashes of every image's regions; one where all are the same."""
+    parts = (np.ascontiguousarray(regions[:, index]) for index in range(regions.shape[1]))
+    names = [
+        hashlib.sha256(f"{part.shape}".encode() + part.tobytes()).hexdigest()[:16] for part in parts
+    ]
+    return tuple(names[:1] if len(set(names)) == 1 else names)

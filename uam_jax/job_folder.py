@@ -145,7 +145,7 @@ class JobFolder:
         return merge(self.folder, self.expected)
 
     def refuse_other(self, settings: Settings, remedy: str = "") -> None:
-        """Compares settings with those that the job was begun with.
+        """Compares settings with those that the job was begun with; of the model its hash, not its name.
 
         Args:
           settings: this run's.
@@ -154,7 +154,9 @@ class JobFolder:
         Raises:
           InputError: something differs; all of it is told.
         """
-        refuse_other(self.folder, JOB, asdict(settings), remedy)
+        now = asdict(settings)
+        del now["model"]  # `./m` and `m` are one model
+        refuse_other(self.folder, JOB, now, remedy)
 
     def refuse_changed(self, plan: JobPlan) -> None:
         """Compares what is to be made with what was made under the same ids; pictures by their file's name alone.

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from uam_jax.errors import InputError
+from uam_jax.model_hash import differences
 from uam_jax.storage import Folder
 
 Row = dict[str, Any]
@@ -127,7 +128,7 @@ def refuse_other(folder: Folder, name: str, now: Mapping[str, Any], remedy: str 
     before = read_record(folder, name)
     new = json.loads(json.dumps(now))
     changed = [
-        f"{key} was {_short(before[key])}, is {_short(new[key])}"
+        f"{key} was {_short(before[key])}, is {_short(new[key])}{_explained(key, before, new)}"
         for key in new
         if key in before and before[key] != new[key]
     ]
@@ -202,6 +203,12 @@ def _unicode(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     return value
+
+
+def _explained(key: str, before: Row, new: Row) -> str:
+    if key != "model_hash":
+        return ""
+    return f", with other {differences(str(before[key]), str(new[key]))}"
 
 
 def _short(value: Any) -> str:

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from uam_jax.schedule import Schedule
-
 PARTS = ("weights", "networks' configs", "scheduler", "tokenizer")
 """Of a model's hash, joined by hyphens."""
 
 
-def hash_model(*, weights: str, networks: Sequence[Any], schedule: Schedule, tokenizer: str) -> str:
+def hash_model(*, weights: str, networks: Sequence[Any], schedule: Any, tokenizer: str) -> str:
     """Names a model.
 
     What the files leave out counts as the default that is taken for it, so that two ways to write the same
@@ -21,7 +19,7 @@ def hash_model(*, weights: str, networks: Sequence[Any], schedule: Schedule, tok
     Args:
       weights: their hash.
       networks: the networks' configs, which are dataclasses; the VAE's has the scale of the latents.
-      schedule: the noise levels and how they are visited.
+      schedule: a dataclass too: the noise levels and how they are visited.
       tokenizer: the hash of its vocabulary, merges and added tokens.
 
     Returns:

@@ -27,6 +27,7 @@ from uam_jax.inverter import Inverter, Shares
 from uam_jax.parallel import Devices, gather, platform_of
 from uam_jax.plan import Plan
 from uam_jax.platforms import Platform
+from uam_jax.recommended import Recommended, recommended_by
 from uam_jax.requests import (
     Prompts,
     Targets,
@@ -111,7 +112,9 @@ class Editor:
         Raises:
           InputError: no such model, or a file of it is at fault.
         """
-        return cls(load_checkpoint(model, dtype=dtype, variant=variant, revision=revision))
+        editor = cls(load_checkpoint(model, dtype=dtype, variant=variant, revision=revision))
+        _ = editor.recommended  # its faults come now, not after the first edit
+        return editor
 
     def on(self, devices: Devices | None) -> Self:
         """The same model with its weights on every device, each taking its part of a batch; None: on one."""
@@ -141,6 +144,11 @@ class Editor:
         return self.checkpoint.weights_hash
 
     @property
+    def model_hash(self) -> str:
+        """A short name of all that decides what the model computes: weights, configs, scheduler, tokenizer."""
+        return self.checkpoint.model_hash
+
+    @property
     def native_size(self) -> int:
         """The side, in pixels, of the pictures that the model was trained on."""
         return self.checkpoint.unet.config.sample_size * self.checkpoint.vae.config.factor
@@ -156,15 +164,20 @@ class Editor:
         levels = len(self.checkpoint.unet.config.channels)
         return self.checkpoint.vae.config.factor * 2 ** (levels - 1)
 
+    @functools.cached_property
+    def recommended(self) -> Recommended:
+        """The settings that ship beside the weights."""
+        return recommended_by(self.checkpoint)
+
     @property
     def default_config(self) -> EditConfig:
         """The preset `default` with the settings that ship beside the weights, which win."""
-        return EditConfig.load("default").updated(self.checkpoint.settings.get("default", {}))
+        return self.recommended.config
 
-    @functools.cached_property
+    @property
     def calibration(self) -> Calibration:
         """What makes an edit's signals a confidence: the model's own if it ships one."""
-        return Calibration.from_settings(self.checkpoint.settings.get("confidence", {}))
+        return self.recommended.calibration
 
     @property
     def params(self) -> Params:
@@ -182,7 +195,7 @@ class Editor:
 
     def plan(self, config: EditConfig, *, user_mask: bool = False) -> Plan:
         """The evaluations that an edit with `config` takes."""
-        timesteps = self.checkpoint.schedule.timesteps(config.steps)
+        timesteps = self.checkpoint.schedule.spaced(config.spacing).timesteps(config.steps)
         return config.plan(timesteps, user_mask=user_mask)
 
     # Pictures and text
@@ -217,7 +230,7 @@ class Editor:
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Warns of words that the model has never seen, if it ships a list of those it has."""
-        known = self.checkpoint.settings.get("words")
+        known = self.recommended.words
         if known is None:
             return
         if unknown := unknown_words(prompts, known):
@@ -238,6 +251,7 @@ class Editor:
         uniformity: float = 1.0,
         guidance: float = 1.0,
         steps: int = 50,
+        spacing: str = "",
         keep: Literal["needed", "all"] = "needed",
         regions: Shares | None = None,
     ) -> Inversion:
@@ -249,6 +263,7 @@ class Editor:
           uniformity: of the cross-attention maps, from the text's (0) to uniform ones (1).
           guidance: scale; 1 is none.
           steps: DDIM steps.
+          spacing: as in `EditConfig`.
           keep: "all" latents, or those that reconstruction and an edit by `default_config` need.
           regions: in place of `uniformity`, one for every transformer block, image and pixel of the
             latent (an axis of 1 serves all), towards the null prompt's uniform maps.
@@ -259,7 +274,7 @@ class Editor:
             raise InputError(f"uniformity is {uniformity}: it must be from 0 to 1")
         if keep not in ("needed", "all"):
             raise InputError(f"keep is {keep!r}: choose needed or all")
-        config = replace(self.default_config, steps=steps)
+        config = replace(self.default_config, steps=steps, spacing=spacing)
         everything = keep == "all" or config.source == "anchored"
         levels = range(steps + 1) if everything else sorted({0, self.plan(config).depth, steps})
         key = self.inverter.key(
@@ -268,6 +283,7 @@ class Editor:
             uniformity=uniformity,
             guidance=guidance,
             steps=steps,
+            spacing=spacing,
             regions=regions,
         )
         return self.inverter.invert(z0, key, tuple(levels), regions)
@@ -433,7 +449,7 @@ class Editor:
             return x if x is None or one_each else jnp.take(x, jnp.asarray(source_index), axis)
 
         trace = programs.edit(
-            self.inverter.network,
+            self.inverter.network(config.spacing),
             self.params["unet"],
             jnp.copy(per_target(prepared.start)),
             per_target(prepared.trajectory, 1),
@@ -533,16 +549,18 @@ class Editor:
         regions = user_mask and config.region.inversion > 0
         mask, control = config.mask, config.control
         blocks = control.block_start, control.block_end, config.region.target > 0
+        details = mask.rule, mask.radius, mask.source_line, *blocks, keys.source.spacing
         replayed = config.source == "replay"
         names: list[tuple[Any, ...]] = [
             ("encode",),
             ("decode",),
-            ("edit", plan, user_mask, replayed, mask.rule, mask.radius, mask.source_line, *blocks),
+            ("edit", plan, user_mask, replayed, *details),
             ("signals", replayed and plan.segments[-1].source),
         ]
         for key, levels in keys.levels(plan, config).items():
             kind = key.uniformity, any(key.prompts), key.rows, regions and key == keys.source
-            names.append(("invert", *kind, levels))
+            names.append(("invert", *kind, key.spacing, levels))
         if plan.depth:
-            names.append(("denoise", plan.depth, plan.blended, keys.auxiliary.uniformity))
+            kind = keys.auxiliary.uniformity, keys.auxiliary.spacing
+            names.append(("denoise", plan.depth, plan.blended, *kind))
         return {(*name, size) for name in names}

@@ -91,6 +91,7 @@ class ReconstructionStudy:
             job={
                 "study": f"reconstruction of scenes {VERSION}",
                 "weights": self.editor.weights_hash,
+                "model_hash": self.editor.model_hash,
                 **self.settings,
             },
             **how,
@@ -236,7 +237,8 @@ def drift_by_level(editor: "Editor", inversion: Inversion, clean: np.ndarray) ->
       clean: (steps, b, h, w, c), the clean estimates on the way down, from which its latents follow.
     """
     up = np.asarray(inversion.latents, np.float64)[::-1]
-    steps = editor.checkpoint.schedule.denoising(inversion.key.steps)
+    schedule = editor.checkpoint.schedule.spaced(inversion.key.spacing)
+    steps = schedule.denoising(inversion.key.steps)
     levels = zip(
         np.asarray(steps.alpha_bar, np.float64),
         np.asarray(steps.alpha_bar_next, np.float64),

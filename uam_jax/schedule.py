@@ -22,9 +22,10 @@ Differences from diffusers' `DDIMScheduler` and `DDIMInverseScheduler` (same num
 - Inverting has "linspace" too, and never runs out of levels.
 """
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass, fields, replace
+from functools import cache, cached_property
 from typing import Any, Self
 
 import jax.numpy as jnp
@@ -116,6 +117,10 @@ class Schedule:
         """ᾱ of level 0, below the last timestep."""
         return 1.0 if self.set_alpha_to_one else float(self.alpha_bar[0])
 
+    def spaced(self, spacing: str) -> Self:
+        """The same noise levels, visited in another spacing; "" is their own."""
+        return replace(self, timestep_spacing=spacing) if spacing else self
+
     def timesteps(self, steps: int) -> np.ndarray:
         """The train timesteps that `steps` steps visit, int32, in denoising order (highest first).
 
@@ -155,6 +160,30 @@ class Schedule:
         """The first `depth` of `steps` inverting steps (default: all), from level 0 to `depth`."""
         index, timestep, above, below = (part[::-1] for part in self.denoising(steps, depth))
         return Step(index, timestep, alpha_bar=below, alpha_bar_next=above)
+
+
+NOISE = 0.02
+"""The largest ᾱ of the noisiest level that still counts as noise: Stable Diffusion's last one has 0.005."""
+
+
+@cache  # so that it is said once
+def warn_of_little_noise(schedule: Schedule, steps: int) -> None:
+    """Warns where the noisiest latent that `steps` steps reach still shows the picture.
+
+    In "leading" spacing the timesteps are multiples of a whole number, and so many numbers of steps end far
+    below the last one: 501 steps at 501 of 1000.
+    """
+    reached = int(schedule.timesteps(steps)[0])
+    alpha_bar = float(schedule.alpha_bar[reached])
+    if alpha_bar > NOISE:
+        warnings.warn(
+            f"{steps} steps in {schedule.timestep_spacing} spacing stop short of the noise: at timestep "
+            f"{reached} of {schedule.num_train_timesteps}, where alpha_bar is {alpha_bar:.3f} (the picture's "
+            f'share; up to {NOISE} is noise). Set spacing to "trailing" or "linspace", or take another '
+            "number of steps",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def to_noise(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from uam_jax.ddim import clean_estimate, ddim_step
+from uam_jax.errors import InputError
 from uam_jax.schedule import Schedule, to_noise
 from uam_jax.types import Step
 
@@ -62,13 +63,21 @@ def test_tables() -> None:
         np.testing.assert_allclose(ours, theirs, rtol=2e-6)
 
 
+@pytest.mark.parametrize("offset", [0, 1, 2])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-def test_timesteps_of_every_number_of_steps(spacing: str) -> None:
-    config = SD | {"timestep_spacing": spacing}
+def test_timesteps_of_every_number_of_steps(spacing: str, offset: int) -> None:
+    """Of a file that says the spacing, and of another one's that is told to take it."""
+    config = SD | {"timestep_spacing": spacing, "steps_offset": offset}
+    other = "trailing" if spacing == "leading" else "leading"
     theirs, ours = diffusers.DDIMScheduler(**config), Schedule.from_config(config)
-    for steps in range(1, 1000):
+    assert Schedule.from_config(config | {"timestep_spacing": other}).spaced(spacing) == ours
+    for steps in range(1, 999):
         theirs.set_timesteps(steps)
         expected = theirs.timesteps.numpy()[:steps]
+        if expected.max() >= 1000:  # beyond their table
+            with pytest.raises(InputError, match=f"it would visit timestep {expected.max()}"):
+                ours.timesteps(steps)
+            continue
         np.testing.assert_array_equal(ours.timesteps(steps), expected, str(steps))
 
 
