@@ -14,7 +14,7 @@ from threading import Barrier
 import pytest
 
 from uam_jax import InputError
-from uam_jax.storage import Folder, join, open_binary, read_bytes
+from uam_jax.storage import Folder, is_folder, open_binary, read_bytes, write_bytes
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -45,8 +45,9 @@ def test_what_has_no_end_is_not_read(kind: str, tmp_path: Path) -> None:
     if kind == "pipe":
         os.mkfifo(path)
     for read in (read_bytes, open_binary):
-        with pytest.raises(InputError, match="no plain file"):
-            read(path)
+        for url in (path, f"file://{path}"):
+            with pytest.raises(InputError, match="no plain file"):
+                read(url)
 
 
 def test_a_write_that_fails_leaves_the_old_file(
@@ -193,7 +194,7 @@ def test_appending_adds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["{}/none.png", "memory://none/at/all.png", "nosuch://x/y.png"])
 def test_what_cannot_be_read_is_told(url: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="can't be read"):
+    with pytest.raises(InputError, match="can't be read|no such file system"):
         read_bytes(url.format(tmp_path))
 
 
@@ -202,6 +203,39 @@ def test_an_unknown_file_system_is_told() -> None:
         Folder("nosuch://bucket/x")
 
 
-def test_join() -> None:
-    assert join("a/b/", "c.png") == "a/b/c.png" and join("", "c.png") == "c.png"
-    assert join("a", "/c.png") == "/c.png" and join("gs://b", "s3://c/d") == "s3://c/d"
+@pytest.mark.parametrize(
+    "name",
+    ["a::b.png", "a#1.png", "what?.png", "a*[1].png", "~", "~x.png", "memory::a.png", "a%20b.png"],
+)
+def test_a_local_name_may_hold_anything(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(b"1")
+    for url in (name, f"{tmp_path}/{name}", f"file://{tmp_path}/{name}"):
+        assert read_bytes(url) == b"1"
+        with open_binary(url) as file:
+            assert file.read() == b"1"
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()  # as it is there, it is no one's home
+    Folder(name).write("sub/x", b"2")
+    assert (tmp_path / name / "sub" / "x").read_bytes() == b"2" and is_folder(name)
+    write_bytes(f"{name}/y", b"3")
+    assert (tmp_path / name / "y").read_bytes() == b"3"
+
+
+def test_the_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Folder("~/x").write("a", b"1")
+    assert (tmp_path / "x" / "a").exists() and is_folder("~/x")
+
+
+@pytest.mark.parametrize("url", ["https://host/a.png", "s3://bucket/a.png", "gs://bucket/a.png"])
+def test_the_extra_for_remote_files_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("aiohttp", "s3fs", "gcsfs", "fsspec.implementations.http"):
+        monkeypatch.setitem(sys.modules, package, None)
+    protocol = url.partition("://")[0]
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, protocol, raising=False)
+    for use in (read_bytes, open_binary, Folder, is_folder):
+        with pytest.raises(InputError, match=r"a package is missing .*pip install '.\[remote\]'"):
+            use(url)

@@ -20,7 +20,8 @@ from uam_jax.errors import InputError
 from uam_jax.images import Picture, picture_size, quietly, read_image, resize, working_size
 from uam_jax.manifest import Item
 from uam_jax.mask_files import read_mask
-from uam_jax.storage import is_remote, open_binary, read_bytes
+from uam_jax.storage import open_binary, read_bytes
+from uam_jax.urls import is_url
 
 _READERS = 16
 """Threads that look at the heads of picture files."""
@@ -137,7 +138,7 @@ def measure(
         found = head(item, open_binary)
         # Some servers send a file from its beginning to its end only.
         for opened in (open_binary, lambda url: io.BytesIO(read_bytes(url))):
-            if is_remote(item.image) and isinstance(found, InputError):
+            if is_url(item.image) and isinstance(found, InputError):
                 found = head(item, opened)
         seen()
         return found

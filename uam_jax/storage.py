@@ -12,11 +12,50 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractFileSystem
 
 from uam_jax.errors import InputError
+from uam_jax.urls import base_name, local_path, parent
+
+_IN_REMOTE = ("http", "https", "s3", "s3a", "gs", "gcs")
+"""Protocols whose packages the extra `remote` brings."""
+
+
+def locate(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a path or URL, and the path in it; whatever is no URL is a local path.
+
+    Raises:
+      InputError: there is no such file system, or its package is not installed.
+    """
+    path = local_path(url)
+    if path is not None:
+        # fsspec would take `::` for a chain.
+        return LocalFileSystem(), os.path.abspath(
+            path if os.path.lexists(path) else os.path.expanduser(path)
+        )
+    try:
+        return url_to_fs(url)
+    except ImportError as error:
+        known = url.partition("://")[0].rpartition("::")[2].lower() in _IN_REMOTE
+        extra = ", or all at once: python -m pip install '.[remote]'" if known else ""
+        raise InputError(f"{url}: a package is missing ({_reason(error)}{extra})") from None
+    except Exception as error:
+        raise InputError(f"{url}: no such file system ({_reason(error)})") from None
+
+
+def is_folder(url: str) -> bool:
+    """Whether there is a folder of that name.
+
+    Raises:
+      InputError: that can't be told.
+    """
+    filesystem, path = locate(url)
+    try:
+        return filesystem.isdir(path)
+    except Exception as error:
+        raise InputError(f"{url}: can't be read ({_reason(error)})") from None
 
 _ABANDONED_SECONDS = 3600
 """A temporary file that nobody has written to for so long is a killed process's."""
@@ -28,9 +67,9 @@ def read_bytes(url: str) -> bytes:
     Raises:
       InputError: it can't be read.
     """
-    _refuse_special(url)
+    filesystem, path = locate(url)
+    _refuse_special(url, filesystem, path)
     try:
-        filesystem, path = url_to_fs(url)
         return filesystem.cat_file(path)
     # Every file system has errors of its own, down to botocore's and aiohttp's.
     except Exception as error:
@@ -43,20 +82,14 @@ def open_binary(url: str) -> Any:
     Raises:
       InputError: it is local and no plain file.
     """
-    _refuse_special(url)
-    return fsspec.open(url, "rb")
+    filesystem, path = locate(url)
+    _refuse_special(url, filesystem, path)
+    return filesystem.open(path, "rb")
 
 
-def is_remote(url: str) -> bool:
-    """Whether a name is a URL rather than a path."""
-    return "://" in url
-
-
-def join(folder: str, name: str) -> str:
-    """`name` as seen from `folder`; an absolute path or a URL stays as it is."""
-    if is_remote(name) or os.path.isabs(name):
-        return name
-    return f"{folder.rstrip('/')}/{name}" if folder else name
+def write_bytes(url: str, content: bytes) -> None:
+    """Writes a local or remote file, which appears whole."""
+    Folder(parent(url) or ".").write(base_name(url), content)
 
 
 class Folder:
@@ -72,10 +105,7 @@ class Folder:
           InputError: there is no such file system.
         """
         self.url = url
-        try:
-            self._files, root = url_to_fs(url)
-        except Exception as error:
-            raise InputError(f"{url}: no such file system ({_reason(error)})") from None
+        self._files, root = locate(url)
         self._root = root.rstrip("/")
         self.is_local = isinstance(self._files, LocalFileSystem)
 
@@ -300,9 +330,13 @@ def _unwritten(path: str, error: OSError) -> str:
     )
 
 
-def _refuse_special(url: str) -> None:
-    """Devices and pipes have no end, or none in sight."""
-    if not is_remote(url) and os.path.exists(url) and not os.path.isfile(url):
+def _refuse_special(url: str, filesystem: AbstractFileSystem, path: str) -> None:
+    """Refuses devices and pipes, which have no end, or none in sight."""
+    if (
+        isinstance(filesystem, LocalFileSystem)
+        and os.path.exists(path)
+        and not os.path.isfile(path)
+    ):
         raise InputError(f"{url}: can't be read (no plain file)")
 
 
