@@ -13,9 +13,9 @@ REPOSITORY = Path(__file__).parent.parent
 
 # A unit is a module or a subpackage, with all in it that has no place of its own. It imports units of earlier lines.
 LAYERS = (
-    {"errors"},
+    {"errors", "names", "urls"},
     {"types", "model_hash", "atomic", "files", "formats", "platforms", "png", "storage"},
-    {"metadata"},
+    {"folders", "metadata"},
     {"images"},
     {
         "schedule",

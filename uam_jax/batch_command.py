@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from fsspec.core import url_to_fs
 
 from uam_jax import backend
 from uam_jax.batch import finish_job, run_job
@@ -26,7 +25,7 @@ from uam_jax.job_folder import JobFolder
 from uam_jax.manifest import Item, read_folder, read_manifest
 from uam_jax.parallel import Devices
 from uam_jax.runner import Progress, Stop
-from uam_jax.storage import Folder
+from uam_jax.storage import Folder, is_folder
 
 if TYPE_CHECKING:
     from uam_jax.pipeline import Editor
@@ -219,12 +218,7 @@ def _estimate(plan: JobPlan, editor: "Editor", buckets: list[dict[str, Any]]) ->
 
 
 def _items(options: BatchOptions) -> list[Item]:
-    try:
-        filesystem, path = url_to_fs(options.manifest)
-        is_folder = filesystem.isdir(path)
-    except Exception as error:
-        raise InputError(f"{options.manifest}: can't be read ({error})") from None
-    if is_folder:
+    if is_folder(options.manifest):
         if not options.targets or not all(text.strip() for text in options.targets):
             raise InputError("for a folder, say with --target what the results show")
         return read_folder(

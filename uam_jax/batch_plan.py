@@ -11,7 +11,9 @@ from uam_jax.encoding import default_suffix, output_format
 from uam_jax.errors import InputError
 from uam_jax.images import quietly
 from uam_jax.manifest import Item
+from uam_jax.names import told_apart
 from uam_jax.requests import source_prompts
+from uam_jax.urls import base_name
 
 if TYPE_CHECKING:
     from uam_jax.pipeline import Editor
@@ -68,6 +70,11 @@ class JobPlan:
     def expected(self) -> list[str]:
         """The ids of all results, in the manifest's order."""
         return [name for item in self.items for name in item.results]
+
+    @cached_property
+    def file_names(self) -> dict[str, str]:
+        """The names that the files of items and results have, without their suffixes, by their ids."""
+        return told_apart([*(item.id for item in self.items), *self.expected])
 
     def part(self, shard: tuple[int, int]) -> list[Group]:
         """The groups of process I of N: every N-th, so that each has some of every size."""
@@ -163,7 +170,9 @@ def check_items(
                 raise size
             picture, _ = read_item(item)
             with quietly():
-                output_format(f"x{suffix or default_suffix(item.image, picture)}", picture)
+                output_format(
+                    f"x{suffix or default_suffix(base_name(item.image), picture)}", picture
+                )
         except InputError as error:
             faults.append(f"{item.id}: {error}")
     return faults

@@ -25,7 +25,9 @@ from uam_jax.encoding import (
 from uam_jax.errors import InputError
 from uam_jax.images import quietly
 from uam_jax.ledger import Row
+from uam_jax.names import result_file
 from uam_jax.runner import Outcome
+from uam_jax.urls import base_name
 
 if TYPE_CHECKING:
     from uam_jax.delivery import EditResult
@@ -183,11 +185,13 @@ class EditWorker:
             within=batch.masks[slot],
             levels=picture.levels,
         )
-        suffix = self.plan.settings.suffix or default_suffix(item.image, picture)
-        row["output"] = f"images/{row['id']}{suffix}"
-        row["mask"] = f"masks/{row['id']}.png"
-        row["preview"] = f"originals/{item.id}.jpg"
-        row["error"] = f"errors/{item.id}.png"
+        suffix = self.plan.settings.suffix or default_suffix(base_name(item.image), picture)
+        own = self.plan.file_names[row["id"]], self.plan.file_names[item.id]
+        keeps = self.plan.settings.suffix is None
+        row["output"] = f"images/{result_file(own[0], suffix, own=keeps)}"
+        row["mask"] = f"masks/{own[0]}.png"
+        row["preview"] = f"originals/{own[1]}.jpg"
+        row["error"] = f"errors/{own[1]}.png"
         row["confidence"] = round(delivery.confidence, 4)
         row["review"] = delivery.review
         row["mask_share"] = round(delivery.mask_share, 5)
@@ -201,7 +205,7 @@ class EditWorker:
                 row["error"]: encode_error(made.errors[slot]),
             }
             if needs_shown_copy(row["output"], picture):
-                row["shown"] = f"shown/{row['id']}.jpg"
+                row["shown"] = f"shown/{own[0]}.jpg"
                 files[row["shown"]] = encode_preview(delivery.pixels, picture)
         return files
 

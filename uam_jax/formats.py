@@ -106,7 +106,7 @@ ALIASES = {"MPO": "JPEG"}  # several JPEGs in a row, as telephones write them
 def readable_suffixes() -> tuple[str, ...]:
     """Suffixes of the pictures that can be read here, in lower case; HEIC's if the extra `heif` is there."""
     known = Image.registered_extensions()
-    decoded = Image.OPEN.keys() - _NOT_DECODED
+    decoded = (Image.OPEN.keys() | ALIASES.keys()) - _NOT_DECODED
     return tuple(sorted(suffix for suffix, name in known.items() if name in decoded))
 
 

@@ -1,17 +1,17 @@
 """The folder of a data-set job: what it was begun with, the sizes of its pictures, the ids it is to make, its rows."""
 
 import json
-import posixpath
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from uam_jax.batch_plan import JobPlan, Settings, plan_job
 from uam_jax.data import Size, measure
-from uam_jax.errors import InputError
+from uam_jax.errors import InputError, quoted
 from uam_jax.ledger import Row, merge, read_record, read_rows, refuse_other
 from uam_jax.manifest import Item
 from uam_jax.storage import Folder
+from uam_jax.urls import base_name, public
 
 JOB, EXPECTED, SIZES = "job.json", "expected.txt", "sizes.json"
 _ALL_SIZES = "sizes*.json"
@@ -159,7 +159,7 @@ class JobFolder:
         refuse_other(self.folder, JOB, now, remedy)
 
     def refuse_changed(self, plan: JobPlan) -> None:
-        """Compares what is to be made with what was made under the same ids; pictures by their file's name alone.
+        """Compares what is to be made with what was made under the same ids; pictures and masks by their files' names.
 
         Raises:
           InputError: the first that differs is told.
@@ -175,17 +175,18 @@ class JobFolder:
                 now = {
                     "target": target,
                     "source": item.source,
-                    "given_mask": item.mask,
+                    "given_mask": _file(item.mask),
                     "config": config,
-                    "image": posixpath.basename(item.image),
+                    "image": _file(item.image),
                 }
                 row = rows.get(name, {})
-                before = row | {"image": posixpath.basename(row.get("image", item.image))}
+                files = {key: _file(row.get(key)) for key in ("image", "given_mask")}
+                before = row | files
                 for key, value in now.items():
                     if key in row and before[key] != value:
                         raise InputError(
-                            f"{self.folder.url} holds {name} with {key} {before[key]!r}, now it is {value!r}: "
-                            "choose another --out, or add --allow-change to keep it and go on"
+                            f"{self.folder.url} holds {name} with {key} {quoted(before[key])}, now it is "
+                            f"{quoted(value)}: choose another --out, or add --allow-change to keep it and go on"
                         )
 
 
@@ -199,3 +200,8 @@ def _size_of(item: Item, kept: Any) -> Size | InputError:
     if not kept:
         return InputError(f"{item.image}: could not be read when the job began")
     return kept[0], kept[1]
+
+
+def _file(name: str | None) -> str | None:
+    """The name that stays when a data set moves, or its URLs are signed anew."""
+    return base_name(public(name)) if name else None

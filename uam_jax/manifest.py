@@ -2,23 +2,25 @@
 
 import io
 import json
+import ntpath
 import os
 import posixpath
+import re
 import unicodedata
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from fsspec.core import url_to_fs
-
-from uam_jax.errors import InputError
-from uam_jax.storage import is_remote, join, read_bytes
+from uam_jax.errors import InputError, quoted, shortened
+from uam_jax.folders import find_pictures
+from uam_jax.names import fault, folded, own_id, result_file
+from uam_jax.storage import read_bytes
+from uam_jax.urls import base_name, is_url, join, local_path, parent, public
 
 _KEYS = {"image", "target", "source", "id", "mask", "set"}
-_PICTURES = (
-    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp",
-)  # fmt: skip
 _SHOWN = 5
 """How many faults of a manifest are told at once."""
 
@@ -33,7 +35,7 @@ class Item:
       targets: at least one.
       source: what the picture shows.
       mask: a path or URL.
-      settings: "key=value", as for `--set`.
+      settings: "key=value", as for `--set`, with the value in TOML, sorted.
     """
 
     id: str
@@ -61,8 +63,9 @@ def read_manifest(url: str) -> list[Item]:
       InputError: it can't be read, or lines are at fault; the first few are told.
     """
     content = read_bytes(url)
-    rows = _parquet(url, content) if url.lower().endswith(".parquet") else _jsonl(url, content)
-    folder = posixpath.dirname(url)
+    is_table = base_name(url).lower().endswith(".parquet")
+    rows = _parquet(url, content) if is_table else _jsonl(url, content)
+    folder = parent(url)
     items, faults = [], []
     for place, row in rows:
         try:
@@ -89,29 +92,12 @@ def read_folder(
     Raises:
       InputError: there are none.
     """
-    filesystem, root = url_to_fs(url)
-    root = root.rstrip("/")
-    _, apart = url_to_fs(besides) if besides else (None, "")
-    names = sorted(
-        str(path).removeprefix(root).lstrip("/")
-        for path in filesystem.find(root)
-        if str(path).lower().endswith(_PICTURES)
-        and not (apart and str(path).startswith(apart.rstrip("/") + "/"))
-    )
+    names, left_out = find_pictures(url, besides)
+    if left_out:
+        warnings.warn(left_out, stacklevel=2)
     if not names:
-        raise InputError(f"{url} holds no pictures ({', '.join(_PICTURES)})")
-    stems = [posixpath.splitext(name)[0] for name in names]
-    seen = Counter(stems)
-    items = [
-        Item(
-            # Two files that differ in their suffix alone keep it.
-            id=name if seen[stem] > 1 else stem,
-            image=join(url, name),
-            targets=tuple(targets),
-            source=source,
-        )
-        for name, stem in zip(names, stems, strict=True)
-    ]
+        raise InputError(f"{url} holds no pictures{f' ({left_out})' if left_out else ''}")
+    items = [Item(own_id(name), join(url, name), tuple(targets), source) for name in names]
     return checked(items, url)
 
 
@@ -119,35 +105,38 @@ def checked(items: list[Item], origin: str) -> list[Item]:
     """The same items, if each result has a name that is safe and its own.
 
     Raises:
-      InputError: names are unsafe, or given twice (also where only case tells them apart, since not
-        every file system does).
+      InputError: names are unsafe or given twice, or a result's file would be another's, or its folder.
     """
     faults, owners = [], {}
     for item in items:
-        if fault := _unsafe(item.id):
-            faults.append(f"{origin}: id {item.id!r} {fault}")
+        if reason := fault(item.id):
+            faults.append(f"{origin}: id {quoted(item.id)} {reason}")
             continue
         for result in {item.id: None, **dict.fromkeys(item.results)}:
-            name = _folded(result)
-            if name in owners:
+            if result in owners:
                 faults.append(
-                    f"{origin}: {owners[name].image} and {item.image} would both be {result!r}: "
+                    f"{origin}: {owners[result].image} and {item.image} would both be {result!r}: "
                     "give each an `id` of its own"
                 )
-            owners.setdefault(name, item)
+            owners.setdefault(result, item)
+    places = {folded(name): item for name, item in owners.items()}
     for name, item in owners.items():
-        parents = name.split("/")[:-1]
+        stem, suffix = posixpath.splitext(folded(name))
+        keeps = suffix and result_file(folded(name), suffix, own=True) == folded(name)
+        if keeps and (other := places.get(stem)):
+            own = posixpath.splitext(folded(base_name(other.image)))[1]
+            if suffix in (own, ".png"):  # what can't be written in its own format becomes a PNG
+                faults.append(f"{origin}: ids {other.id!r} and {name!r} would both be {name!r}")
+        parents = folded(name).split("/")[:-1]
         for depth in range(1, len(parents) + 1):
-            stem, suffix = posixpath.splitext("/".join(parents[:depth]))
-            if suffix and stem in owners:  # the other's file would have this one's folder's name
-                faults.append(f"{origin}: id {item.id!r} lies below the result of {stem!r}")
+            above = "/".join(parents[:depth])
+            stem, suffix = posixpath.splitext(above)
+            if suffix and (stem in places or above in places):
+                faults.append(
+                    f"{origin}: id {item.id!r} lies below the result of {(places.get(stem) or places[above]).id!r}"
+                )
     _raise(faults)
     return items
-
-
-def _folded(name: str) -> str:
-    """The same for names that some file system takes for one."""
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _item(row: Any, folder: str) -> Item:
@@ -158,7 +147,7 @@ def _item(row: Any, folder: str) -> Item:
     row = {key: value for key, value in row.items() if value is not None}
     for key in ("image", "source", "id", "mask"):
         if key in row and not isinstance(row[key], str):
-            raise InputError(f"{key} is {row[key]!r}: text is needed")
+            raise InputError(f"{key} is {quoted(row[key])}: text is needed")
     if not row.get("image"):
         raise InputError("no `image`: give the picture's path or URL")
     target = row.get("target")
@@ -169,53 +158,78 @@ def _item(row: Any, folder: str) -> Item:
     for text in (*targets, row.get("source", "")):
         if any(unicodedata.category(char) == "Cs" for char in text):
             raise InputError(
-                f"the prompt {text!r} is no valid Unicode text: half a character is in it"
+                f"the prompt {quoted(text)} is no valid Unicode text: half a character is in it"
             )
     settings = row.get("set", {})
     if not isinstance(settings, Mapping):
-        raise InputError(f'set is {settings!r}: give an object, as {{"guidance": 5}}')
-    own = row.get("id")
+        raise InputError(f'set is {quoted(settings)}: give an object, as {{"guidance": 5}}')
+    chosen = list(_settings(settings))
+    if twice := [key for key, count in Counter(key for key, _ in chosen).items() if count > 1]:
+        raise InputError(f"{', '.join(twice)} is set twice")
+    image = _found(row["image"], folder)
     return Item(
-        id=_default_id(row["image"]) if own is None else own,
-        image=join(folder, row["image"]),
+        id=row["id"] if "id" in row else _default_id(image, folder),
+        image=join(folder, image),
         targets=targets,
         source=row.get("source"),
-        mask=join(folder, row["mask"]) if "mask" in row else None,
-        settings=tuple(f"{key}={_setting(value)}" for key, value in sorted(settings.items())),
+        mask=join(folder, _found(row["mask"], folder)) if "mask" in row else None,
+        settings=tuple(f"{key}={value}" for key, value in sorted(chosen)),
     )
 
 
-def _default_id(image: str) -> str:
-    """A relative path without its suffix; of an absolute one or a URL, the file's name."""
-    stem = posixpath.splitext(image.replace(os.sep, "/"))[0]
-    outside = is_remote(image) or os.path.isabs(image) or ".." in stem.split("/")
-    return posixpath.basename(stem) if outside else posixpath.normpath(stem)
+def _found(name: str, folder: str) -> str:
+    """The name of a file, where it was written on Windows as this system has it.
+
+    Raises:
+      InputError: it is on a drive, of which this system has none.
+    """
+    foreign = os.sep == "/" and not is_url(name) and re.search(r"\\|^[A-Za-z]:/", name)
+    if not foreign or _exists(name, folder):
+        return name
+    if drive := ntpath.splitdrive(name)[0]:
+        raise InputError(
+            f"{quoted(name)} is a path of Windows: this system has no drive {drive}; give paths from the "
+            "manifest's folder"
+        )
+    turned = name.replace("\\", "/")
+    return turned if is_url(folder) or _exists(turned, folder) else name
 
 
-def _setting(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _exists(name: str, folder: str) -> bool:
+    return not is_url(folder) and os.path.exists(join(folder, name))
 
 
-def _unsafe(name: str) -> str:
-    """Why a result must not be called so, or nothing."""
-    parts = name.split("/")
-    if not name or any(part in ("", ".", "..") for part in parts):
-        return 'must be a relative path without empty parts, "." and ".."'
-    if (
-        "\\" in name
-        or ":" in name
-        or any(unicodedata.category(char) in ("Cc", "Cs") for char in name)
-    ):
-        return "must not contain backslashes, colons, control characters or what is no Unicode"
-    if any(
-        part.startswith(".uam-") or part != part.strip() or part.endswith(".") for part in parts
-    ):
-        return 'must not have parts that start with ".uam-" or a space, or end with a dot or space'
-    if any(len(part.encode("utf-8", "surrogatepass")) > 200 for part in parts):
-        return "has a part of more than 200 bytes"
-    if len(name.encode()) > 1000:
-        return "has more than 1000 bytes"
-    return ""
+def _default_id(image: str, folder: str) -> str:
+    """The id by a picture's path below the manifest; of others by their file's name and where they are."""
+    path = local_path(image)
+    if path is None or (is_url(folder) and os.path.isabs(path)):
+        return own_id(base_name(image), public(image))
+    if os.path.isabs(path):
+        with suppress(ValueError):  # on another drive
+            path = os.path.relpath(path, folder or ".")  # all may be moved together
+    path = posixpath.normpath(path.replace(os.sep, "/"))
+    outside = path.startswith("../") or os.path.isabs(path)
+    return own_id(posixpath.basename(path), path) if outside else own_id(path)
+
+
+def _settings(table: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys of a nested table and their values in TOML, in which each keeps its type.
+
+    Raises:
+      InputError: a key is no text, or a value is nothing that JSON knows.
+    """
+    for key, value in table.items():
+        if not isinstance(key, str) or not all(part.isidentifier() for part in key.split(".")):
+            raise InputError(f"set has the key {quoted(key)}: give names, as mask.quantile")
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{prefix}{key}.")
+            continue
+        try:
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"set has {prefix}{key} = {quoted(value)}: text or a number is needed"
+            ) from None
 
 
 def _jsonl(url: str, content: bytes) -> Iterable[tuple[str, Any]]:
@@ -241,11 +255,35 @@ def _parquet(url: str, content: bytes) -> Iterable[tuple[str, Any]]:
     except (pyarrow.ArrowException, OSError) as error:
         first = next(iter(str(error).splitlines()), "")
         raise InputError(f"{url}: not a Parquet file ({first})") from None
-    for number, row in enumerate(table.to_pylist(), start=1):
-        # A table has every key in every row's `set`.
-        if isinstance(row.get("set"), dict):
-            row["set"] = {key: value for key, value in row["set"].items() if value is not None}
+    if len({*table.column_names}) < table.num_columns:
+        raise InputError(f"{url}: two columns have the same name: give each its own")
+    for name in {"image", "mask"} & {*table.column_names}:
+        kind = table.schema.field(name).type
+        if pyarrow.types.is_nested(kind) or "binary" in str(kind):
+            raise InputError(
+                f"{url}: the column {name!r} holds pictures ({shortened(str(kind), 80)}), which are not read "
+                "from a table: write them to files, and give their paths"
+            )
+    told = (table.schema.pandas_metadata or {}).get("index_columns", [])
+    index = {name for name in told if isinstance(name, str)} - _KEYS
+    index |= {name for name in table.column_names if re.fullmatch(r"__index_level_\d+__", name)}
+    rows = table.drop_columns(sorted(index & {*table.column_names})).to_pylist()
+    for number, row in enumerate(rows, start=1):
+        own = row.get("set")
+        if isinstance(own, list) and all(isinstance(pair, tuple) for pair in own):  # a map
+            own = dict(own)
+        if isinstance(own, dict):
+            row["set"] = _given(own)
         yield f"{url} row {number}", row
+
+
+def _given(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested table without what is null: Parquet has every key in every row."""
+    return {
+        key: _given(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if value is not None
+    }
 
 
 def _raise(faults: list[str]) -> None:

@@ -1,0 +1,129 @@
+"""Names of results: the id that a picture's own name makes, what makes an id unsafe, and the files of a result.
+
+An id is a function of the picture's name alone, so that it stays when other pictures come and go, and no two
+names make the same one. That is why most keep their suffix: photo.jpg and photo.png may both be there.
+"""
+
+import hashlib
+import posixpath
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+_LONGEST_PART, _LONGEST = 200, 1000
+"""Bytes of a part and of the whole: suffixes, numbers and marks are still to come."""
+
+_FORBIDDEN = re.compile(r'[\\:<>"|?*]')  # all but the first two on Windows only
+# Windows takes each of them for a device, whatever follows a dot.
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³])\s*(?:\.|$)", re.I)
+_MARKED = re.compile(r"~[0-9a-f]{8}(?:\.\w+)?$")
+_NUMBERED = re.compile(r"-\d+$")
+_SUFFIX = re.compile(r"\.\w{1,8}$", re.ASCII)
+_PICTURE = re.compile(r"\.[a-z]\w{2,4}$", re.I | re.ASCII)
+
+
+def own_id(name: str, place: str = "") -> str:
+    """The id that a picture has by its name: the name without `.png`, or with any other suffix.
+
+    Where that could not be a file's name on every system, or another picture's id or numbered result, it is
+    changed and marked with a hash: `12:30.jpg` is `12_30~` with eight digits and `.jpg`.
+
+    Args:
+      name: relative, with "/" between its parts.
+      place: where the picture lies, if that can't be told by `name`.
+    """
+    *folders, file = name.split("/")
+    stem, suffix = posixpath.splitext(file)
+    is_plain = not (place or "." in stem or _NUMBERED.search(stem) or _changed(stem))
+    if not (suffix == ".png" and is_plain):
+        ambiguous = place or not suffix or _NUMBERED.search(file)
+        stem = _marked(file, place or file) if ambiguous or _changed(file) else file
+    parts = [
+        # A result of another picture may have this folder's name.
+        _marked(part, part) if _changed(part) or _PICTURE.search(part) else part
+        for part in folders
+    ]
+    whole = "/".join([*parts, stem])
+    if len(whole.encode()) > _LONGEST:
+        whole = f"{_marked(parts[0], name)}/{stem}"
+    return whole
+
+
+def fault(name: str) -> str:
+    """Why a result must not be called so, or nothing."""
+    parts = name.split("/")
+    if not name or any(part in ("", ".", "..") for part in parts):
+        return 'must be a relative path without empty parts, "." and ".."'
+    if _FORBIDDEN.search(name) or any(map(_invisible, name)):
+        return (
+            'must not contain backslashes, colons, any of <>"|?*, control characters or what is no '
+            "Unicode"
+        )
+    if any(
+        part.startswith(".uam-") or part != part.strip() or part.endswith(".") for part in parts
+    ):
+        return 'must not have parts that start with ".uam-" or a space, or end with a dot or space'
+    if any(map(_DEVICE.match, parts)):
+        return "has a part that Windows keeps for a device, as CON, NUL or COM1"
+    if any(len(part.encode()) > _LONGEST_PART for part in parts):
+        return f"has a part of more than {_LONGEST_PART} bytes"
+    if len(name.encode()) > _LONGEST:
+        return f"has more than {_LONGEST} bytes"
+    return ""
+
+
+def result_file(name: str, suffix: str, *, own: bool = False) -> str:
+    """The file's name of a result: its id and the suffix.
+
+    Args:
+      name: its id.
+      suffix: of the file.
+      own: the suffix is the picture's own; then an id that has it keeps it, and a picture's result its name.
+    """
+    stem, has = posixpath.splitext(name)
+    file = posixpath.basename(stem)
+    # Other ids could have the same file: `photo.png` that of `photo.jpg.png`, and the first result of `photo`
+    # that of `photo-1.png`.
+    is_taken = "." in file or (has == ".png" and _NUMBERED.search(file))
+    return name if own and has == suffix and not is_taken else name + suffix
+
+
+def told_apart(names: Iterable[str]) -> dict[str, str]:
+    """For each name one for its files: itself or, where some file system takes another for it, marked."""
+    names = list(dict.fromkeys(names))
+    seen = Counter(map(folded, names))
+    # The slash keeps the mark from being that of a name which `own_id` has marked.
+    return {
+        name: f"{name}~{_digest('/' + name)}" if seen[folded(name)] > 1 else name for name in names
+    }
+
+
+def folded(name: str) -> str:
+    """The same for names that some file system takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _changed(part: str) -> bool:
+    """Whether a part can't stay as it is: it is unsafe, or looks as if it were changed already."""
+    return bool(fault(part) or _MARKED.search(part))
+
+
+def _marked(part: str, origin: str) -> str:
+    """A safe name with a hash of `origin`, before a suffix if there is one."""
+    suffix = found[0] if (found := _SUFFIX.search(part)) else ""
+    ending = f"~{_digest(origin)}{suffix}"
+    stem = "".join("_" if _invisible(char) else char for char in part.removesuffix(suffix))
+    stem = re.sub(r"^\s+|[\s.]+$", "", _FORBIDDEN.sub("_", stem))
+    if stem.startswith(".uam-") or _DEVICE.match(stem + ending):
+        stem = f"_{stem}"
+    room = _LONGEST_PART - len(ending.encode())
+    return stem.encode()[:room].decode(errors="ignore").strip() + ending
+
+
+def _invisible(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cs")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
