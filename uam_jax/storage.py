@@ -57,6 +57,7 @@ def is_folder(url: str) -> bool:
     except Exception as error:
         raise InputError(f"{url}: can't be read ({_reason(error)})") from None
 
+
 _ABANDONED_SECONDS = 3600
 """A temporary file that nobody has written to for so long is a killed process's."""
 
