@@ -24,7 +24,7 @@ from uam_jax.encoding import (
 from uam_jax.errors import InputError
 from uam_jax.images import Picture, read_image, resize, working_size
 from uam_jax.mask_files import read_mask
-from uam_jax.outputs import Files, check_places
+from uam_jax.outputs import Files, check_places, key_of
 from uam_jax.report import render_report
 
 if TYPE_CHECKING:
@@ -251,14 +251,14 @@ def _read(editor: "Editor", job: Job, size: int | None) -> tuple[Picture, np.nda
 
 
 def _check_outputs(jobs: Sequence[Job], inputs: Sequence[Path], overwrite: bool) -> None:
-    makers: dict[Path, Path] = {}
+    makers: dict[str, Path] = {}
     for number, job in enumerate(jobs):
         check_places(job.files)
         later = [
             file for other in jobs[number + 1 :] for file in (other.source, other.mask) if file
         ]
         for path in job.files:
-            if (other := makers.setdefault(path, job.source)) is not job.source:
+            if (other := makers.setdefault(key_of(path), job.source)) is not job.source:
                 raise InputError(
                     f"{other} and {job.source} would both be written to {path}: "
                     "rename one, or run them into different folders"

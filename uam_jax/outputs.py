@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from uam_jax.atomic import write_files
@@ -26,14 +27,29 @@ def check_places(paths: Iterable[Path]) -> None:
                 raise InputError(f"{nearest} is a file, so {path} cannot be written below it")
             if not os.access(nearest, os.W_OK | os.X_OK):
                 raise InputError(f"{nearest} may not be written: choose another --out")
+            parts = path.relative_to(nearest).parts
+            if len(parts) > 1 and (nearest / parts[0]).is_symlink():
+                raise InputError(f"{nearest / parts[0]} is a link that leads nowhere: remove it")
             # What is to be below it does not exist yet, but the file system knows whether it may be called so.
-            for part in path.relative_to(nearest).parts:
+            for part in parts:
                 with suppress(FileNotFoundError):
                     os.lstat(nearest / part)
         except OSError as error:
             raise InputError(
                 f"{path} cannot be written ({error.strerror}): choose another or a shorter name"
             ) from None
+
+
+def key_of(path: Path) -> str:
+    """A text that is equal for two paths if their file system takes them for one file's."""
+    folder = next(folder for folder in path.parents if folder.exists())
+    return str(path).casefold() if _ignores_case(folder) else str(path)
+
+
+@cache
+def _ignores_case(folder: Path) -> bool:
+    other = folder.with_name(folder.name.swapcase()) if folder.name else folder
+    return other != folder and other.exists() and other.samefile(folder)
 
 
 def save(files: Files) -> None:

@@ -112,7 +112,7 @@ def run_demo(
             "edit\nconfig default",
             "edit\nconfig released",
             "exact answer\nrendered",
-            "free to change\nconfig default",
+            "taken from the edit\nconfig default",
             "what changes\nexact mask",
         ],
         captions=targets,
