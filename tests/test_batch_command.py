@@ -127,6 +127,20 @@ def test_a_job_from_beginning_to_end(tmp_path: Path, pictures: Path, model: Path
     assert uam("merge", tmp_path).exit_code == 2
 
 
+def test_sides_are_multiples_of_both_and_what_is_too_narrow_is_told(
+    tmp_path: Path, pictures: Path, model: Path
+) -> None:
+    write_image(pictures / "narrow.png", np.zeros((1, 900, 3), np.float32))
+    sizes = ("--size", 24, "--multiple", 6, "--dry-run")  # of the model: 4
+    told = json.loads(uam(*batch(model, pictures, tmp_path / "out", *sizes)).stdout)
+    assert [each["size"] for each in told["buckets"]] == ["24x24"]
+    [fault] = told["faults"]
+    assert fault.startswith("narrow: ") and "crop it, or give a larger --size" in fault
+    result = uam(*batch(model, pictures, tmp_path / "out", "--size", 8, "--multiple", 6))
+    assert result.exit_code == 2 and not (tmp_path / "out").exists()
+    assert "--size 8 is smaller than 12" in json.loads(result.stdout)["error"]
+
+
 def test_a_machine_that_is_taken_away_says_how_to_go_on(
     tmp_path: Path, pictures: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

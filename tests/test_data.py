@@ -119,6 +119,19 @@ def test_a_picture_of_another_shape_than_before_is_not_squeezed(tmp_path: Path) 
     assert batch.valid == [] and "its shape has changed" in str(batch.reasons[0])
 
 
+def test_too_narrow_a_picture_fails_alone(items: list[Item], tmp_path: Path) -> None:
+    write_image(tmp_path / "x.png", np.zeros((1, 400, 3), np.float32))
+    narrow = Item("x", str(tmp_path / "x.png"), ("a",))
+    both = [narrow, items[0]]
+    [fault, size] = data.working_sizes(both, measure(both), side=16, multiple=8)
+    assert "x.png: 400x1 pixels are too narrow" in str(fault) and size == (16, 16)
+    groups = groups_of(both)
+    assert [each.bucket.size for each in groups] == [(0, 0), (16, 16)]
+    first, second = read(groups, devices=1, micro=3)
+    assert first.valid == [] and first.reasons[0] == str(fault)
+    assert second.valid == [0]
+
+
 def test_a_server_that_only_sends_whole_files(
     items: list[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -431,17 +431,34 @@ def test_known_working_sizes(
     assert working_size(size, side, multiple) == expected
 
 
-@given(st.integers(1, 20000), st.integers(1, 20000), st.integers(1, 12), st.sampled_from([8, 64]))
+@given(st.integers(1, 65500), st.integers(1, 65500), st.integers(1, 12), st.sampled_from([8, 64]))
 def test_working_sizes_are_ones_that_a_model_takes(
     height: int, width: int, sides: int, multiple: int
 ) -> None:
-    result = working_size((height, width), sides * multiple, multiple)
-    assert all(side >= multiple and side % multiple == 0 for side in result)
+    side = sides * multiple
     stretch = np.sqrt(width / height)
-    ideal = np.array([sides * multiple / stretch, sides * multiple * stretch])
-    assert (np.abs(np.array(result) - ideal) <= multiple / 2 + 1e-6).all() or min(
-        result
-    ) == multiple
+    ideal = np.array([side / stretch, side * stretch])
+    try:
+        result = working_size((height, width), side, multiple)
+    except InputError:
+        assert ideal.min() < multiple / 1.5 + multiple / (2 * ideal.max() / multiple)
+        return
+    assert all(side >= multiple and side % multiple == 0 for side in result)
+    assert np.prod(result) <= 1.5 * side**2
+    assert (np.abs(np.array(result) - ideal) < multiple).all()
+    if ideal.min() > 2 * multiple:
+        assert (np.abs(np.array(result) - ideal) <= multiple / 2 + 1e-6).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1200), (1200, 1), (1, 65500), (65500, 1)])
+def test_too_narrow_a_picture_is_told_what_to_do(size: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match="x.png: .*too narrow a shape.*crop it, or give a larger"):
+        working_size(size, 512, 64, "x.png")
+
+
+def test_a_panorama_is_worked_on() -> None:
+    assert working_size((100, 1500), 512, 64) == (128, 1984)
+    assert working_size((1, 3), 64, 64) == (64, 64)  # no room for its shape
 
 
 def test_a_size_below_the_least(tmp_path: Path) -> None:

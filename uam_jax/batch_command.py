@@ -1,5 +1,6 @@
 """`uam batch`: from options to a job, and what is told on the way."""
 
+import math
 import re
 import shlex
 import sys
@@ -18,6 +19,7 @@ from uam_jax.batch_plan import JobPlan, Settings, check_items, plan_job
 from uam_jax.cache import InversionCache
 from uam_jax.config import EditConfig
 from uam_jax.console import Console
+from uam_jax.data import working_sizes
 from uam_jax.encoding import output_format
 from uam_jax.errors import InputError, Preempted
 from uam_jax.images import Picture
@@ -185,7 +187,9 @@ def _dry_run(
     described: dict[str, Any],
 ) -> dict[str, Any]:
     console.stage("reading every picture")
-    faults = check_items(plan.items, plan.sizes, options.suffix)
+    settings = plan.settings
+    sizes = working_sizes(plan.items, plan.sizes, side=settings.side, multiple=settings.multiple)
+    faults = check_items(plan.items, sizes, options.suffix)
     for fault in faults[:5]:
         console.warn(fault)
     editor.check_prompts([text for item in plan.items for text in item.targets])
@@ -230,14 +234,22 @@ def _items(options: BatchOptions) -> list[Item]:
 
 
 def _settings(options: BatchOptions, editor: "Editor", config: EditConfig) -> Settings:
+    side = options.size or editor.native_size
+    multiple = math.lcm(options.multiple or 1, editor.size_multiple)
+    if multiple > side:
+        raise InputError(
+            f"--size {side} is smaller than {multiple}, of which both sides are to be multiples"
+            + (f" with --multiple {options.multiple}" if options.multiple else "")
+            + f" ({options.model} needs multiples of {editor.size_multiple})"
+        )
     return Settings(
         model=options.model,
         weights=editor.weights_hash,
         model_hash=editor.model_hash,
         dtype=options.dtype,
         config=config.to_dict(),
-        side=options.size or editor.native_size,
-        multiple=max(options.multiple or 0, editor.size_multiple),
+        side=side,
+        multiple=multiple,
         micro=options.micro,
         suffix=options.suffix,
         precision=options.precision,

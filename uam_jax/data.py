@@ -158,6 +158,22 @@ def measure(
         return list(pool.map(size, items))
 
 
+def working_sizes(
+    items: Sequence[Item], sizes: Sequence[Size | InputError], *, side: int, multiple: int
+) -> list[Size | InputError]:
+    """The size at which each picture is worked on, or why there is none; the arguments are those of `group`."""
+
+    def at(item: Item, size: Size | InputError) -> Size | InputError:
+        try:
+            if isinstance(size, InputError):
+                return size
+            return working_size(size, side, multiple, item.image)
+        except InputError as error:
+            return error
+
+    return [at(item, size) for item, size in zip(items, sizes, strict=True)]
+
+
 def group(
     items: Sequence[Item],
     sizes: Sequence[Size | InputError],
@@ -176,8 +192,10 @@ def group(
       micro: pictures per group.
     """
     found: dict[Bucket, list[Item]] = {}
-    for item, size in zip(items, sizes, strict=True):
-        at = (0, 0) if isinstance(size, InputError) else working_size(size, side, multiple)
+    for item, size in zip(
+        items, working_sizes(items, sizes, side=side, multiple=multiple), strict=True
+    ):
+        at = (0, 0) if isinstance(size, InputError) else size
         bucket = Bucket(at, item.mask is not None, len(item.targets), item.settings)
         found.setdefault(bucket, []).append(item)
     return [
@@ -219,7 +237,7 @@ def _read(
     bucket: Bucket,
     groups: Iterable[Group],
     devices: int,
-    size_of: Callable[[Size], Size],
+    size_of: Callable[..., Size],
     micro: int,
 ) -> Batch:
     items: list[Item | None] = [None] * (devices * micro)
@@ -238,13 +256,14 @@ def _read(
             return
         try:
             picture, mask = read_item(item)
+            at = size_of(picture.size, path=item.image)
             if not all(bucket.size):
                 raise InputError(
                     f"{item.image}: could not be read when the job began; run it with --retry-failed"
                 )
-            if size_of(picture.size) != bucket.size:
+            if at != bucket.size:
                 raise InputError(
-                    f"{item.image}: its shape has changed since the job began; give it another id"
+                    f"{item.image}: its shape has changed since the job began; edit it in a new job"
                 )
             pixels[slot] = resize(picture.pixels, bucket.size)
             if weights is not None and mask is not None:

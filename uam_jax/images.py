@@ -5,6 +5,7 @@ read and not changed is written with the same integers.
 """
 
 import io
+import itertools
 import math
 import os
 import warnings
@@ -27,6 +28,8 @@ from uam_jax.png import SIGNATURE, Chunks, read_chunks
 
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_MOST = 1.5
+"""Times the area that was asked for, at which a picture may be worked on at most."""
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 DEEP_GREY = ("I", "F", *_SIXTEEN_BIT)
 """Pillow's modes of grey with more than 8 bits."""
@@ -166,19 +169,43 @@ def _faults_told(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def working_size(size: tuple[int, int], side: int, multiple: int) -> tuple[int, int]:
-    """The (height, width) at which a model works on a picture of `size`.
+def working_size(
+    size: tuple[int, int], side: int, multiple: int, path: str | Path = "the picture"
+) -> tuple[int, int]:
+    """The (height, width) at which a model works on a picture of `size`: multiples of `multiple`, of about `side`².
 
-    The sides of a rectangle of area `side`² with the picture's aspect ratio, each rounded to the
-    nearest multiple of `multiple`.
+    The sides of a rectangle of area `side`² with the picture's aspect ratio, each rounded to the nearest multiple. If
+    these have more than 1.5 times the area, neighbouring multiples that have less are taken.
+
+    Args:
+      size: of the picture, (height, width).
+      side: of a square of the area.
+      multiple: of which both sides are multiples.
+      path: the picture's file, to be told.
 
     Raises:
-      InputError: `side` is smaller than `multiple`.
+      InputError: `side` is smaller than `multiple`, or the picture is so narrow that no multiples hold the area.
     """
     if side < multiple:
         raise InputError(f"size {side}: the model works on multiples of {multiple} pixels")
     stretch = math.sqrt(size[1] / size[0])
-    height, width = (max(round(s / multiple), 1) for s in (side / stretch, side * stretch))
+    ideal = side / stretch / multiple, side * stretch / multiple
+
+    def area(counts: tuple[int, ...]) -> float:
+        return counts[0] * counts[1] * multiple**2 / side**2
+
+    def distance(counts: tuple[int, ...]) -> float:
+        return abs(math.log(area(counts))) + abs(math.log(counts[1] / counts[0] / stretch**2))
+
+    nearest = [max(round(count), 1) for count in ideal]
+    neighbours = itertools.product(*((max(math.floor(n), 1), math.ceil(n)) for n in ideal))
+    fitting = [counts for counts in (tuple(nearest), *neighbours) if area(counts) <= _MOST]
+    if not fitting:
+        raise InputError(
+            f"{path}: {by(size)} pixels are too narrow a shape to be worked on at the area of {side}x{side} in "
+            f"multiples of {multiple}: crop it, or give a larger --size"
+        )
+    height, width = fitting[0] if fitting[0] == tuple(nearest) else min(fitting, key=distance)
     return height * multiple, width * multiple
 
 

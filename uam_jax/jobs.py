@@ -246,7 +246,8 @@ def _read(editor: "Editor", job: Job, size: int | None) -> tuple[Picture, np.nda
     """The picture, and its pixels at the model's size."""
     picture = read_image(job.source)
     side = editor.native_size if size is None else size
-    working = resize(picture.pixels, working_size(picture.size, side, editor.size_multiple))
+    size_at = working_size(picture.size, side, editor.size_multiple, job.source)
+    working = resize(picture.pixels, size_at)
     return picture, working
 
 
