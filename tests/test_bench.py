@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -94,6 +95,18 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(
     result = uam("bench", "--out", tmp_path / "out", *options)
     assert result.exit_code == 2 and told in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_variant_is_that_of_the_models_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    [case] = BenchOptions(out="x", model="m", variant="fp16", batch=(1,)).cases()
+    asked, loaded = {}, SimpleNamespace(default_config=EditConfig())
+    monkeypatch.setattr(
+        Editor, "load", lambda model, **how: asked.update(how, model=model) or loaded
+    )
+    assert bench._load(case) == (loaded, EditConfig())
+    assert asked == {"model": "m", "dtype": "float32", "variant": "fp16"}
+    with pytest.raises(InputError, match="--variant is of a model's files"):
+        BenchOptions(out="x", shape="sd15", variant="fp16").cases()
 
 
 # One measurement, in a process of its own.

@@ -229,7 +229,7 @@ def test_convert_and_demo_are_passed_on(
 ) -> None:
     calls: list[Any] = []
     checkpoints, world = ModuleType("checkpoints"), ModuleType("demo")
-    checkpoints.convert = lambda source, destination: calls.append(source) or destination
+    checkpoints.convert = lambda source, destination, variant: calls.append(source) or destination
     world.run_demo = lambda *call: (
         calls.append(call[:3]) or {"rows": [{"method": "a", "psnr": 1.5}]}
     )
@@ -480,20 +480,20 @@ def test_options_reach_the_backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     seen: list[Any] = []
     pipeline = ModuleType("pipeline")
     pipeline.Editor = SimpleNamespace(
-        load=lambda model, *, dtype: seen.append((model, dtype)) or FakeEditor()
+        load=lambda model, *, dtype, variant: seen.append((model, dtype, variant)) or FakeEditor()
     )
     monkeypatch.setitem(sys.modules, "uam_jax.pipeline", pipeline)
     monkeypatch.setattr(backend, "configure", lambda **options: seen.append(options))
     monkeypatch.setattr(backend, "describe_model", lambda editor: {"model": editor.name})
     result = uam("info", "./model", "--dtype", "bfloat16", "--device", "gpu", "--precision", "high",
-                 "--cache-dir", tmp_path)  # fmt: skip
+                 "--cache-dir", tmp_path, "--variant", "fp16")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert "model: fake" in uam("info", "--no-cache").stdout
     assert seen == [
         {"device": "gpu", "devices": None, "precision": "high", "cache": tmp_path},
-        ("./model", "bfloat16"),
+        ("./model", "bfloat16", "fp16"),
         {"device": None, "devices": None, "precision": None, "cache": None},
-        ("scenes", "float32"),
+        ("scenes", "float32", None),
     ]
 
 
@@ -627,6 +627,34 @@ def test_a_real_reconstruction(tmp_path: Path, converted: str) -> None:
     assert pixels(tmp_path / "out.png").shape == (96, 128, 4)
     assert row["psnr"] <= row["psnr_of_vae"] + 3
     assert summary["seconds"].keys() == {"compile", "run"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("edit", "{image}", "--target", "a", "--out", "{out}", "--model", "{model}"),
+        ("reconstruct", "{image}", "--out", "{out}", "--model", "{model}"),
+        ("batch", "{folder}", "--target", "a", "--out", "{out}", "--model", "{model}"),
+        ("convert", "{model}", "{out}"),
+        ("info", "{model}"),
+        ("eval", "scenes", "--out", "{out}", "--model", "{model}"),
+        ("eval", "reconstruction", "--out", "{out}", "--model", "{model}"),
+    ],
+    ids=lambda command: " ".join(word for word in command[:2] if "{" not in word),
+)
+def test_a_variant_is_asked_for_by_every_command_that_loads(
+    command: tuple[str, ...], tmp_path: Path, converted: str
+) -> None:
+    """The model has the plain files alone, so asking for others must be an error that names them."""
+    places = {
+        "image": smooth_picture(tmp_path / "in.png"),
+        "folder": tmp_path,
+        "out": tmp_path / "out.png",
+        "model": Path(converted).with_name("tiny"),
+    }
+    result = uam(*(word.format(**places) for word in command), "--variant", "fp16")
+    assert result.exit_code == 2, result.stderr
+    assert "diffusion_pytorch_model.fp16.safetensors" in result.stderr
 
 
 @pytest.mark.parametrize("model", ["converted", "scenes"])

@@ -43,6 +43,7 @@ class BatchOptions:
     source: str | None = None
     model: str = "scenes"
     dtype: str = "float32"
+    variant: str | None = None
     precision: str | None = None
     config: str | None = None
     overrides: tuple[str, ...] = ()
@@ -103,7 +104,7 @@ def run_batch(
     console.stage(f"loading {options.model}")
     from uam_jax.pipeline import Editor
 
-    editor = Editor.load(options.model, dtype=options.dtype)
+    editor = Editor.load(options.model, dtype=options.dtype, variant=options.variant)
     editor = editor.on(Devices.local(options.devices, options.parallel))
     config = preset
     if options.config is None:  # a model's own settings win over the preset

@@ -39,7 +39,7 @@ class Case:
     """One configuration.
 
     Attributes:
-      model: see `Editor.load`; None for random weights of `shape`.
+      model: see `Editor.load`, like `variant`; None for random weights of `shape`.
       shape: a key of `shapes.SHAPES`.
       config: a preset or a TOML file; None: the model's own settings.
       overrides: of it, "key=value".
@@ -58,6 +58,7 @@ class Case:
     """
 
     model: str | None = "scenes"
+    variant: str | None = None
     shape: str | None = None
     config: str | None = None
     overrides: tuple[str, ...] = ()
@@ -157,7 +158,7 @@ def _load(case: Case) -> "tuple[Editor, EditConfig]":
     from uam_jax.pipeline import Editor
 
     if case.shape is None:
-        editor = Editor.load(case.model or "scenes", dtype=case.dtype)
+        editor = Editor.load(case.model or "scenes", dtype=case.dtype, variant=case.variant)
     else:
         from uam_jax.shapes import random_checkpoint
 

@@ -35,6 +35,7 @@ class BenchOptions:
 
     out: str
     model: str | None = None
+    variant: str | None = None
     shape: str | None = None
     config: str | None = None
     overrides: tuple[str, ...] = ()
@@ -59,6 +60,8 @@ class BenchOptions:
         """
         if self.model and self.shape:
             raise InputError("--model and --shape both say what to run: give one")
+        if self.variant and self.shape:
+            raise InputError("--variant is of a model's files, and --shape has none: give one")
         _check("--device", self.device, get_args(Device))
         _check("--dtype", self.dtype, _DTYPES)
         _check("--attention", self.attention, _ATTENTION)
@@ -70,6 +73,7 @@ class BenchOptions:
         EditConfig.load(self.config or "default", self.overrides)
         base = Case(
             model=None if self.shape else self.model or "scenes",
+            variant=self.variant,
             shape=self.shape,
             config=self.config,
             overrides=self.overrides,

@@ -35,6 +35,10 @@ Model = Annotated[
     str, Option(help="`scenes` (embedded), a folder in the diffusers layout or from `uam convert`, "
                 "or a hub id.")
 ]  # fmt: skip
+Variant = Annotated[
+    str | None, Option(help="Of the model's weight files, as fp16; default: the plain ones, or for "
+                       "half precision those of fp16 first.")
+]  # fmt: skip
 Size = Annotated[
     int | None,
     Option(min=1, help="Work at about N x N pixels, in place of the model's own size."),
@@ -55,6 +59,7 @@ class Compute:
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], Option(help="Numbers inside the networks.")
     ] = "float32"
+    variant: Variant = None
     device: Annotated[backend.Device | None, Option(help="Default: the best that JAX finds.")] = (
         None
     )
@@ -118,7 +123,7 @@ def load_editor(model: str, compute: Compute, console: Console) -> "Editor":
     compute.configure()
     from uam_jax.pipeline import Editor
 
-    return Editor.load(model, dtype=compute.dtype)
+    return Editor.load(model, dtype=compute.dtype, variant=compute.variant)
 
 
 @command
@@ -297,7 +302,8 @@ def batch(
 
     options = BatchOptions(
         manifest=manifest, out=out, targets=tuple(target or ()), source=source, model=model,
-        dtype=compute.dtype, precision=compute.precision, config=config, overrides=tuple(overrides or ()), size=size,
+        dtype=compute.dtype, variant=compute.variant, precision=compute.precision,
+        config=config, overrides=tuple(overrides or ()), size=size,
         multiple=multiple, micro=micro, devices=devices, parallel=parallel,
         suffix=suffix and "." + suffix.removeprefix("."), shard=shard,
         distributed=distributed or coordinator is not None, coordinator=coordinator,
@@ -350,7 +356,7 @@ def scenes(
 
     options = EvalOptions(
         out=out, methods=methods, model=model, third=third, n=n, seed=seed, chunk=chunk, share=share,
-        dtype=compute.dtype, precision=compute.precision,
+        dtype=compute.dtype, variant=compute.variant, precision=compute.precision,
     )  # fmt: skip
     return run_eval(options, console)
 
@@ -375,7 +381,7 @@ def reconstruction(
 
     options = EvalOptions(
         out=out, model=model, third=third, n=n, seed=seed, chunk=chunk, dtype=compute.dtype,
-        precision=compute.precision,
+        variant=compute.variant, precision=compute.precision,
     )  # fmt: skip
     return run_reconstruction(options, console)
 
@@ -385,6 +391,7 @@ def bench(
     console: Console,
     out: Annotated[str, Option(help="Folder for the record, the table and plots.")] = "uam-bench",
     model: Annotated[str | None, Option(help="See `uam edit --model`; default: `scenes`.")] = None,
+    variant: Variant = None,
     shape: Annotated[
         str | None, Option(metavar="sd15|sd21", help="Random weights of this shape, no download.")
     ] = None,
@@ -430,7 +437,7 @@ def bench(
         "batch": batch, "steps": steps, "targets": targets, "task": task,
     }  # fmt: skip
     options = BenchOptions(
-        out=out, model=model, shape=shape, config=config, overrides=tuple(overrides or ()),
+        out=out, model=model, variant=variant, shape=shape, config=config, overrides=tuple(overrides or ()),
         precision=precision, repeats=repeats, peak=peak,
         **{name: tuple(values) for name, values in several.items() if values},
     )  # fmt: skip
@@ -456,12 +463,16 @@ def convert(
     console: Console,
     source: Annotated[str, Argument(metavar="SRC", help="A diffusers folder or a hub id.")],
     destination: Annotated[Path, Argument(metavar="DST", help="A folder to be made.")],
+    variant: Variant = None,
 ) -> dict[str, Any]:
     """Writes a model as an Orbax checkpoint, which --model loads directly."""
     console.stage(f"converting {source}")
     from uam_jax import checkpoints
 
-    return {"command": "convert", "model": checkpoints.convert(source, destination)}
+    return {
+        "command": "convert",
+        "model": checkpoints.convert(source, destination, variant=variant),
+    }
 
 
 @command

@@ -54,6 +54,7 @@ class EvalOptions:
     chunk: int = 16
     share: bool = False
     dtype: str = "float32"
+    variant: str | None = None
     precision: str | None = None
 
 
@@ -68,7 +69,7 @@ def run_eval(options: EvalOptions, console: Console) -> dict[str, Any]:
     console.stage(f"loading {options.model}")
     from uam_jax.pipeline import Editor
 
-    editor = Editor.load(options.model, dtype=options.dtype)
+    editor = Editor.load(options.model, dtype=options.dtype, variant=options.variant)
     methods = read_methods(options.methods, editor)
     console.stage("drawing the benchmark")
     evaluation = Evaluation(
@@ -113,7 +114,7 @@ def run_reconstruction(options: EvalOptions, console: Console) -> dict[str, Any]
     console.stage(f"loading {options.model}")
     from uam_jax.pipeline import Editor
 
-    editor = Editor.load(options.model, dtype=options.dtype)
+    editor = Editor.load(options.model, dtype=options.dtype, variant=options.variant)
     cases = study(editor.checkpoint.unet.config.transformer_blocks)
     job = ReconstructionStudy(
         editor=editor,
