@@ -523,6 +523,17 @@ def test_a_hub_model_of_pickles_is_refused_before_anything_is_downloaded(
     assert not hub.fetched
 
 
+def test_a_hub_repository_of_something_else_is_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "v1-5.safetensors").touch()
+    hub = Hub(tmp_path / "repo", tmp_path / "download")
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", hub.list_repo_files)
+    with pytest.raises(InputError, match=r"^org/one is not a model.*from_single_file"):
+        load_checkpoint("org/one")
+
+
 def test_a_download_that_breaks_off_says_so(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,9 +216,10 @@ def test_an_input_is_replaced_only_on_demand(
 
 def test_reconstruct(tmp_path: Path, editor: FakeEditor, image: Path) -> None:
     result = uam("reconstruct", image, "--out", tmp_path / "out.png", "--prompt", "a cube",
-                 "--uniformity", 0.5, "--guidance", 2, "--steps", 9, "--json")  # fmt: skip
+                 "--uniformity", 0.5, "--guidance", 2, "--steps", 9, "--spacing", "trailing", "--json")  # fmt: skip
     assert result.exit_code == 0, result.stderr
-    assert editor.calls == [{"prompts": "a cube", "uniformity": 0.5, "guidance": 2.0, "steps": 9}]
+    told = {"prompts": "a cube", "uniformity": 0.5, "guidance": 2.0}
+    assert editor.calls == [told | {"steps": 9, "spacing": "trailing"}]
     [row] = json.loads(result.stdout)["pictures"]
     assert 0 < row["psnr"] < 30 and row["psnr_of_vae"] is None  # infinite, which JSON can't say
     assert pixels(tmp_path / "out.png").shape == (48, 80, 3)

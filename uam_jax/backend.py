@@ -192,6 +192,7 @@ def describe_model(editor: "Editor") -> dict[str, Any]:
     return {
         "model": editor.name,
         "weights": editor.weights_hash,
+        "model_hash": editor.model_hash,
         "parameters": {
             part: sum(leaf.size for leaf in jax.tree.leaves(tree))
             for part, tree in editor.params.items()

@@ -213,6 +213,10 @@ def reconstruct(
     ] = 1.0,
     guidance: Annotated[float, Option(min=0, help="Scale; 1 is none.")] = 1.0,
     steps: Annotated[int, Option(min=1, max=1000)] = 50,
+    spacing: Annotated[
+        Literal["leading", "trailing", "linspace"] | None,
+        Option(help="Of the timesteps; default: the model's own."),
+    ] = None,
     model: Model = "scenes",
     size: Size = None,
     overwrite: Overwrite = False,
@@ -228,7 +232,7 @@ def reconstruct(
     def work(job: "Job") -> "tuple[Files, Rows]":
         return reconstruct_job(
             editor, job, prompt=prompt, uniformity=uniformity, guidance=guidance, steps=steps,
-            size=size,
+            spacing=spacing or "", size=size,
         )  # fmt: skip
 
     return {"command": "reconstruct", **_carry_out(console, editor, jobs, work)}

@@ -76,6 +76,11 @@ def _fetch(
                 f"({reason}). Check the name and the network; a private or gated model needs `hf auth login`"
             ) from None
         return Path(path)
+    if "model_index.json" not in files:
+        raise InputError(
+            f"{repo} is not a model in diffusers' layout: it has no model_index.json. Of a single file make a "
+            f"folder with {_SINGLE_FILE}"
+        )
     patterns = [*description, *_weight_patterns(repo, files, variants)]
     try:
         path = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)

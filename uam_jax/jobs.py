@@ -218,6 +218,7 @@ def reconstruct_job(
     uniformity: float,
     guidance: float,
     steps: int,
+    spacing: str = "",
     size: int | None = None,
 ) -> tuple[Files, Rows]:
     """Inverts and denoises one picture: the file to write, and how near it comes to the original."""
@@ -226,7 +227,12 @@ def reconstruct_job(
     picture, working = _read(editor, job, size)
     latent = editor.encode(jnp.asarray(working[None]))
     inversion = editor.invert(
-        latent, prompts=prompt, uniformity=uniformity, guidance=guidance, steps=steps
+        latent,
+        prompts=prompt,
+        uniformity=uniformity,
+        guidance=guidance,
+        steps=steps,
+        spacing=spacing,
     )
     rebuilt = np.asarray(editor.reconstruct(inversion)[0], np.float32)
     refuse_nonfinite(job.source, rebuilt)

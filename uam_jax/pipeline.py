@@ -497,7 +497,13 @@ class Editor:
         )
 
     def generate(
-        self, prompts: Prompts, seed: int = 0, *, guidance: float = 7.5, steps: int = 50
+        self,
+        prompts: Prompts,
+        seed: int = 0,
+        *,
+        guidance: float = 7.5,
+        steps: int = 50,
+        spacing: str = "",
     ) -> Image:
         """Pictures from text alone, at the native size; the i-th depends on seed, i and its prompt."""
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -508,7 +514,7 @@ class Editor:
             jnp.arange(len(texts))
         )
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-        key = self.inverter.key(len(texts), texts, guidance=guidance, steps=steps)
+        key = self.inverter.key(len(texts), texts, guidance=guidance, steps=steps, spacing=spacing)
         latents, _ = self.inverter.denoise(Inversion(noise[None], key, (steps,)), steps)
         return self.decode(latents)
 

@@ -343,10 +343,10 @@ def test_values_of_another_kind_are_named(component: str, key: str, value: Any) 
 
 @pytest.mark.parametrize(
     ("given", "side"),
-    [(64, 64), ([96, 96], 96), ([64, 144], 96), ([60, 80], 69), (None, 64)],
+    [(64, 64), ([96, 96], 96), ([64, 144], 96), ([60, 80], 70), ([1, 1], 1), (None, 64)],
 )
 def test_a_sample_size_may_have_two_sides_or_none(given: Any, side: int) -> None:
-    """In place of two sides that of a square of their area; null is Stable Diffusion's."""
+    """In place of two sides that of a square of about their area, which the levels of the U-Net can halve."""
     config = models.UNetConfig.from_dict(UNET | {"sample_size": given})
     assert config == dataclasses.replace(models.UNetConfig.from_dict(UNET), sample_size=side)
     assert models.VAEConfig.from_dict(VAE | {"sample_size": given}) == MODULES["vae"].config

@@ -154,15 +154,17 @@ def _is_like(value: Any, default: Any) -> bool:
     return isinstance(value, (int, float) if isinstance(default, float) else type(default))
 
 
-def _side(config: Mapping[str, Any], default: int) -> int:
-    """The side of the square that has the area of a U-Net's `sample_size`, which may have two sides or none."""
+def _side(config: Mapping[str, Any], default: int, multiple: int) -> int:
+    """The side of a U-Net's `sample_size`; of two sides about that of a square of their area."""
     value = config.get("sample_size")
     if value is None:
         return default
     sides = value if isinstance(value, list) else [value, value]
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise _refuse("unet", "sample_size", value, "an integer, two of them, or null")
-    return round(math.sqrt(sides[0] * sides[1]))
+    if sides[0] == sides[1]:
+        return sides[0]
+    return max(1, round(math.sqrt(sides[0] * sides[1]) / multiple)) * multiple
 
 
 @dataclass(frozen=True)
@@ -256,7 +258,7 @@ class UNetConfig:
             context_width=values["cross_attention_dim"],
             in_channels=values["in_channels"],
             out_channels=values["out_channels"],
-            sample_size=_side(config, default=64),
+            sample_size=_side(config, default=64, multiple=2 ** (len(channels) - 1)),
             norm_groups=values["norm_num_groups"],
             norm_eps=values["norm_eps"],
             flip_sin_to_cos=values["flip_sin_to_cos"],
