@@ -148,7 +148,7 @@ def test_programs_are_counted_beforehand_and_no_picture_prompt_or_tail_compiles_
     )
     plan = plan_job(mixed, measure(mixed), config, settings)
     expected = plan.describe(editor, 0)["programs"]
-    assert expected == 2 + 2 * 5 + 1  # text; for each size 5; for the other rule an edit
+    assert expected == 2 + 2 * 6 + 1  # text; for each size 6; for the other rule an edit
     for each in all_of_them:
         each.clear_cache()
     assert job(editor, mixed, tmp_path / "out", config=config).failed == 0

@@ -49,7 +49,7 @@ LAYERS = (
     },
     {"edit", "checkpoints", "scenes"},
     {"config", "predictors", "confidence", "shapes"},
-    {"programs", "requests", "recommended", "delivery"},
+    {"programs", "requests", "recommended", "delivery", "prepared"},
     {"inverter"},
     {"pipeline"},
     {"uam_jax"},  # the public names, in __init__.py

@@ -18,7 +18,7 @@ from uam_jax.model_hash import differences
 from uam_jax.parallel import Devices
 from uam_jax.plan import Plan
 from uam_jax.predictors import Network
-from uam_jax.requests import Prompts, per_image
+from uam_jax.requests import Prompts, per_image, prompt_list
 from uam_jax.schedule import warn_of_little_noise
 from uam_jax.types import Conditioning, Latent
 
@@ -60,8 +60,7 @@ class Inverter:
 
     def condition(self, prompts: Prompts) -> Conditioning:
         """See `Editor.condition`."""
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        ids = jnp.asarray(self.checkpoint.tokenizer.encode(texts))
+        ids = jnp.asarray(self.checkpoint.tokenizer.encode(prompt_list(prompts)))
         params = self.checkpoint.params["text_encoder"]
         return programs.condition(self.checkpoint.text_encoder, params, ids)
 
@@ -85,13 +84,13 @@ class Inverter:
         """
         schedule = self.checkpoint.schedule
         warn_of_little_noise(schedule.spaced(spacing), steps)
-        texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-        if len(set(texts)) == 1:
-            texts = texts[:1]
-        elif len(texts) != count:
+        texts = tuple(prompt_list(prompts))
+        if len(texts) not in (1, count):
             raise InputError(
                 f"{len(texts)} prompts for {count} images: give one for all or one each"
             )
+        if len(set(texts)) == 1:
+            texts = texts[:1]
         # Guidance between a prompt and itself is none.
         scale = float(guidance) if any(texts) else 1.0
         return InversionKey(
@@ -227,6 +226,11 @@ class Inverter:
         self, key: InversionKey, count: int
     ) -> tuple[Conditioning | None, Conditioning | None]:
         """A row for each image, so that one program serves one prompt for all and one each; and null's."""
+        if len(key.prompts) not in (1, count):
+            raise InputError(
+                f"the inversion is of {len(key.prompts)} images with a prompt each, and {count} are left of "
+                "it: invert these again"
+            )
         null_alone = not any(key.prompts)
         condition = None if null_alone else per_image(self.condition(key.prompts), count)
         return condition, self.condition("") if null_alone or key.rows == 2 else None

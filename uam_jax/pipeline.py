@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from uam_jax import programs
 from uam_jax.checkpoints import Checkpoint, load_checkpoint
@@ -27,55 +27,26 @@ from uam_jax.inverter import Inverter, Shares
 from uam_jax.parallel import Devices, gather, platform_of
 from uam_jax.plan import Plan
 from uam_jax.platforms import Platform
+from uam_jax.prepared import Prepared
 from uam_jax.recommended import Recommended, recommended_by
 from uam_jax.requests import (
     Prompts,
     Targets,
+    checked_images,
+    checked_latents,
+    checked_number,
     checked_regions,
     flatten_targets,
     inversion_regions,
     latent_masks,
     listed,
     per_image,
+    prompt_list,
+    settle_context,
     source_prompts,
 )
 from uam_jax.tokenizer import unknown_words
-from uam_jax.types import Conditioning, Image, ImageLike, Latent, MaskLike, Params
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What the edits of some pictures share, whatever their targets.
-
-    Attributes:
-      config: the edits' settings.
-      plan: their evaluations.
-      z0: (b, h/f, w/f, c), the pictures' latents.
-      start: the source's noisiest latent.
-      trajectory: the source's latent before every step, most noise first, if it is anchored on them.
-      told: the source's condition, a row per picture.
-      auxiliary: the uniform reconstruction; None where nothing is blended.
-      auxiliary_clean: (m, b, h/f, w/f, c), the auxiliary branch's clean estimates of the blended steps.
-      masks: (b, h/f, w/f, 1), the user's.
-      images: (b, h, w, 3), the originals, or if they were not given what the VAE makes of `z0`.
-      rebuilt: (b, h, w, 3), the uniform reconstruction's pictures; of `z0` where nothing is blended.
-      inversions: those that were used.
-      evaluations: single-sample U-Net evaluations spent.
-    """
-
-    config: EditConfig
-    plan: Plan
-    z0: Latent
-    start: Latent
-    trajectory: Float[Array, "n b h w c"] | None
-    told: Conditioning
-    auxiliary: Latent | None
-    auxiliary_clean: Float[Array, "m b h w c"] | None
-    masks: Float[Array, "b h w 1"] | None
-    images: Image
-    rebuilt: Image
-    inversions: Sequence[Inversion]
-    evaluations: int
+from uam_jax.types import Conditioning, Image, ImageLike, Latent, LatentLike, MaskLike, Params
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +132,12 @@ class Editor:
     @property
     def size_multiple(self) -> int:
         """Sides of pictures are multiples of this."""
-        levels = len(self.checkpoint.unet.config.channels)
-        return self.checkpoint.vae.config.factor * 2 ** (levels - 1)
+        return self.size_factor * self.latent_multiple
+
+    @property
+    def latent_multiple(self) -> int:
+        """Sides of latents are multiples of this."""
+        return 2 ** (len(self.checkpoint.unet.config.channels) - 1)
 
     @functools.cached_property
     def recommended(self) -> Recommended:
@@ -189,14 +164,29 @@ class Editor:
         """Channels of a latent."""
         return self.checkpoint.vae.config.latent_channels
 
-    def evaluations(self, config: EditConfig, *, targets: int = 1, user_mask: bool = False) -> int:
-        """Single-sample U-Net evaluations that an edit of one image takes."""
-        return self.plan(config, user_mask=user_mask).evaluations(targets)
+    def evaluations(
+        self,
+        config: EditConfig,
+        *,
+        targets: int = 1,
+        user_mask: bool = False,
+        source: Prompts | None = None,
+    ) -> int:
+        """Single-sample U-Net evaluations that an edit of one image takes; see `plan`."""
+        return self.plan(config, user_mask=user_mask, source=source).evaluations(targets)
 
-    def plan(self, config: EditConfig, *, user_mask: bool = False) -> Plan:
-        """The evaluations that an edit with `config` takes."""
+    def plan(
+        self, config: EditConfig, *, user_mask: bool = False, source: Prompts | None = None
+    ) -> Plan:
+        """The evaluations that an edit with `config` takes.
+
+        Args:
+          config: the edit's.
+          user_mask: whether the user gives a mask.
+          source: the source prompts, which take fewer evaluations if all are empty.
+        """
         timesteps = self.checkpoint.schedule.spaced(config.spacing).timesteps(config.steps)
-        return config.plan(timesteps, user_mask=user_mask)
+        return settle_context(config, source).plan(timesteps, user_mask=user_mask)
 
     # Pictures and text
 
@@ -204,29 +194,29 @@ class Editor:
         """Pictures -> scaled latents: the posterior's mean times the scaling factor.
 
         Raises:
-          InputError: the sides are not multiples of `size_multiple`.
+          InputError: the sides are not multiples of `size_multiple`, or the values are not in [-1, 1].
         """
-        if images.ndim != 4 or images.shape[-1] != 3:
-            raise InputError(f"images have shape {images.shape}: (b, h, w, 3) is needed")
-        if any(side % self.size_multiple or not side for side in images.shape[1:3]):
-            raise InputError(
-                f"images are {images.shape[1]}x{images.shape[2]}: {self.name} takes multiples of "
-                f"{self.size_multiple} pixels"
-            )
-        return programs.encode(
-            self.checkpoint.vae,
-            self.params["vae"],
-            jnp.asarray(images, jnp.float32),
-            on=self.devices,
-        )
+        return self._encode(self._images(images))
 
-    def decode(self, latents: Latent) -> Image:
+    def _encode(self, images: Image) -> Latent:
+        return programs.encode(self.checkpoint.vae, self.params["vae"], images, on=self.devices)
+
+    def decode(self, latents: LatentLike) -> Image:
         """Scaled latents -> pictures, clipped to [-1, 1]."""
+        latents = checked_latents(latents, channels=self.latent_channels, finite=False)
         return programs.decode(self.checkpoint.vae, self.params["vae"], latents, on=self.devices)
 
     def condition(self, prompts: Prompts) -> Conditioning:
         """Text -> what the U-Net is told; over-long prompts are cut with a warning."""
         return self.inverter.condition(prompts)
+
+    def _images(self, images: ImageLike) -> Image:
+        return checked_images(images, multiple=self.size_multiple, model=self.name)
+
+    def _latents(self, latents: LatentLike) -> Latent:
+        return checked_latents(
+            latents, channels=self.latent_channels, multiple=self.latent_multiple
+        )
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Warns of words that the model has never seen, if it ships a list of those it has."""
@@ -245,7 +235,7 @@ class Editor:
 
     def invert(
         self,
-        z0: Latent,
+        z0: LatentLike,
         prompts: Prompts = "",
         *,
         uniformity: float = 1.0,
@@ -267,7 +257,11 @@ class Editor:
           keep: "all" latents, or those that reconstruction and an edit by `default_config` need.
           regions: in place of `uniformity`, one for every transformer block, image and pixel of the
             latent (an axis of 1 serves all), towards the null prompt's uniform maps.
+
+        Raises:
+          InputError: one of them can't be; the message tells the remedy.
         """
+        z0, guidance = self._latents(z0), checked_number("guidance", guidance)
         if regions is not None:
             regions, uniformity = checked_regions(regions, z0.shape), 0.0
         if not 0 <= uniformity <= 1:
@@ -297,7 +291,8 @@ class Editor:
         """
         self.inverter.refuse_foreign(inversion)
         if guidance is not None:
-            inversion = replace(inversion, key=replace(inversion.key, guidance=float(guidance)))
+            scale = checked_number("guidance", guidance)
+            inversion = replace(inversion, key=replace(inversion.key, guidance=scale))
         latents, _ = self.inverter.denoise(inversion, inversion.key.steps)
         return latents
 
@@ -332,7 +327,9 @@ class Editor:
           InputError: an empty target, counts that do not fit, an inversion of something else.
         """
         config = self.default_config if config is None else config
-        z0 = self.encode(images)
+        images = self._images(images)
+        flatten_targets(target, len(images))  # its errors come before anything is computed
+        z0 = self._encode(images)
         result = self.edit_latents(
             z0,
             target,
@@ -368,7 +365,7 @@ class Editor:
 
     def edit_latents(
         self,
-        z0: Latent,
+        z0: LatentLike,
         target: Targets,
         source: Prompts | None = None,
         *,
@@ -382,7 +379,8 @@ class Editor:
 
         `images`, if given, are those of `z0`: see `prepare`.
         """
-        flatten_targets(target, z0.shape[0])  # its errors come before anything is computed
+        z0 = self._latents(z0)
+        flatten_targets(target, len(z0))  # its errors come before anything is computed
         prepared = self.prepare(
             z0, source, masks=masks, inversions=inversions, config=config, images=images
         )
@@ -390,7 +388,7 @@ class Editor:
 
     def prepare(
         self,
-        z0: Latent,
+        z0: LatentLike,
         source: Prompts | None = None,
         *,
         masks: MaskLike | None = None,
@@ -404,10 +402,13 @@ class Editor:
         reproduces them; without them, only how well it reproduces what the VAE makes of `z0`.
         """
         config = self.default_config if config is None else config
-        z0 = jnp.asarray(z0)
+        z0 = self._latents(z0)
         prompts = source_prompts(source, config)
-        self.check_prompts([prompts] if isinstance(prompts, str) else prompts)
-        allowed = None if masks is None else latent_masks(masks, z0.shape)
+        self.check_prompts(prompt_list(prompts))
+        config = settle_context(config, prompts)
+        if images is not None:
+            images = self._images_of(z0, images)
+        allowed = None if masks is None else latent_masks(masks, z0.shape, self.size_factor)
         plan = self.plan(config, user_mask=masks is not None)
         regions = inversion_regions(allowed, config)
         keys = self.inverter.keys(z0.shape[0], prompts, config, regions)
@@ -430,16 +431,28 @@ class Editor:
             auxiliary=auxiliary,
             auxiliary_clean=clean,
             masks=allowed,
-            images=self.decode(z0) if images is None else jnp.asarray(images, jnp.float32),
+            images=self.decode(z0) if images is None else images,
             rebuilt=self.decode(z0 if auxiliary is None else auxiliary),
             inversions=list(made.values()),
             evaluations=evaluations + z0.shape[0] * plan.depth,
         )
 
+    def _images_of(self, z0: Latent, images: ImageLike) -> Image:
+        images = self._images(images)
+        (b, h, w, _), factor = z0.shape, self.size_factor
+        if images.shape[:3] != (b, h * factor, w * factor):
+            raise InputError(
+                f"images have shape {images.shape}: {(b, h * factor, w * factor, 3)} is needed, the pictures "
+                "that z0 was encoded from"
+            )
+        return images
+
     def edit_prepared(
         self, prepared: Prepared, target: Targets, *, keep_masks: bool = False
     ) -> EditResult:
         """The part of `edit_latents` that depends on the targets."""
+        for inversion in prepared.inversions:
+            self.inverter.refuse_foreign(inversion)
         config, plan, count = prepared.config, prepared.plan, prepared.z0.shape[0]
         targets, source_index = flatten_targets(target, count)
         self.check_prompts(targets)
@@ -506,7 +519,7 @@ class Editor:
         spacing: str = "",
     ) -> Image:
         """Pictures from text alone, at the native size; the i-th depends on seed, i and its prompt."""
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        texts, guidance = prompt_list(prompts), checked_number("guidance", guidance)
         self.check_prompts(texts)
         config = self.checkpoint.unet.config
         shape = (config.sample_size, config.sample_size, config.in_channels)
@@ -537,9 +550,11 @@ class Editor:
           masks: as in `edit`.
         """
         config = self.default_config if config is None else config
-        allowed = None if masks is None else latent_masks(masks, shape)
+        prompts = source_prompts(source, config)
+        config = settle_context(config, prompts)
+        allowed = None if masks is None else latent_masks(masks, shape, self.size_factor)
         regions = inversion_regions(allowed, config)
-        keys = self.inverter.keys(shape[0], source_prompts(source, config), config, regions)
+        keys = self.inverter.keys(shape[0], prompts, config, regions)
         return keys.levels(self.plan(config, user_mask=masks is not None), config)
 
     def programs(
@@ -560,6 +575,7 @@ class Editor:
         names: list[tuple[Any, ...]] = [
             ("encode",),
             ("decode",),
+            ("error_map",),
             ("edit", plan, user_mask, replayed, *details),
             ("signals", replayed and plan.segments[-1].source),
         ]

@@ -6,15 +6,19 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 Params = dict[str, Any]
 """Nested dict of arrays under flax names (`down_blocks_0`, `to_q`, `kernel`)."""
 
 Latent = Float[Array, "b h w c"]
 Image = Float[Array, "b height width 3"]
-ImageLike = Float[Array | np.ndarray, "b height width 3"]
-MaskLike = Float[Array | np.ndarray, "masks rows columns"]
+ImageLike = Shaped[Array | np.ndarray, "..."]
+"""Pictures as a caller gives them, (b, height, width, 3) in [-1, 1]; `requests.checked_images` holds them to it."""
+LatentLike = Shaped[Array | np.ndarray, "..."]
+"""Scaled latents as a caller gives them, (b, h, w, c); see `requests.checked_latents`."""
+MaskLike = Shaped[Array | np.ndarray, "..."]
+"""Masks as a caller gives them, (b, height, width) in [0, 1] or bool; see `requests.latent_masks`."""
 Scalar = float | Float[Array, ""]
 
 
