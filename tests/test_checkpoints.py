@@ -256,6 +256,14 @@ def test_embeddings_that_no_token_reaches_are_reported(folder: Path) -> None:
         load_checkpoint(folder)
 
 
+def test_a_token_that_no_merge_makes_reaches_nothing(folder: Path) -> None:
+    """Written into the vocabulary by hand: there transformers doesn't find it either."""
+    number = add_embedding(folder)
+    edit_json(folder / "tokenizer" / "vocab.json", **{"<my-cat>": number})
+    with pytest.warns(UserWarning, match=f"1 of the text encoder's .* id {number} on"):
+        load_checkpoint(folder)
+
+
 def test_a_token_without_an_embedding_is_named(folder: Path) -> None:
     rows = TEXT["vocab_size"]
     write_json(folder / "tokenizer" / "added_tokens.json", {"<my-cat>": rows})
@@ -383,6 +391,12 @@ def test_a_converted_checkpoint_is_the_same(folder: Path, tmp_path: Path) -> Non
     assert_same(second, original)
     assert second.params["unet"]["conv_in"]["bias"].dtype == jnp.float16  # the stored precision
     assert second.params["vae"]["quant_conv"]["bias"].dtype == jnp.float32
+
+
+def test_a_converted_checkpoint_has_no_variants(folder: Path, tmp_path: Path) -> None:
+    converted = convert(folder, tmp_path / "converted")
+    with pytest.raises(InputError, match="was converted and has no variants.*'fp16'"):
+        load_checkpoint(converted, variant="fp16")
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

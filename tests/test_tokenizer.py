@@ -298,6 +298,11 @@ def test_an_added_token_is_one_id_wherever_it_is_kept(folder: Path, place: str) 
     np.testing.assert_array_equal(tokenizer.encode(CAPTIONS), plain.encode(CAPTIONS))
 
 
+def test_every_token_is_reached(tokenizer: Tokenizer) -> None:
+    assert tokenizer.reached == set(tokenizer.vocabulary.values())
+    assert tokenizer.reached == set(range(tokenizer.vocab_size))
+
+
 def test_the_flags_of_an_added_token_count(folder: Path) -> None:
     def count(text: str, **flags: object) -> int:
         number = added_in("added_tokens_decoder", folder, **flags)

@@ -25,6 +25,7 @@ from uam_jax.model_hash import hash_model
 from uam_jax.schedule import Schedule
 from uam_jax.tokenizer import Tokenizer
 from uam_jax.types import Params
+from uam_jax.weight_files import ORBAX
 from uam_jax.weights import load_params, save_orbax
 
 EMBEDDED = {"scenes": Path(__file__).parent / "scenes" / "checkpoint"}
@@ -117,6 +118,11 @@ def load_checkpoint(
     schedule = Schedule.from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
     _check_fit(folder, **configs, tokenizer=tokenizer)
     settings = _read_settings(folder / SETTINGS)
+
+    if variant is not None and (folder / "unet" / ORBAX).is_dir():
+        raise InputError(
+            f"{folder} was converted and has no variants: leave out variant {variant!r}"
+        )
 
     params, digest = {}, hashlib.sha256()
     for component in _NETWORKS:
@@ -272,11 +278,11 @@ def _check_fit(
             f"higher ones to {len(beyond)} tokens, as {beyond[0]!r}; take the text encoder that was saved "
             "with these tokens"
         )
-    unused = sorted(set(range(rows)).difference(tokenizer.vocabulary.values()))
+    unused = sorted(set(range(rows)) - tokenizer.reached)
     if unused:
         warnings.warn(
-            f"{folder}: {len(unused)} of the text encoder's {rows} embeddings, from id {unused[0]} on, belong "
-            "to no token. If the model was taught a placeholder (textual inversion), that token is missing "
+            f"{folder}: {len(unused)} of the text encoder's {rows} embeddings, from id {unused[0]} on, are "
+            "reached by no token. If the model was taught a placeholder (textual inversion), that token is missing "
             'from the tokenizer\'s files: add it to tokenizer/added_tokens.json, as {"<my-cat>": '
             f"{unused[0]}}}",
             UserWarning,

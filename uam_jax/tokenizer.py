@@ -60,6 +60,7 @@ class Tokenizer:
       start_id: id of the first token of every prompt.
       end_id: id of the token after the last word.
       pad_id: id that fills up to `length`: the end token in SD 1.x, `!` (0) in SD 2.x.
+      reached: the ids that some text has: of added tokens, and of what the merges make of bytes.
       fingerprint: a hash of all that decides the ids, the same on every machine.
       length: tokens per prompt.
     """
@@ -68,6 +69,7 @@ class Tokenizer:
     start_id: int
     end_id: int
     pad_id: int
+    reached: frozenset[int] = field(repr=False)
     fingerprint: str = field(repr=False)
     length: int = LENGTH
 
@@ -120,9 +122,15 @@ class Tokenizer:
         flags = [
             (text, t.single_word, t.lstrip, t.rstrip, t.normalized) for text, t in searched.items()
         ]
+        made = {*searched, *(left + right for left, right in merges)}
+        reached = frozenset(
+            id_
+            for token, id_ in vocabulary.items()
+            if token in made or len(token.removesuffix(END_OF_WORD)) == 1
+        )
         content = (vocabulary, merges, sorted(flags), unknown, ids, length)
         fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return cls(backend, *ids, fingerprint, length=length)
+        return cls(backend, *ids, reached, fingerprint, length=length)
 
     @property
     def vocabulary(self) -> dict[str, int]:
