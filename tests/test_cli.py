@@ -22,7 +22,6 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from uam_jax import backend, cli, outputs
-from uam_jax.atomic import write_files
 from uam_jax.confidence import Calibration
 from uam_jax.config import EditConfig
 from uam_jax.delivery import EditResult
@@ -436,17 +435,20 @@ def test_results_are_written_one_by_one_and_stay_when_the_disk_is_full(
     second = picture(tmp_path / "second.png")
     written: list[str] = []
 
-    def write(content: dict[Path, bytes]) -> None:
-        if written:
-            raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "out" / "x.tmp"))
-        written.extend(path.name for path in content)
-        write_files(content)
+    write = outputs._write
 
-    monkeypatch.setattr(outputs, "write_files", write)
+    def write_once(path: Path, data: bytes) -> None:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path.name)
+        write(path, data)
+
+    monkeypatch.setattr(outputs, "_write", write_once)
     said = ("--target", "x") if verb == "edit" else ()
     result = uam(verb, image, second, "--out", tmp_path / "out", *said)
-    assert result.exit_code == 2 and written == ["in.png"]
-    assert f"{tmp_path / 'out'} cannot be written (No space left on device)" in result.stderr
+    assert result.exit_code == 2 and len(written) == 1
+    full = "cannot be written (second.png: No space left on device)"
+    assert f"{tmp_path / 'out'} {full}" in result.stderr
     assert "make room there" in result.stderr and f"left are {second}" in result.stderr
     assert files(tmp_path / "out") == {"in.png"}
 

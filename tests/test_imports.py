@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parent.parent
 # A unit is a module or a subpackage, with all in it that has no place of its own. It imports units of earlier lines.
 LAYERS = (
     {"errors", "names", "urls"},
-    {"types", "model_hash", "atomic", "files", "formats", "platforms", "png", "storage"},
+    {"types", "model_hash", "files", "formats", "outputs", "platforms", "png", "storage"},
     {"folders", "metadata"},
     {"images"},
     {
@@ -45,7 +45,6 @@ LAYERS = (
         "weights",
         "hub",
         "compose",
-        "outputs",
     },
     {"edit", "checkpoints", "scenes"},
     {"config", "predictors", "confidence", "shapes"},
@@ -68,7 +67,7 @@ ONLY = {
     "models": {"errors", "platforms", "types"},
     "images": {"errors", "formats", "metadata", "png"},
     "metadata": {"png"},
-    "encoding": {"errors", "atomic", "formats", "images", "metadata"},
+    "encoding": {"errors", "formats", "images", "metadata", "outputs"},
     "mask_files": {"errors", "images"},
 }
 

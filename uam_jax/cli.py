@@ -501,7 +501,7 @@ def _carry_out(
 ) -> dict[str, Any]:
     """Does all jobs and writes each one's files when it is done; returns the common part of a summary."""
     from uam_jax.jobs import tell_left
-    from uam_jax.outputs import save
+    from uam_jax.outputs import write_files
 
     rows: Rows = []
     done, start = 0, time.perf_counter()
@@ -510,11 +510,11 @@ def _carry_out(
             for job in jobs:
                 console.stage(f"{job.source} ({done + 1} of {len(jobs)})")
                 files, figures = work(job)
-                save(files)
+                write_files(files)
                 rows += figures
                 done += 1
         total = time.perf_counter() - start
-        save(page(rows))
+        write_files(page(rows))
     except BaseException:
         if done:
             console.warn(tell_left(jobs, done))

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 from PIL import Image
 
-from uam_jax.atomic import write_files
 from uam_jax.errors import InputError
 from uam_jax.formats import ALIASES, WRITTEN, Format, shown_by_browsers
 from uam_jax.images import LUMA, Picture, by, quietly, resize, warn
 from uam_jax.metadata import has_blocks, with_resolution, without_blocks
+from uam_jax.outputs import write_files
 
 
 def output_format(path: str | Path, like: Picture) -> str:

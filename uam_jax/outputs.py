@@ -1,12 +1,13 @@
 """Files on the local disk that a command makes: whether they can be written, and writing them."""
 
+import errno
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+import secrets
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 
-from uam_jax.atomic import write_files
 from uam_jax.errors import InputError
 
 Files = dict[Path, bytes]
@@ -52,16 +53,74 @@ def _ignores_case(folder: Path) -> bool:
     return other != folder and other.exists() and other.samefile(folder)
 
 
-def save(files: Files) -> None:
-    """Writes the files of a picture or a page, all or none.
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Writes all files or none: beside their places first, then into them.
 
     Raises:
-      InputError: they can't be written; the disk may be full.
+      InputError: they can't be written, since the disk is full, say; older files and folders are as before.
     """
+    staged: dict[Path, Path] = {}
+    replaced: list[Path] = []
+    path = Path()
     try:
-        write_files(files)
+        with ExitStack() as undo:
+            for path, data in files.items():
+                _make_folder(path.parent, undo)
+                staged[path] = _name_beside(path)
+                undo.callback(staged[path].unlink, missing_ok=True)
+                _write(staged[path], data)
+            for path, temporary in staged.items():
+                if os.path.lexists(path):
+                    replaced.append(_set_aside(path, undo))
+                else:
+                    undo.callback(path.unlink, missing_ok=True)
+                os.replace(temporary, path)
+            undo.pop_all()
     except OSError as error:
-        folder = Path(error.filename or next(iter(files))).parent
         raise InputError(
-            f"{folder} cannot be written ({error.strerror or error}): make room there, or choose another --out"
+            f"{path.parent} cannot be written ({path.name}: {error.strerror or error}): make room there, or choose "
+            "another --out"
         ) from error
+    for older in replaced:
+        older.unlink()
+
+
+def _name_beside(path: Path) -> Path:
+    """A name in the same folder that no file system finds too long, and no other process takes."""
+    return path.with_name(f".uam-{secrets.token_hex(8)}.tmp")
+
+
+def _make_folder(folder: Path, undo: ExitStack) -> None:
+    for each in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+        each.mkdir(exist_ok=True)
+        undo.callback(_remove_empty, each)
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # some disks say only now that they are full
+
+
+def _set_aside(path: Path, undo: ExitStack) -> Path:
+    """Keeps a file under another name, until all are written; meanwhile it stays where it is, if it can."""
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    older = _name_beside(path)
+    try:
+        os.link(path, older, follow_symlinks=False)
+    except (OSError, NotImplementedError):  # a file system without links
+        os.replace(path, older)
+    undo.callback(_put_back, older, path)
+    return older
+
+
+def _put_back(older: Path, path: Path) -> None:
+    os.replace(older, path)
+    older.unlink(missing_ok=True)  # two names of one file are left alone by that

@@ -12,7 +12,7 @@ from uam_jax.config import EditConfig
 from uam_jax.encoding import encode_image, encode_mask
 from uam_jax.grid import labelled_grid
 from uam_jax.metrics import psnr
-from uam_jax.outputs import save
+from uam_jax.outputs import write_files
 from uam_jax.pipeline import Editor
 from uam_jax.report import render_report
 
@@ -155,7 +155,7 @@ def run_demo(
             )
     facts = {"model": editor.name, "weights": editor.weights_hash}
     pages |= render_report(rows, title="Uniform Attention Maps: the demo's edits", facts=facts)
-    save({path: grid} | {out / name: content for name, content in pages.items()})
+    write_files({path: grid} | {out / name: content for name, content in pages.items()})
     return {
         "reconstruction": reconstructions,
         "edits": edits,
