@@ -213,9 +213,12 @@ class Editor:
     def _images(self, images: ImageLike) -> Image:
         return checked_images(images, multiple=self.size_multiple, model=self.name)
 
-    def _latents(self, latents: LatentLike) -> Latent:
+    def _latents(self, latents: LatentLike, *, finite: bool = True) -> Latent:
         return checked_latents(
-            latents, channels=self.latent_channels, multiple=self.latent_multiple
+            latents,
+            channels=self.latent_channels,
+            multiple=self.latent_multiple,
+            finite=finite,
         )
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
@@ -402,7 +405,8 @@ class Editor:
         reproduces them; without them, only how well it reproduces what the VAE makes of `z0`.
         """
         config = self.default_config if config is None else config
-        z0 = self._latents(z0)
+        # What is not finite spoils its own row alone, and looking would wait for the encoder.
+        z0 = self._latents(z0, finite=False)
         prompts = source_prompts(source, config)
         self.check_prompts(prompt_list(prompts))
         config = settle_context(config, prompts)
