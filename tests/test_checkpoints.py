@@ -1,12 +1,7 @@
-import json
-import os
 import re
 import shutil
-from collections.abc import Callable
-from fnmatch import fnmatch
 from pathlib import Path
 
-import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +11,6 @@ from checkpoint_files import (
     TEXT,
     edit_json,
     edit_tensors,
-    into_hub_cache,
     write_checkpoint,
     write_json,
 )
@@ -24,7 +18,6 @@ from checkpoint_files import (
 from uam_jax import checkpoints
 from uam_jax.checkpoints import Checkpoint, convert, load_checkpoint
 from uam_jax.errors import InputError
-from uam_jax.model_hash import differences
 from uam_jax.types import Params
 from uam_jax.weights import save_safetensors
 
@@ -279,98 +272,6 @@ def test_marks_at_the_head_of_files_do_not_matter(folder: Path) -> None:
     assert_same(load_checkpoint(folder), plain)
 
 
-# ---- one name for a model ----
-
-
-def test_the_models_hash_does_not_depend_on_how_it_is_written(folder: Path, tmp_path: Path) -> None:
-    plain = load_checkpoint(folder)
-    assert plain.model_hash.startswith(f"{plain.weights_hash}-")
-    converted = load_checkpoint(convert(folder, tmp_path / "elsewhere"), dtype="bfloat16")
-    edit_json(folder / "unet" / "config.json", _name_or_path="x", freq_shift=0, sample_size=[4, 4])
-    edit_json(folder / "vae" / "config.json", sample_size=16, scaling_factor=0.18215)
-    edit_json(folder / "text_encoder" / "config.json", torch_dtype="float16", layer_norm_eps=1e-5)
-    edit_json(folder / "scheduler" / "scheduler_config.json", _class_name="DDIMScheduler")
-    edit_json(folder / "model_index.json", _diffusers_version="0.1")
-    rewritten = load_checkpoint(str(folder) + "/")
-    assert converted.model_hash == rewritten.model_hash == plain.model_hash
-
-
-def as_one_file(folder: Path) -> None:
-    """Writes a tokenizer as transformers 5 does, in place of its own files."""
-    vocabulary = json.loads((folder / "vocab.json").read_text())
-    merges = (folder / "merges.txt").read_text().splitlines()[1:]
-    model = {"end_of_word_suffix": "</w>", "vocab": vocabulary, "merges": merges}
-    write_json(folder / "tokenizer.json", {"model": model})
-    for name in ("vocab.json", "merges.txt", "special_tokens_map.json"):
-        (folder / name).unlink()
-
-
-def test_the_models_hash_does_not_depend_on_the_tokenizers_files(folder: Path) -> None:
-    plain = load_checkpoint(folder)
-    as_one_file(folder / "tokenizer")
-    assert_same(load_checkpoint(folder), plain)
-
-
-def swap_two_merges(folder: Path) -> None:
-    file = folder / "tokenizer" / "merges.txt"
-    version, first, second, *others = file.read_text().splitlines()
-    file.write_text("\n".join([version, second, first, *others]))
-
-
-CHANGES = {
-    "scheduler/scheduler_config.json": [
-        {"prediction_type": "v_prediction"},
-        {"beta_end": 0.013},
-        {"beta_start": 0.0009},
-        {"beta_schedule": "linear"},
-        {"timestep_spacing": "trailing"},
-        {"steps_offset": 0},
-        {"set_alpha_to_one": True},
-        {"num_train_timesteps": 999},
-    ],
-    "vae/config.json": [{"scaling_factor": 0.2}, {"norm_num_groups": 2}],
-    "unet/config.json": [
-        {"norm_eps": 1e-6},
-        {"attention_head_dim": 4},
-        {"flip_sin_to_cos": False},
-        {"freq_shift": 1},
-    ],
-    "text_encoder/config.json": [{"hidden_act": "gelu"}, {"num_attention_heads": 4}],
-    "tokenizer/tokenizer_config.json": [{"model_max_length": 40}, {"pad_token": "!"}],
-}
-
-
-@pytest.mark.parametrize(
-    ("file", "change"),
-    [(file, change) for file, changes in CHANGES.items() for change in changes],
-    ids=str,
-)
-def test_all_that_changes_a_result_changes_the_models_hash(
-    folder: Path, file: str, change: dict
-) -> None:
-    plain = load_checkpoint(folder)
-    if "pad_token" in change:
-        (folder / "tokenizer" / "special_tokens_map.json").unlink()
-    edit_json(folder / file, **change)
-    changed = load_checkpoint(folder)
-    assert changed.weights_hash == plain.weights_hash
-    part = {"scheduler": "scheduler", "tokenizer": "tokenizer"}.get(file.split("/")[0])
-    assert differences(changed.model_hash, plain.model_hash) == (part or "networks' configs")
-
-
-def test_weights_and_merges_change_the_models_hash(folder: Path) -> None:
-    plain = load_checkpoint(folder).model_hash
-    swap_two_merges(folder)
-    merged = load_checkpoint(folder).model_hash
-    assert differences(merged, plain) == "tokenizer"
-    edit_tensors(
-        folder / "vae" / "diffusion_pytorch_model.safetensors",
-        lambda t: t | {"quant_conv.bias": t["quant_conv.bias"] + 1},
-    )
-    assert differences(load_checkpoint(folder).model_hash, plain) == "weights, tokenizer"
-    assert differences(plain, plain) == ""
-
-
 # ---- convert ----
 
 
@@ -424,138 +325,3 @@ def test_a_failed_conversion_leaves_nothing(
     with pytest.raises(InputError, match=r"can't be written: .*No space left"):
         convert(folder, tmp_path / "converted")
     assert sorted(tmp_path.iterdir()) == before
-
-
-# ---- the hub ----
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
-
-
-def test_a_hub_id_works_offline_from_the_cache(folder: Path, cache: Path) -> None:
-    snapshot = into_hub_cache(folder, cache, "org/tiny")
-    checkpoint = load_checkpoint("org/tiny")
-    assert checkpoint.path == snapshot
-    assert checkpoint.name == "org/tiny"
-    assert_same(checkpoint, load_checkpoint(folder))
-    assert_same(load_checkpoint("org/tiny", revision=snapshot.name), checkpoint)
-
-
-def test_a_cached_hub_model_is_converted_into_files(
-    folder: Path, cache: Path, tmp_path: Path
-) -> None:
-    into_hub_cache(folder, cache, "org/tiny")
-    destination = convert("org/tiny", tmp_path / "converted")
-    assert not any(path.is_symlink() for path in destination.rglob("*"))
-    assert_same(load_checkpoint(destination), load_checkpoint(folder))
-
-
-@pytest.mark.parametrize("options", [{}, {"revision": "fp16"}])
-def test_a_hub_id_that_is_nowhere_says_so(cache: Path, options: dict) -> None:
-    with pytest.raises(InputError, match=r"^org/absent.*nothing in the hub's cache, and the hub"):
-        load_checkpoint("org/absent", **options)
-
-
-@pytest.mark.parametrize("source", ["org/-x--y", "org/a..b", "org/name.git"])
-def test_an_impossible_hub_id_says_so(cache: Path, source: str) -> None:
-    with pytest.raises(InputError, match=source):
-        load_checkpoint(source)
-
-
-class Hub:
-    """Stands for the hub: copies what is asked for from a folder, and remembers what that was."""
-
-    def __init__(self, folder: Path, cache: Path):
-        self.folder, self.cache = folder, cache
-        self.fetched: list[str] = []
-
-    def list_repo_files(self, repo: str, *, revision: str | None) -> list[str]:
-        files = (file for file in self.folder.rglob("*") if file.is_file())
-        return [file.relative_to(self.folder).as_posix() for file in files]
-
-    def snapshot_download(
-        self, repo: str, *, revision: str | None, allow_patterns: list[str]
-    ) -> str:
-        for name in self.list_repo_files(repo, revision=revision):
-            if any(fnmatch(name, pattern) for pattern in allow_patterns):
-                self.fetched.append(name)
-                (self.cache / name).parent.mkdir(parents=True, exist_ok=True)
-                os.link(self.folder / name, self.cache / name)
-        return str(self.cache)
-
-
-def add_half(folder: Path, rename: Callable[[str], str] = str) -> None:
-    """Adds sharded fp16 files of the U-Net beside the plain one."""
-    params = load_checkpoint(folder).params["unet"]
-    half = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), params)
-    save_safetensors(half, folder / "unet", "unet", variant="fp16", shard_bytes=5000)
-    for file in folder.glob("unet/*.fp16-*"):
-        file.rename(file.with_name(rename(file.name)))
-    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.fp16.json"
-    weight_map = json.loads(index.read_text())["weight_map"]
-    edit_json(index, weight_map={tensor: rename(file) for tensor, file in weight_map.items()})
-
-
-def suffixed(name: str) -> str:
-    """The older spelling: the variant after the shard's number."""
-    return name.replace(".fp16-", "-").replace(".safetensors", ".fp16.safetensors")
-
-
-@pytest.mark.parametrize("rename", [str, suffixed])
-@pytest.mark.parametrize("options", [{}, {"dtype": "float16"}])
-def test_only_what_is_needed_is_downloaded(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rename, options: dict
-) -> None:
-    add_half(folder, rename)
-    for name in ("unet/model.bin", "safety_checker/model.safetensors", "v1-5.ckpt", "README.md"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).touch()
-    hub = Hub(folder, tmp_path / "download")
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", hub.list_repo_files)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
-    assert_same(load_checkpoint("org/tiny", **options), load_checkpoint(folder, **options))
-    weights = {name for name in hub.fetched if "safetensors" in name and name.startswith("unet/")}
-    assert weights
-    assert all(("fp16" in name) == bool(options) for name in weights)
-    assert not [name for name in hub.fetched if name.endswith((".bin", ".ckpt", ".md"))]
-    assert "safety_checker/model.safetensors" not in hub.fetched
-
-
-def test_a_hub_model_of_pickles_is_refused_before_anything_is_downloaded(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
-    weights.rename(weights.with_suffix(".bin"))
-    hub = Hub(folder, tmp_path / "download")
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", hub.list_repo_files)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
-    with pytest.raises(InputError, match=r"org/tiny/vae: only diffusion_pytorch_model\.bin"):
-        load_checkpoint("org/tiny")
-    assert not hub.fetched
-
-
-def test_a_hub_repository_of_something_else_is_refused_with_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "repo").mkdir()
-    (tmp_path / "repo" / "v1-5.safetensors").touch()
-    hub = Hub(tmp_path / "repo", tmp_path / "download")
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", hub.list_repo_files)
-    with pytest.raises(InputError, match=r"^org/one is not a model.*from_single_file"):
-        load_checkpoint("org/one")
-
-
-def test_a_download_that_breaks_off_says_so(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(repo: str, **options: object) -> str:
-        raise ConnectionError("reset by peer")
-
-    hub = Hub(folder, tmp_path / "download")
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", hub.list_repo_files)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", broken)
-    with pytest.raises(InputError, match=r"org/tiny: the download failed \(reset by peer\)"):
-        load_checkpoint("org/tiny")
