@@ -50,6 +50,7 @@ LAYERS = (
     {"config", "predictors", "confidence", "shapes"},
     {"programs", "requests", "recommended", "delivery", "prepared"},
     {"inverter"},
+    {"loaded"},
     {"pipeline"},
     {"uam_jax"},  # the public names, in __init__.py
     {"backend", "console", "jobs", "batch_plan", "evaluate", "scenes.demo"},

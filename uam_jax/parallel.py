@@ -302,10 +302,15 @@ def _bring(leaf: Any, place: Sharding) -> Any:
 def _spread(arrays: Any, axes: Any, on: Devices) -> Any:
     """Every array that has a place on its part of the devices."""
     leaves, tree = jax.tree.flatten(arrays)
-    places = [NamedSharding(on.mesh, _specs(axis)) for axis in _leaf_axes(arrays, axes)]
+    along = _leaf_axes(arrays, axes)
+    places = {axis: NamedSharding(on.mesh, _specs(axis)) for axis in set(along)}
+
+    def spread(leaf: Any, place: Sharding) -> Any:
+        elsewhere = _is_placed(leaf) and leaf.sharding != place
+        return jax.device_put(leaf, place) if elsewhere else leaf
+
     return tree.unflatten(
-        jax.device_put(leaf, place) if _is_placed(leaf) and leaf.sharding != place else leaf
-        for leaf, place in zip(leaves, places, strict=True)
+        spread(leaf, places[axis]) for leaf, axis in zip(leaves, along, strict=True)
     )
 
 
