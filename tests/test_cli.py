@@ -259,6 +259,7 @@ def test_the_page_has_copies_of_what_browsers_do_not_show(
     script = (gallery / "rows-0.js").read_text()
     columns = json.loads(script[len("addRows(") : -len(");\n")])["columns"]
     assert columns["output"][0] == "a-1.tif"
+    assert columns["size"] == {"words": ["80x48"], "at": [0] * 6}  # or the page would show squares
     assert columns["shown"] == [
         "gallery/a-1.tif-shown.jpg", "gallery/a-2.tif-shown.jpg", None, None,
         "gallery/c-1.ppm-shown.jpg", "gallery/c-2.ppm-shown.jpg",

@@ -173,6 +173,7 @@ def edit_job(
                 "input": job.source,
                 "target": target,
                 "output": output,
+                "size": f"{picture.size[1]}x{picture.size[0]}",
                 "worked_at": f"{width}x{height}",
                 "mask_share": delivery.mask_share,
                 "confidence": round(delivery.confidence, 4),
@@ -200,9 +201,7 @@ def report_page(out: Path, jobs: Sequence[Job], rows: Rows, facts: dict[str, Any
             "mask": address(job.masks[number]),
             "preview": address(job.preview),
             "error": address(job.error),
-            "mask_share": row["mask_share"],
-            "confidence": row["confidence"],
-            "review": row["review"],
+            **{name: row[name] for name in ("size", "mask_share", "confidence", "review")},
         }
         for (job, number), row in zip(made, rows, strict=True)
     ]
