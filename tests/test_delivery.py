@@ -72,6 +72,17 @@ def test_a_result_that_equals_its_original_is_told(preserve: str) -> None:
     assert deep.confidence > 0.5 and deep.review is None
 
 
+def test_a_change_of_colour_alone_is_none_in_a_grey_file() -> None:
+    grey = np.repeat(ORIGINAL[..., :1], 3, axis=-1) * np.float32(0.5)
+    tinted = grey + np.float32([0.299, -0.299 * 0.299 / 0.587, 0]) * np.float32(0.9)
+    config = EditConfig().updated({"preserve": "latent"})
+    whole = np.ones((96, 128), np.float32)
+    options = {"config": config, "calibration": CALIBRATION}
+    found = deliver(grey, tinted, whole, SIGNALS, grey=True, **options)
+    assert found.review == UNCHANGED and np.ptp(found.pixels, axis=-1).max() == 0
+    assert deliver(grey, tinted, whole, SIGNALS, **options).review is None
+
+
 def test_a_mask_that_leaves_nothing_is_told() -> None:
     found = made(free=0 * FREE)
     np.testing.assert_array_equal(found.pixels, ORIGINAL)

@@ -13,11 +13,12 @@ from uam_jax.encoding import (
     default_suffix,
     encode_image,
     encode_preview,
+    file_levels,
     output_format,
     write_image,
 )
 from uam_jax.errors import InputError
-from uam_jax.images import Picture
+from uam_jax.images import Picture, quietly
 
 
 def picture(**fields: object) -> Picture:
@@ -86,6 +87,16 @@ def test_a_loss_is_told(name: str, fields: dict[str, object], message: str) -> N
     like = picture(**fields)
     with pytest.warns(UserWarning, match=message):
         assert encode_image(name, like.pixels, like)
+
+
+@pytest.mark.parametrize(("name", "levels"), [("a.png", 65535), ("a.tif", 65535), ("a.jpg", 255)])
+def test_the_levels_of_a_file_are_known_before_it_is_made(name: str, levels: int) -> None:
+    deep = picture(grey=True, levels=65535)
+    assert file_levels(name, deep) == levels and file_levels(name, picture()) == 255
+    with quietly():
+        assert load(encode_image(name, deep.pixels, deep))[1].dtype.itemsize == (
+            2 if levels > 255 else 1
+        )
 
 
 def test_a_preview_has_the_profile_of_the_picture_beside_it() -> None:

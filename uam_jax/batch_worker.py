@@ -19,6 +19,7 @@ from uam_jax.encoding import (
     encode_image,
     encode_mask,
     encode_preview,
+    file_levels,
     needs_shown_copy,
     refuse_nonfinite,
 )
@@ -177,18 +178,19 @@ class EditWorker:
         assert item is not None and picture is not None
         result = made.results[number]
         refuse_nonfinite(item.image, np.asarray(result.images)[slot])
+        suffix = self.plan.settings.suffix or default_suffix(base_name(item.image), picture)
+        own = self.plan.file_names[row["id"]], self.plan.file_names[item.id]
+        keeps = self.plan.settings.suffix is None
+        row["output"] = f"images/{result_file(own[0], suffix, own=keeps)}"
         delivery = result.deliver(
             slot,
             picture.pixels,
             config=config,
             calibration=self.editor.calibration,
             within=batch.masks[slot],
-            levels=picture.levels,
+            levels=file_levels(row["output"], picture),
+            grey=picture.grey,
         )
-        suffix = self.plan.settings.suffix or default_suffix(base_name(item.image), picture)
-        own = self.plan.file_names[row["id"]], self.plan.file_names[item.id]
-        keeps = self.plan.settings.suffix is None
-        row["output"] = f"images/{result_file(own[0], suffix, own=keeps)}"
         row["mask"] = f"masks/{own[0]}.png"
         row["preview"] = f"originals/{own[1]}.jpg"
         row["error"] = f"errors/{own[1]}.png"

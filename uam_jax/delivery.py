@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from uam_jax.compose import keep_unedited
 from uam_jax.confidence import Calibration, Signals, picture_signals
 from uam_jax.config import EditConfig
-from uam_jax.images import resize
+from uam_jax.images import LUMA, resize
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def deliver(
     calibration: Calibration,
     within: Float[np.ndarray, "H W"] | None = None,
     levels: int = 255,
+    grey: bool = False,
 ) -> Delivery:
     """Brings an edit to the original's size and keeps what was not edited, as `config.preserve` says.
 
@@ -60,6 +61,7 @@ def deliver(
       calibration: makes signals a confidence.
       within: the user's mask, if there is one, at the original's size.
       levels: the largest integer of the file's channels.
+      grey: the file has one channel, as its original.
     """
     size = (original.shape[0], original.shape[1])
     if config.preserve == "pixels":
@@ -67,6 +69,8 @@ def deliver(
         pixels, mask = keep_unedited(original, edited, free, within=within, threshold=threshold)
     else:
         pixels, mask = resize(edited, size), resize(free, size, linear=True)
+    if grey:  # what changes in colour alone is no change of the file
+        pixels = np.repeat((pixels @ LUMA)[..., None], 3, axis=-1)
     own = {**signals, **picture_signals(original, pixels, mask, levels)}
     own = {name: float(value) for name, value in own.items()}
     listed = {name: np.asarray([value]) for name, value in own.items()}

@@ -97,8 +97,8 @@ def encode_image(
         raise ValueError(f"{by(pixels.shape[:2])} pixels for a picture of {by(like.size)}")
     name = output_format(path, like)
     kind = WRITTEN[name]
-    deep = kind.deep and like.levels > 255 and (like.alpha is None or name == "PNG")
-    levels = like.levels if deep else 255
+    levels = _levels(name, like)
+    deep = levels > 255
     values = pixels @ LUMA if like.grey else pixels
     values = np.rint((np.clip(values, -1, 1) + 1) * np.float32(levels / 2))
     values = values.astype(np.uint16 if deep else np.uint8)
@@ -108,6 +108,17 @@ def encode_image(
     elif like.alpha is not None and kind.alpha:
         values = np.dstack([values, like.alpha])
     return _saved(path, Image.fromarray(values), name, options, _held_metadata(like, kind))
+
+
+def file_levels(path: str | Path, like: Picture) -> int:
+    """The largest integer of the channels of the file that `encode_image` makes for `path`."""
+    with quietly():
+        return _levels(output_format(path, like), like)
+
+
+def _levels(name: str, like: Picture) -> int:
+    deep = WRITTEN[name].deep and (like.alpha is None or name == "PNG")
+    return like.levels if deep else 255
 
 
 def _with_transparent_grey(

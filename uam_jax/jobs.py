@@ -17,6 +17,7 @@ from uam_jax.encoding import (
     encode_image,
     encode_mask,
     encode_preview,
+    file_levels,
     needs_shown_copy,
     output_format,
     refuse_nonfinite,
@@ -161,7 +162,8 @@ def edit_job(
             config=config,
             calibration=editor.calibration,
             within=allowed,
-            levels=picture.levels,
+            levels=file_levels(output, picture),
+            grey=picture.grey,
         )
         files[output] = encode_image(output, delivery.pixels, picture)
         if job.masks:
