@@ -157,7 +157,10 @@ def edit(
     config: Config = None,
     overrides: Overrides = None,
     mask: Annotated[
-        Path | None, Option(help="Picture of the same size: white may change, black must not.")
+        Path | None,
+        Option(
+            help="Picture of the same size: white, or its one colour, class or hole, may change."
+        ),
     ] = None,
     save_mask: Annotated[
         bool, Option("--save-mask", help="Write what was free to change beside each result.")

@@ -91,6 +91,7 @@ WRITTEN = {
         icc=_MANY,
         exif=_MANY,
         grey=False,
+        max_side=32768,  # libavif reads no more
         options={"quality": 95, "subsampling": "4:4:4"},
     ),
     "JPEG2000": Format(".jp2", alpha=True, deep=True),
