@@ -387,6 +387,60 @@ def test_bad_input_is_told_before_anything_happens(
     assert files(tmp_path) == before
 
 
+@pytest.mark.usefixtures("no_editor")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["edit", "{in}", "--target", "x", "--out", "{url}"],
+        ["edit", "{url}", "--target", "x", "--out", "new"],
+        ["edit", "{in}", "--target", "x", "--out", "new", "--mask", "{url}"],
+        ["edit", "{in}", "--target", "x", "--out", "new", "--config", "{url}"],
+        ["edit", "{in}", "--target", "x", "--out", "new", "--model", "{url}"],
+        ["edit", "{in}", "--target", "x", "--out", "new", "--cache-dir", "{url}"],
+        ["reconstruct", "{in}", "--out", "{url}"],
+        ["reconstruct", "{in}", "{url}", "--out", "new"],
+        ["demo", "--out", "{url}"],
+        ["info", "--cache-dir", "{url}"],
+        ["info", "{url}"],
+        ["convert", "scenes", "{url}"],
+        ["convert", "{url}", "new"],
+        ["batch", "{dir}", "--target", "x", "--out", "new", "--cache", "{url}"],
+        ["batch", "{dir}", "--target", "x", "--out", "new", "--config", "{url}"],
+        ["batch", "{dir}", "--target", "x", "--out", "new", "--model", "{url}"],
+        ["eval", "scenes", "--out", "new", "--methods", "{url}"],
+        ["eval", "scenes", "--out", "new", "--model", "{url}"],
+        ["eval", "reconstruction", "--out", "new", "--cache-dir", "{url}"],
+        ["bench", "--out", "new", "--model", "{url}"],
+        ["bench", "--out", "new", "--shape", "sd15", "--config", "{url}"],
+        ["bench", "compare", "{url}", "{url}"],
+    ],
+    ids=" ".join,
+)
+def test_a_url_is_refused_where_a_path_is_expected(
+    tmp_path: Path, image: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = files(tmp_path)
+    url = "gs://bucket/a//b.png"
+    names = {"in": image, "dir": tmp_path, "url": url}
+    result = uam(*(argument.format(**names) for argument in arguments), "--json")
+    assert result.exit_code == 2, result.stderr
+    told = json.loads(result.stdout)["error"]
+    assert (
+        url in told and "local" in told and "not a URL" in told.replace("is needed; ", "not a URL")
+    )
+    assert files(tmp_path) == before and not (tmp_path / "new").exists()
+
+
+def test_a_local_url_is_a_path(tmp_path: Path, editor: FakeEditor, image: Path) -> None:
+    out = tmp_path / "a b.png"
+    result = uam(
+        "edit", f"file://{image}", "--target", "x", "--out", f"file://{tmp_path}/a%20b.png"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert pixels(out).shape == pixels(image).shape
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
@@ -516,6 +570,8 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
         assert backend.cache_folder() == expected
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/own")
     assert backend.cache_folder() == Path("/own")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/own")
+    assert backend.cache_folder() is None  # JAX reads that itself, and can write there
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -556,6 +612,18 @@ else:
 """)
     assert done.returncode == 0, done.stderr
     assert any((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("options", [[], ["--device", "gpu"]])
+@pytest.mark.parametrize("platforms", ["cuda", "nonsense"])
+def test_platforms_that_are_not_there_are_told(
+    platforms: str, options: list[str], tmp_path: Path
+) -> None:
+    for command in (["info", *options], ["convert", "scenes", str(tmp_path / "new")]):
+        done = python(f"from uam_jax.cli import app; app({command!r})", JAX_PLATFORMS=platforms)
+        assert done.returncode == 2, done.stderr
+        assert f"JAX_PLATFORMS={platforms}" in done.stderr and "unset" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_version_and_bad_input_come_without_jax() -> None:

@@ -213,3 +213,10 @@ def test_a_config_is_a_static_argument() -> None:
     assert jitted(1.0, config=EditConfig(guidance=2)) == 2
     assert len(traced) == 1
     assert jitted(1.0, config=EditConfig(guidance=3.0)) == 3
+
+
+def test_a_url_is_no_file_of_settings() -> None:
+    with pytest.raises(
+        InputError, match="config gs://bucket/uam.toml: .*a local file is needed, not a URL"
+    ):
+        EditConfig.load("gs://bucket/uam.toml")

@@ -1,6 +1,8 @@
 """The package's shape: who may import what, and that every module is short and says what it is for."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 # A unit is a module or a subpackage, with all in it that has no place of its own. It imports units of earlier lines.
 LAYERS = (
-    {"errors", "names", "urls"},
+    {"errors", "names", "table", "urls"},
     {"types", "model_hash", "files", "formats", "outputs", "platforms", "png", "storage"},
     {"folders", "metadata"},
     {"images"},
@@ -58,6 +60,7 @@ LAYERS = (
     {"batch"},
     {"batch_command", "reconstruction", "bench"},
     {"eval_command", "bench_command"},
+    {"subcommand"},
     {"cli"},
     {"__main__"},
 )
@@ -214,3 +217,30 @@ def test_the_installed_package_is_complete() -> None:
         or copy.read_bytes() != path.read_bytes()
     ]
     assert not stale, f"not as in the sources (install again: pip install .): {stale}"
+
+
+def test_nothing_is_imported_that_windows_lacks() -> None:
+    """Not while the package is imported; inside a function it may be tried."""
+    program = """
+import builtins, importlib, pkgutil
+import uam_jax
+original = builtins.__import__
+
+def refuse(name, globals=None, *rest):
+    ours = (globals or {}).get("__name__", "").startswith("uam_jax")
+    if ours and name in ("resource", "fcntl", "pwd", "grp", "termios"):
+        raise ImportError(name)
+    return original(name, globals, *rest)
+
+builtins.__import__ = refuse
+for module in pkgutil.walk_packages(uam_jax.__path__, "uam_jax."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+from uam_jax.bench import _peak_memory
+import pathlib
+from types import SimpleNamespace
+pathlib.Path.read_text = lambda *_, **__: ""
+assert _peak_memory(SimpleNamespace(devices=[SimpleNamespace(memory_stats=dict)]))["gigabytes"] is None
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """The ledger survives whatever kills its writer, and merging is repeatable."""
 
+import json
 import uuid
 from pathlib import Path
 
@@ -115,3 +116,22 @@ def test_a_line_of_something_else_is_told(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "results.jsonl").write_bytes(line)
     with pytest.raises(InputError, match=r"results.jsonl line 1 is no ledger line"):
         read_rows(Folder(str(tmp_path)))
+
+
+def test_no_secret_is_kept(folder: Folder) -> None:
+    """Neither of rows that are written, nor of those that an older version wrote."""
+    signed = "https://me:pw@host/a.png?X-Amz-Signature=9f"
+    rows = [row("a", image=signed, given_mask=signed), row("b", "failed", reason=f"{signed}: no")]
+    with Ledger(folder) as ledger:
+        ledger.add(rows)
+    folder.write("results.1-of-2.jsonl", json.dumps(row("c", image=signed)).encode() + b"\n")
+    found = merge(folder, ["a", "b", "c"])
+    assert [each.get("image") for each in found] == [
+        "https://host/a.png",
+        None,
+        "https://host/a.png",
+    ]
+    assert found[1]["reason"] == "https://host/a.png: no"
+    for name in ("results.jsonl", "results.parquet"):
+        content = folder.read(name) or b""
+        assert b"pw@" not in content and b"9f" not in content

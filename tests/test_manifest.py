@@ -259,7 +259,7 @@ def test_many_faults_are_a_short_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "content"), [("m.parquet", b"PAR1 no"), ("m.jsonl", b"\xff\xfe")])
 def test_files_of_another_kind_are_told(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match="not a Parquet file|not UTF-8 text"):
+    with pytest.raises(InputError, match="not a Parquet file|save it as UTF-8"):
         read_manifest(str(tmp_path / name))
 
 

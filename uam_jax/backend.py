@@ -11,11 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from uam_jax.errors import InputError
+from uam_jax.errors import InputError, shortened
+from uam_jax.urls import local_path
 
 if TYPE_CHECKING:
     from uam_jax.pipeline import Editor
 
+_PLATFORMS = "JAX_PLATFORMS"
 _PATIENCE_SECONDS = 7 * 24 * 3600
 
 Device = Literal["cpu", "gpu", "tpu"]
@@ -40,7 +42,7 @@ def configure(
       cache: folder for compiled programs.
 
     Raises:
-      InputError: there is no such device.
+      InputError: there is no such device, or not what JAX_PLATFORMS names.
     """
     import jax
 
@@ -51,10 +53,13 @@ def configure(
     elif device:
         try:
             jax.config.update("jax_default_device", jax.local_devices(backend=device)[0])
-        except RuntimeError:
+        except (RuntimeError, AssertionError):
+            chosen = os.environ.get(_PLATFORMS)
+            told = f" ({_PLATFORMS}={chosen} is set: unset it)" if chosen else ""
             raise InputError(
-                f"--device {device}: JAX finds none; install the extra `cuda` or `tpu`, or leave it out"
+                f"--device {device}: JAX finds none{told}; install the extra `cuda` or `tpu`, or leave it out"
             ) from None
+    check_platforms()
     if precision:
         jax.config.update("jax_default_matmul_precision", precision)
     if cache:
@@ -73,10 +78,34 @@ def configure(
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def cache_folder() -> Path:
-    """Where compiled programs are kept, unless told otherwise."""
+def check_platforms() -> None:
+    """Makes JAX look for its devices.
+
+    Raises:
+      InputError: it finds none, or not those that JAX_PLATFORMS names.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where a platform is not installed
+        chosen = os.environ.get(_PLATFORMS)
+        first = shortened(next(iter(str(error).splitlines()), "it is not installed"), 200)
+        if chosen:
+            raise InputError(
+                f"{_PLATFORMS}={chosen}: JAX can't use it ({first}); install the extra `cuda` or `tpu`, or unset "
+                f"{_PLATFORMS}"
+            ) from None
+        raise InputError(
+            f"JAX can't use its devices ({first}): --device cpu does without"
+        ) from None
+
+
+def cache_folder() -> Path | None:
+    """Where compiled programs are kept, unless told otherwise; None where JAX itself knows, of a URL."""
     if own := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return Path(own)
+        path = local_path(own)
+        return None if path is None else Path(path)
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "uam_jax" / "xla"
 

@@ -6,7 +6,6 @@ memory and failures of one configuration never touch another's. `uam bench` runs
 
 import ctypes
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -360,6 +359,10 @@ def _peak_memory(devices: Any) -> dict[str, Any]:
         lines = Path("/proc/self/status").read_text().splitlines()
         line = next(line for line in lines if line.startswith("VmHWM"))
         return {"gigabytes": int(line.split()[1]) * 1024 / 1e9, "of": "the process, in the repeats"}
+    try:
+        import resource
+    except ImportError:  # Windows
+        return {"gigabytes": None, "of": "nothing, since this system does not tell it"}
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return {"gigabytes": peak / 1e9, "of": "the process, since the start"}

@@ -19,7 +19,7 @@ from uam_jax.console import Console
 from uam_jax.errors import InputError
 from uam_jax.files import read_json
 from uam_jax.plots import curves
-from uam_jax.storage import Folder
+from uam_jax.storage import Folder, write_bytes
 
 FORMAT = 1
 RESULT = "bench.json"
@@ -155,7 +155,7 @@ def run_compare(files: Sequence[str], out: str | None) -> dict[str, Any]:
         )
     text = _comparison(shared, columns)
     if out:
-        Folder(str(Path(out).parent)).write(Path(out).name, text.encode())
+        write_bytes(out, text.encode())
     names = list(columns)
     return {
         "command": "bench compare",
@@ -323,7 +323,7 @@ def _table(record: Mapping[str, Any]) -> str:
                     f"{rate:.3g}" if rate else "–",
                     f"{share:.1%}" if share else "–",
                     f"{reached:.0%}" if reached else "–",
-                    f"{row['memory']['gigabytes']:.2f}",
+                    _gigabytes(row),
                 ]
             )
         )
@@ -354,7 +354,7 @@ def _comparison(shared: Mapping[str, Mapping[str, Any]], columns: Mapping[str, s
             "Seconds of compilation, of what no task before it had compiled in its case",
             lambda found, names, name: f"{found[name]['compile_seconds']:.1f}",
         ),
-        ("Memory, GB", lambda found, names, name: f"{found[name]['memory']['gigabytes']:.2f}"),
+        ("Memory, GB", lambda found, names, name: _gigabytes(found[name])),
     ):
         lines += [
             "",
@@ -376,6 +376,11 @@ def _ratio(found: Mapping[str, Any], names: Sequence[str], name: str) -> float:
 
 def _ratio_text(found: Mapping[str, Any], names: Sequence[str], name: str) -> str:
     return f"{_ratio(found, names, name):.2f}"
+
+
+def _gigabytes(row: Mapping[str, Any]) -> str:
+    held = row["memory"]["gigabytes"]
+    return "–" if held is None else f"{held:.2f}"
 
 
 def _line(cells: Iterable[str]) -> str:

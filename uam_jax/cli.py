@@ -1,9 +1,7 @@
 """The command `uam`: one function per subcommand, each thin; JAX is imported only when one runs."""
 
-import inspect
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from uam_jax import backend
-from uam_jax.console import Console, run
+from uam_jax.console import Console
 from uam_jax.errors import InputError
+from uam_jax.subcommand import Compute, LocalName, Variant, add_subcommand
 
 if TYPE_CHECKING:
     from uam_jax.jobs import Job, Rows
@@ -28,23 +27,20 @@ app.add_typer(evaluations, name="eval")
 benches = typer.Typer(help="Measures speed and memory.")
 app.add_typer(benches, name="bench")
 
+SCENES = LocalName("scenes")
 Argument, Option = typer.Argument, typer.Option
 Images = Annotated[list[Path], Argument(metavar="IMAGE", help="Pictures, in any common format.")]
-Out = Annotated[str, Option(help="A file for one picture; for several, a folder.")]
+Out = Annotated[LocalName, Option(help="A file for one picture; for several, a folder.")]
 Model = Annotated[
-    str, Option(help="`scenes` (embedded), a folder in the diffusers layout or from `uam convert`, "
-                "or a hub id.")
-]  # fmt: skip
-Variant = Annotated[
-    str | None, Option(help="Of the model's weight files, as fp16; default: the plain ones, or for "
-                       "half precision those of fp16 first.")
+    LocalName, Option(metavar="NAME|PATH|ID", help="`scenes` (embedded), a folder in the diffusers layout or from "
+                "`uam convert`, or a hub id.")
 ]  # fmt: skip
 Size = Annotated[
     int | None,
     Option(min=1, help="Work at about N x N pixels, in place of the model's own size."),
 ]
 Config = Annotated[
-    str | None, Option(metavar="NAME|FILE", help="`default`, `released` or a TOML file.")
+    LocalName | None, Option(metavar="NAME|FILE", help="`default`, `released` or a TOML file.")
 ]
 Overrides = Annotated[
     list[str] | None, Option("--set", metavar="KEY=VALUE", help="One setting; repeatable.")
@@ -52,70 +48,7 @@ Overrides = Annotated[
 Overwrite = Annotated[bool, Option("--overwrite", help="Let an output replace an input.")]
 
 
-@dataclass(frozen=True)
-class Compute:
-    """What to compute on and how; its fields are options of every subcommand that computes."""
-
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], Option(help="Numbers inside the networks.")
-    ] = "float32"
-    variant: Variant = None
-    device: Annotated[backend.Device | None, Option(help="Default: the best that JAX finds.")] = (
-        None
-    )
-    precision: Annotated[
-        backend.Precision | None,
-        Option(help="Of matrix products; GPUs and TPUs round them by default."),
-    ] = None
-    cache_dir: Annotated[Path | None, Option(help="Folder for compiled programs.")] = None
-    no_cache: Annotated[bool, Option("--no-cache", help="Keep no compiled programs.")] = False
-
-    def configure(self, *, devices: int | None = None) -> None:
-        """Sets up JAX accordingly."""
-        cache = None if self.no_cache else self.cache_dir or backend.cache_folder()
-        backend.configure(
-            device=self.device, devices=devices, precision=self.precision, cache=cache
-        )
-
-
-def command(
-    function: Callable[..., dict[str, Any]], of: typer.Typer = app, alone: bool = False
-) -> Callable[..., None]:
-    """Makes a subcommand of `function(console, ...) -> summary`.
-
-    A parameter `compute` stands for the options of `Compute`. Errors become exit codes, the summary
-    goes to stdout, and `--json` and `--debug` are added. With `alone`, it is what `of` does without a
-    subcommand.
-    """
-
-    def ends(
-        json: Annotated[bool, Option("--json", help="Print one JSON document on stdout.")] = False,
-        debug: Annotated[bool, Option("--debug", help="Show where an error came from.")] = False,
-    ) -> dict[str, bool]:
-        return {"as_json": json, "debug": debug}
-
-    given = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    _, *own = inspect.signature(function).parameters.values()
-    shared = inspect.signature(Compute).parameters
-    computes = any(parameter.name == "compute" for parameter in own)
-    options = [parameter for parameter in own if parameter.name != "compute"]
-    options += [*shared.values()] if computes else []
-    options += inspect.signature(ends).parameters.values()
-
-    def subcommand(**values: Any) -> None:
-        if values.pop("context").invoked_subcommand:
-            return
-        ending = ends(json=values.pop("json"), debug=values.pop("debug"))
-        if computes:
-            values["compute"] = Compute(**{name: values.pop(name) for name in shared})
-        raise typer.Exit(run(lambda console: function(console, **values), **ending))
-
-    keyword_only = inspect.Parameter.KEYWORD_ONLY
-    subcommand.__name__, subcommand.__doc__ = function.__name__, function.__doc__
-    subcommand.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
-        [option.replace(kind=keyword_only) for option in (given, *options)]
-    )
-    return (of.callback(invoke_without_command=True) if alone else of.command())(subcommand)
+command = partial(add_subcommand, to=app)
 
 
 def load_editor(model: str, compute: Compute, console: Console) -> "Editor":
@@ -153,7 +86,7 @@ def edit(
     target: Annotated[list[str], Option(help="What the result shows; repeat it for several.")],
     out: Out,
     source: Annotated[str | None, Option(help="What the picture shows now.")] = None,
-    model: Model = "scenes",
+    model: Model = SCENES,
     config: Config = None,
     overrides: Overrides = None,
     mask: Annotated[
@@ -220,7 +153,7 @@ def reconstruct(
         Literal["leading", "trailing", "linspace"] | None,
         Option(help="Of the timesteps; default: the model's own."),
     ] = None,
-    model: Model = "scenes",
+    model: Model = SCENES,
     size: Size = None,
     overwrite: Overwrite = False,
     *,
@@ -256,7 +189,7 @@ def batch(
         list[str] | None, Option(help="For a folder: what the results show; repeatable.")
     ] = None,
     source: Annotated[str | None, Option(help="For a folder: what the pictures show.")] = None,
-    model: Model = "scenes",
+    model: Model = SCENES,
     config: Config = None,
     overrides: Overrides = None,
     size: Size = None,
@@ -335,7 +268,7 @@ def merge(
     return {"command": "merge", **finish_job(JobFolder(Folder(folder)))}
 
 
-@partial(command, of=evaluations)
+@partial(command, to=evaluations)
 def scenes(
     console: Console,
     out: Annotated[str, Option(help="Folder for results; a run that was stopped goes on.")],
@@ -343,7 +276,7 @@ def scenes(
         str,
         Option(metavar="NAME|FILE,...", help="Presets, TOML files, or files of [methods.NAME]."),
     ] = "default,released",
-    model: Model = "scenes",
+    model: Model = SCENES,
     third: Annotated[
         str, Option(metavar="tune|report|reserve,...", help="Which part of the 700 items.")
     ] = "report",
@@ -368,11 +301,11 @@ def scenes(
     return run_eval(options, console)
 
 
-@partial(command, of=evaluations)
+@partial(command, to=evaluations)
 def reconstruction(
     console: Console,
     out: Annotated[str, Option(help="Folder for results; a run that was stopped goes on.")],
-    model: Model = "scenes",
+    model: Model = SCENES,
     third: Annotated[
         str, Option(metavar="tune|report|reserve,...", help="Which part of the 700 items.")
     ] = "report",
@@ -393,11 +326,13 @@ def reconstruction(
     return run_reconstruction(options, console)
 
 
-@partial(command, of=benches, alone=True)
+@partial(command, to=benches, alone=True)
 def bench(
     console: Console,
     out: Annotated[str, Option(help="Folder for the record, the table and plots.")] = "uam-bench",
-    model: Annotated[str | None, Option(help="See `uam edit --model`; default: `scenes`.")] = None,
+    model: Annotated[
+        LocalName | None, Option(help="See `uam edit --model`; default: `scenes`.")
+    ] = None,
     variant: Variant = None,
     shape: Annotated[
         str | None, Option(metavar="sd15|sd21", help="Random weights of this shape, no download.")
@@ -451,11 +386,12 @@ def bench(
     return run_bench(options, console)
 
 
-@partial(command, of=benches)
+@partial(command, to=benches)
 def compare(
     console: Console,
     records: Annotated[
-        list[str], Argument(metavar="A.json B.json ...", help="Or the folders of `uam bench`.")
+        list[LocalName],
+        Argument(metavar="A.json B.json ...", help="Or the folders of `uam bench`."),
     ],
     out: Annotated[str | None, Option(help="A file for the table, as Markdown.")] = None,
 ) -> dict[str, Any]:
@@ -468,12 +404,13 @@ def compare(
 @command
 def convert(
     console: Console,
-    source: Annotated[str, Argument(metavar="SRC", help="A diffusers folder or a hub id.")],
+    source: Annotated[LocalName, Argument(metavar="SRC", help="A diffusers folder or a hub id.")],
     destination: Annotated[Path, Argument(metavar="DST", help="A folder to be made.")],
     variant: Variant = None,
 ) -> dict[str, Any]:
     """Writes a model as an Orbax checkpoint, which --model loads directly."""
     console.stage(f"converting {source}")
+    backend.check_platforms()
     from uam_jax import checkpoints
 
     return {
@@ -485,7 +422,7 @@ def convert(
 @command
 def info(
     console: Console,
-    model: Annotated[str, Argument(help="See `uam edit --model`.")] = "scenes",
+    model: Annotated[LocalName, Argument(help="See `uam edit --model`.")] = SCENES,
     *,
     compute: Compute,
 ) -> dict[str, Any]:

@@ -28,6 +28,7 @@ import numpy as np
 from uam_jax.errors import InputError
 from uam_jax.files import read_text
 from uam_jax.plan import Plan, segments
+from uam_jax.urls import local_path
 
 NAMES = {bool: "true or false", int: "an integer", float: "a number"}
 """How error messages call the types of values."""
@@ -260,7 +261,9 @@ def _read(name: str) -> str:
     if name in presets:
         return presets[name].read_text(encoding="utf-8")
     try:
-        return read_text(Path(name))
+        if (path := local_path(name)) is None:
+            raise InputError("a local file is needed, not a URL")
+        return read_text(Path(path))
     except InputError as error:
         known = ", ".join(sorted(presets))
         raise InputError(

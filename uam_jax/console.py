@@ -1,5 +1,6 @@
 """What a command says and how it ends: messages on stderr, the summary on stdout, the exit code."""
 
+import io
 import json
 import math
 import os
@@ -8,14 +9,15 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 from rich.console import Console as Screen
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from uam_jax.errors import InputError, JobFailed, Preempted
+from uam_jax.errors import InputError, JobFailed, Preempted, shortened
+from uam_jax.urls import public
 
 OK, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -29,8 +31,9 @@ class Console:
     def __init__(self) -> None:
         self.warnings: list[str] = []
         self._screen = Screen(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        spinner = "dots" if self._screen.encoding.startswith("utf") else "line"
         self._progress = Progress(
-            SpinnerColumn(), BarColumn(24), TimeElapsedColumn(),
+            SpinnerColumn(spinner), BarColumn(24), TimeElapsedColumn(),
             TextColumn("{task.description}", markup=False),
             console=self._screen, transient=True, disable=not self._screen.is_terminal,
         )  # fmt: skip
@@ -39,32 +42,35 @@ class Console:
 
     def say(self, message: str) -> None:
         """Prints a line."""
-        self._screen.print(message)
+        self._screen.print(_told(message))
 
     def stage(self, name: str) -> None:
         """Shows what is going on now: beside the spinner, or as a line where there is no terminal."""
         if self._progress.disable:
             self.say(name)
         else:
-            self._progress.reset(self._stage, description=name, total=None)
+            self._progress.reset(self._stage, description=_told(name), total=None)
 
     def advance(self, done: int, total: int, message: str) -> None:
         """Shows how far a long run is: as a bar, or where there is no terminal as a line every so often."""
         if not self._progress.disable:
-            self._progress.update(self._stage, description=message, completed=done, total=total)
+            self._progress.update(
+                self._stage, description=_told(message), completed=done, total=total
+            )
         elif done == total or time.monotonic() - self._told > _LINE_SECONDS:
             self._told = time.monotonic()
             self.say(message)
 
     def warn(self, message: str) -> None:
         """Prints a warning, once."""
+        message = _told(message)
         if message not in self.warnings:
             self.warnings.append(message)
             self._screen.print(f"warning: {message}", style="yellow")
 
     def fail(self, message: str) -> None:
         """Prints why the command fails."""
-        self._screen.print(f"error: {message}", style="red")
+        self._screen.print(f"error: {_told(message)}", style="red")
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -87,6 +93,7 @@ def run(work: Callable[[Console], Mapping[str, Any]], *, as_json: bool, debug: b
     The summary that `work` returns goes to stdout, and nothing else does. With `as_json` it is one
     JSON document, also when the work fails: then it holds `error`.
     """
+    _escape_what_streams_cannot_hold()
     console = Console()
     summary: dict[str, Any] = {}
     error: BaseException | None = None
@@ -106,15 +113,40 @@ def run(work: Callable[[Console], Mapping[str, Any]], *, as_json: bool, debug: b
             error, code, message = caught, FAILED, _one_line(caught)
     if error is not None:
         console.fail(message)
-        summary = {"error": message}
+        summary = {"error": _told(message)}
         if debug:
             traceback.print_exception(error)
-    if as_json:
-        outcome = {"ok": error is None, **summary, "warnings": console.warnings}
-        print(json.dumps(_plain(outcome), indent=2))
-    elif error is None:
-        _print_summary(summary)
+    outcome = {"ok": error is None, **summary, "warnings": console.warnings}
+    try:
+        if as_json:
+            print(json.dumps(_plain(outcome), indent=2), flush=True)
+        elif error is None:
+            _print_summary(summary)
+    except BrokenPipeError:  # its reader has seen enough
+        _forget_stdout()
+    except OSError as caught:  # the work is done all the same
+        _forget_stdout()
+        console.fail(f"the summary can't be printed ({caught.strerror})")
+        return code or FAILED
     return code
+
+
+def _told(message: str) -> str:
+    """A message as it may be shown, whatever values are in it."""
+    return shortened(public(message))
+
+
+def _escape_what_streams_cannot_hold() -> None:
+    r"""Makes names printable that a terminal's encoding has no characters for, as \u5199: printing never fails."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_stdout() -> None:
+    """Keeps Python from flushing at its end what can't be written."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(error: Exception) -> str:
@@ -132,6 +164,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, str):
+        return public(value)
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -159,4 +193,4 @@ def _text(value: Any) -> str:
         return ", ".join(f"{name.replace('_', ' ')} {_text(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else public(str(value))

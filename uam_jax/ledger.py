@@ -15,12 +15,16 @@ from typing import Any, Self
 from uam_jax.errors import InputError
 from uam_jax.model_hash import differences
 from uam_jax.storage import Folder
+from uam_jax.table import to_parquet
+from uam_jax.urls import public
 
 Row = dict[str, Any]
 
 _STEM = "results"
 LEDGER = f"{_STEM}.jsonl"
 TABLE = "results.parquet"
+_PLACES = ("image", "given_mask", "reason")
+"""Keys of a row whose values may have URLs in them."""
 _PIECE = 500
 """Lines of a piece, at most."""
 
@@ -164,7 +168,7 @@ def merge(folder: Folder, expected: Sequence[str]) -> list[Row]:
 
 def to_lines(rows: Iterable[Row]) -> bytes:
     """A line of JSON per row."""
-    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    lines = (json.dumps(_kept(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     return "".join(lines).encode("utf-8", "surrogatepass")
 
 
@@ -183,26 +187,12 @@ def from_lines(content: bytes, name: str) -> Iterator[Row]:
             raise InputError(
                 f"{name} line {number} is no ledger line: remove it, and its result is made again"
             ) from None
-        yield row
+        yield _kept(row)
 
 
-def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """The rows as a table; a column per key."""
-    import pyarrow
-    import pyarrow.parquet
-
-    columns = dict.fromkeys(key for row in rows for key in row)
-    table = pyarrow.table({name: [_unicode(row.get(name)) for row in rows] for name in columns})
-    sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(table, sink)
-    return sink.getvalue().to_pybytes()
-
-
-def _unicode(value: Any) -> Any:
-    """Text may hold a file name's bytes that are no Unicode; a table may not."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    return value
+def _kept(row: Row) -> Row:
+    """A row as it is kept and shown: without what is secret in the URLs of its inputs."""
+    return row | {name: public(row[name]) for name in _PLACES if isinstance(row.get(name), str)}
 
 
 def _explained(key: str, before: Row, new: Row) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uam_jax.errors import InputError, quoted, shortened
+from uam_jax.files import decode_text
 from uam_jax.folders import find_pictures
 from uam_jax.names import fault, folded, own_id, result_file
 from uam_jax.storage import read_bytes
@@ -233,10 +234,7 @@ def _settings(table: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _jsonl(url: str, content: bytes) -> Iterable[tuple[str, Any]]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{url}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    text = decode_text(content, url)
     for number, line in enumerate(io.StringIO(text), start=1):
         if not line.strip():
             continue
