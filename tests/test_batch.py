@@ -25,6 +25,7 @@ from uam_jax.manifest import Item
 from uam_jax.parallel import Devices, Program
 from uam_jax.runner import Progress, TooManyFailures
 from uam_jax.storage import Folder
+from uam_jax.table import COUNTS, FLAGS, NUMBERS, TEXTS
 
 CONFIG = EditConfig().updated(
     {"steps": 3, "guidance": 3.0, "mask": {"t_mask": 400, "radius": 0}, "control": "none"}
@@ -466,3 +467,21 @@ def test_the_job_says_what_it_was_begun_with(whole: Path, items: list[Item]) -> 
     assert [json.loads(line) for line in (whole / "expected.txt").read_text().splitlines()] == [
         name for item in items for name in item.results
     ]
+
+
+def test_results_have_the_names_of_their_pictures(
+    editor: Editor, items: list[Item], tmp_path: Path
+) -> None:
+    """Where no other result could have them, also on a disk to which case means nothing."""
+    names = ["a.jpg", "b", "B", "c~1a2b3c4d.jpg"]
+    images = [items[3].image, items[0].image, items[1].image, items[3].image]
+    chosen = [Item(name, image, ("a ball",)) for name, image in zip(names, images, strict=True)]
+    job(editor, chosen, tmp_path)
+    made = [path.name for path in (tmp_path / "images").iterdir()]
+    assert {"a.jpg", "c~1a2b3c4d.jpg"} < {*made} and len({name.lower() for name in made}) == 4
+    rows = read_rows(Folder(str(tmp_path))).values()
+    assert {row["output"] for row in rows} == {f"images/{name}" for name in made}
+    assert all(
+        (tmp_path / row[key]).exists() for row in rows for key in ("mask", "preview", "error")
+    )
+    assert {*next(iter(rows))} == {*TEXTS, *NUMBERS, *COUNTS, *FLAGS}

@@ -15,10 +15,11 @@ from uam_jax.batch_plan import JobPlan, Settings, plan_job
 from uam_jax.data import Size
 from uam_jax.encoding import write_image
 from uam_jax.job_folder import JobFolder
+from uam_jax.ledger import Ledger
 from uam_jax.manifest import Item
 from uam_jax.storage import Folder
 
-SETTINGS = Settings("tiny", "w", "float32", EditConfig().to_dict(), 8, 4, 2)
+SETTINGS = Settings("tiny", "w", "h", "float32", EditConfig().to_dict(), 8, 4, 2)
 PROCESSES = 8
 
 
@@ -127,3 +128,25 @@ def test_a_damaged_file_of_the_job_is_told(tmp_path: Path, name: str, content: b
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"{name} is damaged: choose another --out, or remove"):
         job.begin(plan(items, job.measure(items)))
+
+
+def test_a_data_set_that_has_moved_goes_on(tmp_path: Path) -> None:
+    """Pictures and masks lie elsewhere, or their URLs are signed anew; another name is another one."""
+    folder = JobFolder(Folder(str(tmp_path)))
+    begun = Item("a", "https://h/1/a.png?X-Amz-Signature=1/2", ("x",), mask="/old/place/m.png")
+    config = EditConfig()
+    row = {
+        "id": "a", "status": "ok", "image": begun.image, "given_mask": begun.mask, "target": "x",
+        "source": None, "config": config.fingerprint(),
+    }  # fmt: skip
+    with Ledger(folder.folder) as ledger:
+        ledger.add([row])
+
+    def check(**changes: str) -> None:
+        folder.refuse_changed(plan([replace(begun, **changes)], [(8, 8)]))
+
+    check(image="https://h/1/a.png?X-Amz-Signature=3/4", mask="https://h/masks/m.png?sig=5")
+    check(image="/new/a.png", mask="/new/m.png")
+    for change in ({"mask": "/old/place/n.png"}, {"image": "https://h/1/b.png"}):
+        with pytest.raises(InputError, match="[nb].png'.*--allow-change"):
+            check(**change)

@@ -83,3 +83,8 @@ def test_drives_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_secrets_are_not_shown(text: str, shown: str) -> None:
     assert public(text) == shown
+
+
+def test_a_long_text_is_no_trap() -> None:
+    for text in ("x" * 10**6, "a." * 10**6, "https://h/?" + "a" * 10**6):  # in squared time, hours
+        assert public(text) == text

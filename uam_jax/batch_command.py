@@ -114,7 +114,13 @@ def run_batch(
         remedy = ", or add --allow-change to go on with the new ones"
         job.refuse_other(plan.settings, remedy)
         job.refuse_changed(plan)
-    known = set(plan.expected) & job.done(retry_failed=options.retry_failed)
+    done = job.done(retry_failed=options.retry_failed)
+    known = done & set(plan.expected)
+    if stale := len(done - known):
+        console.say(
+            f"{stale} results in {options.out} are of no picture of this job: those are gone, were renamed, or had "
+            "other ids in an older version; they stay as they are"
+        )
     described = plan.describe(editor, len(known))
     console.say(
         f"{described['pictures']} pictures, {described['results']} results, {len(known)} of them done; "

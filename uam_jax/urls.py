@@ -9,7 +9,8 @@ from urllib.parse import unquote
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]+(?:::[A-Za-z][\w+.-]+)*://")
 _LINK = re.compile(r"::[A-Za-z][\w+.-]+://")
 _LOCAL = re.compile(r"(?:file|local)://(?:localhost(?=/))?", re.IGNORECASE)
-_ADDRESS = re.compile(r"([A-Za-z][\w+.-]+)://([^\s'\"<>]+)")
+# Bounded, so that a long text without any takes no longer than it is long.
+_ADDRESS = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]{1,30})://([^\s'\"<>]+)")
 _USER = re.compile(r"[^/?#]*@")
 _SECRET = re.compile(
     r"(?:^|[?&;#~*])(?:x-(?:amz|goog|oss|ms)-[\w-]+|[\w.-]*(?:sig|signature|token|secret|passw(?:or)?d|pwd"
