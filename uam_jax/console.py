@@ -122,7 +122,10 @@ def run(work: Callable[[Console], Mapping[str, Any]], *, as_json: bool, debug: b
             print(json.dumps(_plain(outcome), indent=2), flush=True)
         elif error is None:
             _print_summary(summary)
-    except BrokenPipeError:  # its reader has seen enough
+    except (
+        BrokenPipeError,
+        SystemExit,
+    ):  # its reader has seen enough; the latter is how rich says so
         _forget_stdout()
     except OSError as caught:  # the work is done all the same
         _forget_stdout()
