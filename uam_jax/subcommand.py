@@ -79,7 +79,7 @@ def add_subcommand(
     options = [parameter for parameter in own if parameter.name != "compute"]
     options += [*shared.values()] if computes else []
     options += inspect.signature(ends).parameters.values()
-    read = {option.name: read for option in options if (read := _reader(option))}
+    readers = {option.name: read for option in options if (read := _reader(option))}
 
     def subcommand(**values: Any) -> None:
         if values.pop("context").invoked_subcommand:
@@ -88,7 +88,8 @@ def add_subcommand(
 
         def work(console: Any) -> dict[str, Any]:
             known = {
-                name: read[name](value) if name in read else value for name, value in values.items()
+                name: readers[name](value) if name in readers else value
+                for name, value in values.items()
             }
             if computes:
                 known["compute"] = Compute(**{name: known.pop(name) for name in shared})
