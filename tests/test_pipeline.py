@@ -304,10 +304,12 @@ def test_an_inversion_that_stops_short_of_the_noise_is_told(editor: Editor) -> N
 
 def test_the_key_of_one_image_has_its_prompt_and_region(editor: Editor) -> None:
     regions = np.random.default_rng(0).uniform(size=(1, 3, 4, 4)).astype(np.float32)
-    prompts = ["a", "b", "c"]
-    key = editor.inverter.key(3, prompts, steps=6, regions=regions)
+    prompts = ["a", "b", ""]
+    key = editor.inverter.key(3, prompts, guidance=2.0, steps=6, regions=regions)
     for index, prompt in enumerate(prompts):
-        alone = editor.inverter.key(1, prompt, steps=6, regions=regions[:, index : index + 1])
+        alone = editor.inverter.key(
+            1, prompt, guidance=2.0, steps=6, regions=regions[:, index : index + 1]
+        )
         assert key.of(index) == alone and key.of(index).fingerprint() == alone.fingerprint()
     same = editor.inverter.key(3, "a", steps=6, regions=regions[:, [0, 0, 0]])
     assert len(same.regions) == 1 and same.of(2) == same == same.of(0)

@@ -35,7 +35,10 @@ class InversionKey:
             for name in ("prompts", "regions")
             if len(values := getattr(self, name)) > 1
         }
-        return replace(self, **own)
+        key = replace(self, **own)
+        return (
+            key if any(key.prompts) else replace(key, guidance=1.0)
+        )  # as of the null prompt alone
 
     @property
     def rows(self) -> int:
