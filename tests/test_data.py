@@ -5,7 +5,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from uam_jax import data
 from uam_jax.data import Batch, Bucket, Group, batches, group, measure
 from uam_jax.encoding import write_image
 from uam_jax.errors import InputError
+from uam_jax.host_memory import Budget
 from uam_jax.manifest import Item
 
 
@@ -45,8 +46,11 @@ def groups_of(items: list[Item], micro: int = 3):
     return group(items, measure(items), side=16, multiple=8, micro=micro)
 
 
-def read(groups: list[Group], *, devices: int, micro: int) -> list[Batch]:
-    return list(batches(groups, devices=devices, side=16, multiple=8, micro=micro))
+def read(
+    groups: list[Group], *, devices: int, micro: int, budget: Budget | None = None
+) -> list[Batch]:
+    how = {"devices": devices, "side": 16, "multiple": 8, "micro": micro, "budget": budget}
+    return list(batches(groups, **how))
 
 
 def test_sizes_come_from_the_files_heads(items: list[Item]) -> None:
@@ -85,20 +89,21 @@ def test_batches_hold_every_item_once_in_its_own_slot(items: list[Item], devices
         assert len(batch.items) == devices * 3 == len(batch.pixels)
         for slot, item in enumerate(batch.items):
             if item is None:
-                assert batch.pictures[slot] is None and not batch.pixels[slot].any()
+                assert batch.originals[slot] is None and not batch.pixels[slot].any()
                 continue
             seen.append(item.id)
             assert slot % 3 == place[item.id]  # within its device's part, whatever the devices
-            assert (batch.pictures[slot] is None) == (item.id == "2"), batch.reasons[slot]
+            assert (batch.originals[slot] is None) == (item.id == "2"), batch.reasons[slot]
             assert bool(batch.reasons[slot]) == (item.id == "2")
     assert sorted(seen) == sorted(item.id for item in items)
 
 
 def test_masks_come_at_both_sizes(items: list[Item]) -> None:
     [batch] = [each for each in read(groups_of(items), devices=1, micro=3) if each.bucket.masked]
-    assert batch.weights is not None and batch.masks[0] is not None
-    np.testing.assert_array_equal(batch.weights[0], batch.masks[0])
-    assert batch.masks[0][:8].all() and not batch.masks[0][8:].any()
+    assert batch.weights is not None and batch.originals[0] is not None
+    _, mask = batch.originals[0].read()
+    assert mask is not None and mask[:8].all() and not mask[8:].any()
+    np.testing.assert_array_equal(batch.weights[0], mask)
 
 
 def test_a_mask_of_another_size_fails_its_picture_alone(items: list[Item], tmp_path: Path) -> None:
@@ -190,4 +195,76 @@ def test_a_picture_alone_keeps_its_slot(items: list[Item]) -> None:
     for slot, single in enumerate(singles):
         assert single.micro == 4 and single.bucket == batch.bucket
         assert single.items[slot] is batch.items[slot] and single.items.count(None) == 3
-        assert single.pictures[slot] is batch.pictures[slot]
+        assert single.originals[slot] is batch.originals[slot]
+
+
+def test_a_tight_bound_changes_nothing(items: list[Item]) -> None:
+    free, tight = (
+        read(groups_of(items), devices=2, micro=3, budget=Budget(total)) for total in (10**9, 1)
+    )
+    for one, other in zip(free, tight, strict=True):
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+        np.testing.assert_array_equal(np.asarray(one.weights), np.asarray(other.weights))
+        assert one.reasons == other.reasons and one.items == other.items
+        for a, b in zip(one.originals, other.originals, strict=True):
+            assert (a is None) == (b is None)
+            if a and b:
+                assert a.content and b.content is None  # which is read again
+                np.testing.assert_array_equal(a.read()[0].pixels, b.read()[0].pixels)
+
+
+def test_no_more_pictures_are_decoded_at_a_time_than_the_bound_allows(
+    items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, held, most, decode = Lock(), [0], [0], data.decode_files
+
+    def slow(item: Item, content: tuple[bytes, bytes]) -> object:
+        with lock:
+            held[0] += 1
+            most[0] = max(most[0], held[0])
+        time.sleep(0.005)
+        with lock:
+            held[0] -= 1
+        return decode(item, content)
+
+    monkeypatch.setattr(data, "decode_files", slow)
+    square = [Item(f"{n}", items[0].image, ("a cube",)) for n in range(12)]
+    for total, expected in ((2.5, 2), (0.5, 1)):
+        most[0] = 0
+        budget = Budget(int(total * 16 * 16 * data._DECODING))
+        assert len(read(groups_of(square, 6), devices=1, micro=6, budget=budget)) == 2
+        assert most[0] == expected
+
+
+def test_batches_are_read_ahead_but_few(items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    read_files = data.read_files
+    monkeypatch.setattr(data, "read_files", lambda item: seen.append(item.id) or read_files(item))
+    many = [Item(f"{n}", items[0].image, ("a cube",)) for n in range(20)]
+    got = batches(groups_of(many, 2), devices=1, side=16, multiple=8, micro=2)
+    next(got)
+    time.sleep(0.3)
+    assert len(seen) == 6  # the one that is used, and two
+    got.close()
+    assert len(seen) == 6
+
+
+def test_a_picture_that_memory_cannot_hold_fails_alone_and_before_it_is_decoded(
+    items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "free_bytes", lambda: 16 * 20 * 64)
+    groups = groups_of([items[0], items[3]])  # 16 x 16 and 16 x 32
+    large, good = read(groups, devices=1, micro=3, budget=Budget(10**9))
+    assert good.valid == [0] and large.valid == []
+    assert "32x16 pixels take about 0.0 GB of memory" in str(large.reasons[0])
+    assert "--retry-failed" in str(large.reasons[0])
+
+
+def test_a_file_that_is_read_again_must_be_the_same(items: list[Item], tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    write_image(path, np.zeros((16, 16, 3), np.float32))
+    [batch] = read(groups_of([Item("x", str(path), ("a",))]), devices=1, micro=1, budget=Budget(1))
+    write_image(path, np.ones((16, 16, 3), np.float32), overwrite=True)
+    assert batch.originals[0] is not None
+    with pytest.raises(InputError, match="has changed while it was edited"):
+        batch.originals[0].read()

@@ -16,7 +16,17 @@ REPOSITORY = Path(__file__).parent.parent
 # A unit is a module or a subpackage, with all in it that has no place of its own. It imports units of earlier lines.
 LAYERS = (
     {"errors", "names", "table", "urls"},
-    {"types", "model_hash", "files", "formats", "outputs", "platforms", "png", "storage"},
+    {
+        "types",
+        "model_hash",
+        "files",
+        "formats",
+        "host_memory",
+        "outputs",
+        "platforms",
+        "png",
+        "storage",
+    },
     {"folders", "metadata"},
     {"images"},
     {

@@ -167,22 +167,30 @@ def test_only_what_was_abandoned_is_swept(tmp_path: Path) -> None:
 def test_where_nothing_can_be_written_is_told_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Folder(str(tmp_path / "new/er")).check_writable()
+    Folder(str(tmp_path / "new/er")).check()
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     for place in ("file", "file/below"):
         folder = Folder(str(tmp_path / place))
         with pytest.raises(InputError, match="file is no folder"):
-            folder.check_writable()
+            folder.check()
         with pytest.raises(InputError, match="a file has the name of a folder above it"):
             folder.write("x", b"")
 
     def fail(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
+    (tmp_path / "res/images").mkdir(parents=True)
+    (tmp_path / "res/masks").touch()
+    folder = Folder(str(tmp_path / "res"))
+    folder.check(["images/a/b.png", "x"])
+    with pytest.raises(InputError, match="res/masks is no folder"):
+        folder.check(["images/a.png", "masks/a/b.png"])
     monkeypatch.setattr(tempfile, "TemporaryFile", fail)
-    with pytest.raises(InputError, match=f"{tmp_path} can't be written .Permission denied.*--out"):
-        Folder(str(tmp_path / "new")).check_writable()
+    with pytest.raises(
+        InputError, match=f"{tmp_path}/.* can't be written .Permission denied.*--out"
+    ):
+        Folder(str(tmp_path / "new")).check()
 
 
 def test_appending_adds(tmp_path: Path) -> None:
@@ -239,3 +247,13 @@ def test_the_extra_for_remote_files_is_named(url: str, monkeypatch: pytest.Monke
     for use in (read_bytes, open_binary, Folder, is_folder):
         with pytest.raises(InputError, match=r"a package is missing .*pip install '.\[remote\]'"):
             use(url)
+
+
+@pytest.mark.parametrize("name", ["images/" + "x" * 252 + ".png", "/".join(["y" * 200] * 25)])
+def test_names_that_are_too_long_are_told_before(tmp_path: Path, name: str) -> None:
+    folder = Folder(str(tmp_path))
+    folder.check(["images/" + "x" * 251 + ".png", "/".join(["y" * 200] * 15)])
+    with pytest.raises(InputError, match="too long for this file system: give a shorter `id`"):
+        folder.check(["a", name])
+    with pytest.raises(InputError, match="can't be written .File name too long"):
+        folder.write(name, b"")

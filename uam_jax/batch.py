@@ -7,6 +7,7 @@ from uam_jax.batch_plan import JobPlan
 from uam_jax.batch_worker import EditWorker
 from uam_jax.cache import InversionCache
 from uam_jax.data import batches
+from uam_jax.host_memory import Budget
 from uam_jax.job_folder import JobFolder
 from uam_jax.ledger import Ledger
 from uam_jax.report import render_report
@@ -28,6 +29,7 @@ def run_job(
     retry_failed: bool = False,
     max_failures: int | None = None,
     allow_change: bool = False,
+    budget: Budget | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = lambda message: None,
     stop: Stop | None = None,
@@ -37,6 +39,7 @@ def run_job(
     Raises:
       InputError: another process is at work on the same part, or has begun the job with other settings.
     """
+    budget = budget or Budget()
     with Ledger(job.folder, shard) as ledger:
         plan = job.begin(plan, allow_change=allow_change)
         wanted = set(plan.expected) - job.done(retry_failed=retry_failed)
@@ -55,8 +58,9 @@ def run_job(
                 side=plan.settings.side,
                 multiple=plan.settings.multiple,
                 micro=plan.settings.micro,
+                budget=budget,
             ),
-            EditWorker(editor, plan, wanted, versions=versions, cache=cache),
+            EditWorker(editor, plan, wanted, budget, versions=versions, cache=cache),
             job.folder,
             ledger,
             total=mine,

@@ -19,11 +19,13 @@ from uam_jax.batch_plan import JobPlan, Settings, check_items, plan_job
 from uam_jax.cache import InversionCache
 from uam_jax.config import EditConfig
 from uam_jax.console import Console
-from uam_jax.data import working_sizes
+from uam_jax.data import host_bytes, working_sizes
 from uam_jax.encoding import output_format
 from uam_jax.errors import InputError, Preempted
+from uam_jax.host_memory import Budget, resident_bytes
 from uam_jax.images import Picture
 from uam_jax.job_folder import JobFolder
+from uam_jax.ledger import read_rows, refuse_all_failed
 from uam_jax.manifest import Item, read_folder, read_manifest
 from uam_jax.parallel import Devices
 from uam_jax.runner import Progress, Stop
@@ -60,6 +62,7 @@ class BatchOptions:
     process: int | None = None
     cache: Path | None = None
     cache_bytes: int = 10_000_000_000
+    host_memory: int | None = None
     max_failures: int | None = None
     retry_failed: bool = False
     allow_change: bool = False
@@ -87,6 +90,9 @@ def run_batch(
     shard = _shard(options)  # first: on several hosts, they wait for each other
     configure()
     job = JobFolder(Folder(options.out))
+    job.check()
+    if options.cache:
+        Folder(str(options.cache)).check()
     if options.suffix is not None:
         if not re.fullmatch(r"\.\w+", options.suffix):
             raise InputError(f"--format {options.suffix[1:]}: give a file's suffix, as png")
@@ -127,6 +133,7 @@ def run_batch(
         f"{described['programs']} programs to compile, for {len(described['shapes'])} shapes: "
         + ", ".join(described["shapes"])
     )
+    job.check(plan)
     if dry_run:
         return _dry_run(options, console, plan, editor, described)
     return {**_run(options, console, plan, editor, job, shard), **backend.describe_machine()}
@@ -164,6 +171,7 @@ def _run(
             retry_failed=options.retry_failed,
             max_failures=options.max_failures,
             allow_change=options.allow_change,
+            budget=Budget(options.host_memory),
             report=report,
             say=console.say,
             stop=stop,
@@ -179,11 +187,17 @@ def _run(
         "seconds": round(progress.seconds, 2),
         "images_per_second": round(progress.done / progress.seconds, 4) if progress.done else None,
     }
+    rows = read_rows(job.folder).values()
     if shard[1] > 1:
+        if progress.done:
+            refuse_all_failed(rows)
         return {**figures, "shard": f"{shard[0]}/{shard[1]}", "next": f"uam merge {options.out}"}
     console.stage("writing the gallery")
     speed = {"images per second": figures["images_per_second"]} if progress.done else {}
-    return {**figures, **finish_job(job, speed)}
+    summary = finish_job(job, speed)
+    if progress.done:
+        refuse_all_failed(rows)
+    return {**figures, **summary}
 
 
 def _dry_run(
@@ -201,10 +215,14 @@ def _dry_run(
         console.warn(fault)
     editor.check_prompts([text for item in plan.items for text in item.targets])
     console.stage("timing an evaluation")
+    budget = Budget(options.host_memory)
+    seconds = _estimate(plan, editor, described["buckets"])
+    pictures = host_bytes(plan.groups, plan.known_sizes, len(editor.devices or (0,)), budget.total)
     return {
         **described,
         "faults": faults,
-        "estimated_seconds": _estimate(plan, editor, described["buckets"]),
+        "estimated_seconds": seconds,
+        "estimated_host_memory_gb": round((resident_bytes() + pictures) / 1e9, 2),
         **backend.describe_machine(),
     }
 

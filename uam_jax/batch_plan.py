@@ -76,6 +76,18 @@ class JobPlan:
         """The names that the files of items and results have, without their suffixes, by their ids."""
         return told_apart([*(item.id for item in self.items), *self.expected])
 
+    @property
+    def known_sizes(self) -> dict[str, Size]:
+        """Of pictures that could be measured, by item."""
+        pairs = zip(self.items, self.sizes, strict=True)
+        return {item.id: size for item, size in pairs if not isinstance(size, InputError)}
+
+    @property
+    def files(self) -> list[str]:
+        """The longest of each result's files, as far as their names are known beforehand."""
+        suffix = self.settings.suffix or ".jpeg"
+        return [f"originals/{name}{suffix}" for name in self.file_names.values()]
+
     def part(self, shard: tuple[int, int]) -> list[Group]:
         """The groups of process I of N: every N-th, so that each has some of every size."""
         index, count = shard

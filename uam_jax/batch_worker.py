@@ -1,10 +1,13 @@
 """The worker of a job of edits: batches of pictures to rows and files."""
 
+import functools
 import hashlib
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +27,8 @@ from uam_jax.encoding import (
     refuse_nonfinite,
 )
 from uam_jax.errors import InputError
-from uam_jax.images import quietly
+from uam_jax.host_memory import Budget
+from uam_jax.images import Picture, quietly
 from uam_jax.ledger import Row
 from uam_jax.names import result_file
 from uam_jax.runner import Outcome
@@ -53,6 +57,7 @@ class EditWorker:
       editor: on its devices.
       plan: of the job.
       wanted: ids of results that are to be made.
+      budget: of memory for pictures at their own size.
       versions: told in every row.
       cache: of inversions.
     """
@@ -60,6 +65,7 @@ class EditWorker:
     editor: "Editor"
     plan: JobPlan
     wanted: set[str]
+    budget: Budget
     versions: str = ""
     cache: InversionCache | None = None
 
@@ -145,23 +151,28 @@ class EditWorker:
 
     def _outcomes(self, batch: Batch, config: EditConfig, made: _Computed) -> list[Outcome]:
         places = self._places(batch)
-        seconds = made.seconds / max(len(places), 1)
+        seconds = round(made.seconds / max(len(places), 1), 3)
         outcomes = []
-        for slot, number in places:
-            row = self._row(batch, slot, number, status="ok", seconds=round(seconds, 3))
-            try:
-                if fault := batch.reasons[slot]:
-                    raise InputError(fault)
-                files = self._files(batch, slot, config, made, number, row)
-            # Whatever it is (an encoder of Pillow's, say), the other pictures have no part in it.
-            except Exception as error:
-                told = str(error) if isinstance(error, InputError) else repr(error)
-                nothing = dict.fromkeys(
-                    ("output", "shown", "preview", "mask", "error", "confidence", "review")
-                )
-                row |= {"status": "failed", "reason": told, **nothing}
-                files = {}
-            outcomes.append(Outcome(row, files))
+        for slot, targets in groupby(places, key=itemgetter(0)):
+            original = batch.originals[slot]
+            with self.budget.hold(original.bytes_to_compose if original else 0):
+                read = functools.cache(original.read) if original else None  # once for all targets
+                for _, number in targets:
+                    row = self._row(batch, slot, number, status="ok", seconds=seconds)
+                    try:
+                        if read is None:
+                            raise InputError(batch.reasons[slot] or "it could not be read")
+                        files = self._files(batch, slot, config, made, number, row, *read())
+                    # Whatever it is (an encoder of Pillow's, say), the other pictures have no part in it.
+                    except Exception as error:
+                        told = str(error) if isinstance(error, InputError) else repr(error)
+                        nothing = dict.fromkeys(
+                            ("output", "shown", "preview", "mask", "error", "confidence", "review")
+                        )
+                        row |= {"status": "failed", "reason": told, **nothing}
+                        files = {}
+                    outcomes.append(Outcome(row, files))
+                del read  # and the decoded picture, before the budget is given back
         return outcomes
 
     def _files(
@@ -172,10 +183,12 @@ class EditWorker:
         made: _Computed,
         number: int,
         row: Row,
+        picture: Picture,
+        mask: np.ndarray | None,
     ) -> dict[str, bytes]:
         """One result's files; their names and figures go into its row."""
-        item, picture = batch.items[slot], batch.pictures[slot]
-        assert item is not None and picture is not None
+        item = batch.items[slot]
+        assert item is not None
         result = made.results[number]
         refuse_nonfinite(item.image, np.asarray(result.images)[slot])
         suffix = self.plan.settings.suffix or default_suffix(base_name(item.image), picture)
@@ -187,7 +200,7 @@ class EditWorker:
             picture.pixels,
             config=config,
             calibration=self.editor.calibration,
-            within=batch.masks[slot],
+            within=mask,
             levels=file_levels(row["output"], picture),
             grey=picture.grey,
         )

@@ -95,6 +95,7 @@ def run_bench(options: BenchOptions, console: Console) -> dict[str, Any]:
       InputError: an option is at fault, or every case failed.
     """
     cases, folder = options.cases(), Folder(options.out)
+    folder.check([RESULT])
     record: dict[str, Any] = {
         "format": FORMAT,
         "date": datetime.now(UTC).date().isoformat(),

@@ -222,6 +222,14 @@ def batch(
         Path | None, Option(help="Folder that keeps inversions for later edits.")
     ] = None,
     cache_size: Annotated[float, Option(min=0, help="What it may hold, in GB.")] = 10.0,
+    host_memory: Annotated[
+        float | None,
+        Option(
+            min=0,
+            metavar="GB",
+            help="For pictures at their own size; default: a tenth of what is free.",
+        ),
+    ] = None,
     max_failures: Annotated[
         int | None, Option(min=0, help="Stop when more results fail than that.")
     ] = None,
@@ -248,6 +256,7 @@ def batch(
         suffix=suffix and "." + suffix.removeprefix("."), shard=shard,
         distributed=distributed or coordinator is not None, coordinator=coordinator,
         processes=processes, process=process, cache=cache, cache_bytes=int(cache_size * 1e9),
+        host_memory=None if host_memory is None else int(host_memory * 1e9),
         max_failures=max_failures, retry_failed=retry_failed, allow_change=allow_change,
     )  # fmt: skip
     setup = partial(compute.configure, devices=devices)
@@ -265,7 +274,10 @@ def merge(
     from uam_jax.storage import Folder
 
     console.stage(f"merging {folder}")
-    return {"command": "merge", **finish_job(JobFolder(Folder(folder)))}
+    job = JobFolder(Folder(folder))
+    if job.expected:
+        job.check()
+    return {"command": "merge", **finish_job(job)}
 
 
 @partial(command, to=evaluations)

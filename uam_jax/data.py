@@ -5,9 +5,11 @@ depends on the manifest alone, never on what is done already or on how many devi
 so that an item always has the same neighbours and its result the same bits.
 """
 
+import hashlib
 import io
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -17,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from uam_jax.errors import InputError
+from uam_jax.host_memory import Budget, free_bytes
 from uam_jax.images import Picture, picture_size, quietly, read_image, resize, working_size
 from uam_jax.manifest import Item
 from uam_jax.mask_files import read_mask
@@ -24,7 +27,16 @@ from uam_jax.storage import open_binary, read_bytes
 from uam_jax.urls import is_url
 
 _READERS = 16
-"""Threads that look at the heads of picture files."""
+"""Threads that read picture files."""
+
+_AHEAD = 2
+"""Batches that are read while one is computed."""
+
+_KEPT_SHARE = 16
+"""A batch keeps its files' content if that is no more than this part of the budget; four batches are alive."""
+
+_DECODING, _COMPOSING = 36, 64
+"""Bytes for each pixel of a picture, measured: while it is read and scaled, and while its result is composed."""
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -59,6 +71,41 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Original:
+    """A picture, and the user's mask, as their files hold them: decoded, a photograph takes a hundred times as much.
+
+    Attributes:
+      item: what they are of.
+      size: the picture's.
+      content: of both files; None if it is too much to be kept, so that they are read again.
+      digest: of the content.
+    """
+
+    item: Item
+    size: Size
+    content: tuple[bytes, bytes] | None
+    digest: bytes
+
+    @property
+    def bytes_to_compose(self) -> int:
+        """Memory that the result takes at this size, while it is put together and encoded."""
+        return self.size[0] * self.size[1] * _COMPOSING
+
+    def read(self) -> tuple[Picture, np.ndarray | None]:
+        """The picture, and the user's mask at its size.
+
+        Raises:
+          InputError: the files had to be read again, and are no more what they were.
+        """
+        content = self.content or read_files(self.item)
+        if content is not self.content and _digest(content) != self.digest:
+            raise InputError(
+                f"{self.item.image}: it has changed while it was edited; run it with --retry-failed"
+            )
+        return decode_files(self.item, content)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Pictures in memory, `devices * micro` slots; slots without an item, or that can't be read, are padding.
 
@@ -66,26 +113,24 @@ class Batch:
       bucket: of all.
       micro: slots per device.
       items: None in padding.
-      pictures: as read; None in padding.
+      originals: at their own sizes, still encoded; None in padding.
       reasons: why a picture can't be used.
       pixels: at the bucket's size, in [-1, 1].
-      masks: the user's, at the pictures' own sizes.
       weights: the user's masks at the bucket's size, if the bucket has any.
     """
 
     bucket: Bucket
     micro: int
     items: tuple[Item | None, ...]
-    pictures: tuple[Picture | None, ...]
+    originals: "tuple[Original | None, ...]"
     reasons: tuple[str | None, ...]
     pixels: Float[np.ndarray, "b h w 3"]
-    masks: tuple[np.ndarray | None, ...]
     weights: Float[np.ndarray, "b h w"] | None
 
     @property
     def valid(self) -> list[int]:
         """The slots that hold a picture."""
-        return [slot for slot, picture in enumerate(self.pictures) if picture is not None]
+        return [slot for slot, original in enumerate(self.originals) if original is not None]
 
     def halves(self) -> "tuple[Batch, Batch]":
         """The same slots in two batches of half as many per device; of an odd number, the second has more."""
@@ -97,10 +142,9 @@ class Batch:
                 self,
                 micro=micro,
                 items=self.items[slots],
-                pictures=self.pictures[slots],
+                originals=self.originals[slots],
                 reasons=self.reasons[slots],
                 pixels=self.pixels[slots],
-                masks=self.masks[slots],
                 weights=None if self.weights is None else self.weights[slots],
             )
 
@@ -116,9 +160,8 @@ class Batch:
             return replace(
                 self,
                 items=only(self.items),
-                pictures=only(self.pictures),
+                originals=only(self.originals),
                 reasons=only(self.reasons),
-                masks=only(self.masks),
             )
 
         return [alone(slot) for slot, item in enumerate(self.items) if item is not None]
@@ -206,31 +249,43 @@ def group(
 
 
 def batches(
-    groups: Sequence[Group], *, devices: int, side: int, multiple: int, micro: int
+    groups: Sequence[Group],
+    *,
+    devices: int,
+    side: int,
+    multiple: int,
+    micro: int,
+    budget: Budget | None = None,
 ) -> Iterator[Batch]:
     """Groups, in order, `devices` of a bucket at a time, read ahead in threads.
 
     What can't be read, or has another shape than when it was measured, is padding with its reason; it fails
-    nothing else. The other arguments are those of `group`.
+    nothing else. `budget` bounds the memory in which pictures are decoded, and changes no batch; the other
+    arguments are those of `group`.
     """
-    import grain
+    budget = budget or Budget()
+    size_of = partial(working_size, side=side, multiple=multiple)
+    ahead: deque[Future[Batch]] = deque()
+    pool = ThreadPoolExecutor(
+        1
+    )  # a batch after another; the pictures of each are read side by side
+    try:
+        for bucket, members in _together(groups, devices):
+            ahead.append(pool.submit(_read, bucket, members, devices, size_of, micro, budget))
+            if len(ahead) > _AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-    together = [
-        (bucket, tuple(run[first : first + devices]))
-        for bucket, members in groupby(groups, key=lambda group: group.bucket)
-        for run in [list(members)]
-        for first in range(0, len(run), devices)
-    ]
-    if not together:
-        return
-    # Few batches, since a picture is held at its own size; the pictures of each are read side by side.
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-    read = grain.MapDataset.source(together).map(
-        lambda each: _read(
-            *each, devices, partial(working_size, side=side, multiple=multiple), micro
-        )
-    )
-    yield from read.to_iter_dataset(options)
+
+def _together(groups: Sequence[Group], devices: int) -> Iterator[tuple[Bucket, list[Group]]]:
+    """Up to `devices` groups of a bucket at a time."""
+    for bucket, members in groupby(groups, key=lambda group: group.bucket):
+        run = list(members)
+        for first in range(0, len(run), devices):
+            yield bucket, run[first : first + devices]
 
 
 def _read(
@@ -239,6 +294,7 @@ def _read(
     devices: int,
     size_of: Callable[..., Size],
     micro: int,
+    budget: Budget,
 ) -> Batch:
     items: list[Item | None] = [None] * (devices * micro)
     for number, members in enumerate(groups):
@@ -246,17 +302,19 @@ def _read(
     height, width = bucket.size if all(bucket.size) else (1, 1)
     pixels = np.zeros((len(items), height, width, 3), np.float32)
     weights = np.ones((len(items), height, width), np.float32) if bucket.masked else None
-    pictures: list[Picture | None] = [None] * len(items)
+    originals: list[Original | None] = [None] * len(items)
     reasons: list[str | None] = [None] * len(items)
-    masks: list[np.ndarray | None] = [None] * len(items)
+    may_keep = budget.total // _KEPT_SHARE // len(items)
 
     def fill(slot: int) -> None:
         item = items[slot]
         if item is None:
             return
         try:
-            picture, mask = read_item(item)
-            at = size_of(picture.size, path=item.image)
+            content = read_files(item)
+            with quietly():
+                size = picture_size(item.image, io.BytesIO(content[0]))
+            at = size_of(size, path=item.image)
             if not all(bucket.size):
                 raise InputError(
                     f"{item.image}: could not be read when the job began; run it with --retry-failed"
@@ -265,10 +323,19 @@ def _read(
                 raise InputError(
                     f"{item.image}: its shape has changed since the job began; edit it in a new job"
                 )
-            pixels[slot] = resize(picture.pixels, bucket.size)
-            if weights is not None and mask is not None:
-                weights[slot] = resize(mask, bucket.size, linear=True)
-            pictures[slot], masks[slot] = picture, mask
+            original = Original(
+                item,
+                size,
+                content if sum(map(len, content)) <= may_keep else None,
+                _digest(content),
+            )
+            _refuse_too_large(original)
+            with budget.hold(size[0] * size[1] * _DECODING):
+                picture, mask = decode_files(item, content)
+                pixels[slot] = resize(picture.pixels, bucket.size)
+                if weights is not None and mask is not None:
+                    weights[slot] = resize(mask, bucket.size, linear=True)
+            originals[slot] = original
         except InputError as error:
             reasons[slot] = str(error)
         except Exception as error:  # whatever it is, the other pictures have no part in it
@@ -276,9 +343,51 @@ def _read(
 
     with ThreadPoolExecutor(_READERS) as pool:
         list(pool.map(fill, range(len(items))))
-    return Batch(
-        bucket, micro, tuple(items), tuple(pictures), tuple(reasons), pixels, tuple(masks), weights
-    )
+    return Batch(bucket, micro, tuple(items), tuple(originals), tuple(reasons), pixels, weights)
+
+
+def _refuse_too_large(original: Original) -> None:
+    """Refuses what the system would end the whole process for.
+
+    Raises:
+      InputError: even alone, it needs more memory than there is.
+    """
+    needed, free = original.bytes_to_compose, free_bytes()
+    if needed > free:
+        height, width = original.size
+        raise InputError(
+            f"{original.item.image}: {width}x{height} pixels take about {needed / 1e9:.1f} GB of memory, and "
+            f"{free / 1e9:.1f} GB are free: scale the picture down, or run it on a machine with more, with "
+            "--retry-failed"
+        )
+
+
+def host_bytes(
+    groups: Iterable[Group], sizes: Mapping[str, Size], devices: int, budget: int
+) -> int:
+    """About the most memory that a job's pictures take at a time, beside the model.
+
+    Args:
+      groups: of the job.
+      sizes: of its pictures by item.
+      devices: that each take a group.
+      budget: the bound.
+    """
+    most = 0
+    for bucket, members in _together(list(groups), devices):
+        # Read ahead, computed and composed: pictures and masks at the model's size, and files.
+        slots = sum(len(each.items) for each in members)
+        batch = slots * bucket.size[0] * bucket.size[1] * 16 + budget // _KEPT_SHARE
+        pixels = [
+            sizes[item.id][0] * sizes[item.id][1]
+            for each in members
+            for item in each.items
+            if item.id in sizes
+        ]
+        at_once = max(pixels, default=0) * _COMPOSING + sum(pixels) * _DECODING
+        alone = max(pixels, default=0) * _COMPOSING
+        most = max(most, (_AHEAD + 2) * batch + max(min(at_once, budget), alone))
+    return most
 
 
 def read_item(item: Item) -> tuple[Picture, np.ndarray | None]:
@@ -287,11 +396,33 @@ def read_item(item: Item) -> tuple[Picture, np.ndarray | None]:
     Raises:
       InputError: one of them is missing or at fault.
     """
+    return decode_files(item, read_files(item))
+
+
+def read_files(item: Item) -> tuple[bytes, bytes]:
+    """The content of an item's picture and of its mask, which is empty where there is none.
+
+    Raises:
+      InputError: one of them is missing.
+    """
+    return read_bytes(item.image), read_bytes(item.mask) if item.mask is not None else b""
+
+
+def decode_files(item: Item, content: tuple[bytes, bytes]) -> tuple[Picture, np.ndarray | None]:
+    """The same as arrays.
+
+    Raises:
+      InputError: one of them is at fault.
+    """
     with quietly():
-        picture = read_image(item.image, read_bytes(item.image))
+        picture = read_image(item.image, content[0])
         if item.mask is None:
             return picture, None
-        return picture, read_mask(item.mask, picture.size, read_bytes(item.mask))
+        return picture, read_mask(item.mask, picture.size, content[1])
+
+
+def _digest(content: tuple[bytes, bytes]) -> bytes:
+    return hashlib.sha256(content[0] + content[1]).digest()
 
 
 def count_by(groups: Iterable[Group]) -> Mapping[Bucket, int]:

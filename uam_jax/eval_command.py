@@ -13,7 +13,7 @@ from uam_jax.console import Console
 from uam_jax.errors import InputError, Preempted
 from uam_jax.evaluate import Evaluation, summarise
 from uam_jax.files import read_toml
-from uam_jax.ledger import Row
+from uam_jax.ledger import Row, refuse_all_failed
 from uam_jax.plots import bars, points
 from uam_jax.reconstruction import ReconstructionStudy, study, study_files, study_summary
 from uam_jax.report import render_report
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _SHOWN = 4
 """Best, median and worst edits of a method on the page, each."""
+
+_OUTPUTS = ("job.json", "images/x", "masks/x", "truth/x", "gallery/x")
+"""Files of all the folders that are written to."""
 
 _TABLE = {
     "success": ("success %", 100, 0),
@@ -66,6 +69,7 @@ def run_eval(options: EvalOptions, console: Console) -> dict[str, Any]:
       Preempted: SIGTERM came; the same command goes on.
     """
     folder = Folder(options.out)
+    folder.check(_OUTPUTS)
     console.stage(f"loading {options.model}")
     from uam_jax.pipeline import Editor
 
@@ -84,6 +88,7 @@ def run_eval(options: EvalOptions, console: Console) -> dict[str, Any]:
 
     _go(evaluation, folder, console, f"{len(methods)} methods on {len(evaluation.items)} items")
     rows = evaluation.rows(folder)
+    refuse_all_failed(rows)
     facts = _facts(options, editor, len(evaluation.items))
     summary = {"facts": facts, "methods": summarise(rows)}
     for name, content in as_files(rows, summary).items():
@@ -111,6 +116,7 @@ def run_eval(options: EvalOptions, console: Console) -> dict[str, Any]:
 def run_reconstruction(options: EvalOptions, console: Console) -> dict[str, Any]:
     """Runs the reconstruction study, or goes on with it; see `run_eval`."""
     folder = Folder(options.out)
+    folder.check(_OUTPUTS)
     console.stage(f"loading {options.model}")
     from uam_jax.pipeline import Editor
 
@@ -124,7 +130,9 @@ def run_reconstruction(options: EvalOptions, console: Console) -> dict[str, Any]
         settings={"dtype": options.dtype, "precision": options.precision},
     )
     _go(job, folder, console, f"{len(cases)} cases on {len(job.items)} items")
-    rows = [row for row in job.rows(folder) if row["status"] == "ok"]
+    rows = job.rows(folder)
+    refuse_all_failed(rows)
+    rows = [row for row in rows if row["status"] == "ok"]
     summary = {"facts": _facts(options, editor, len(job.items)), **study_summary(rows, cases)}
     for name, content in study_files(summary, cases).items():
         folder.write(name, content)

@@ -125,6 +125,7 @@ def run_chunks(
       InputError: the folder's rows were made with something else, or another process is at work there.
     """
     now = {**job, **{f"method {name}": each for name, each in methods.items()}}
+    folder.check([f"images/{name}/{item}.png" for name in methods for item in items.ids])
     with Ledger(folder) as ledger:
         refuse_other(folder, JOB, now)
         before = read_record(folder, JOB)

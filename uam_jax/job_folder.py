@@ -53,6 +53,15 @@ class JobFolder:
             )
         return [json.loads(line) for line in content.decode().splitlines()]
 
+    def check(self, plan: JobPlan | None = None) -> None:
+        """Makes sure that the job's files can be written, those of a plan's results too.
+
+        Raises:
+          InputError: they can't.
+        """
+        parts = [f"{part}/x" for part in ("images", "masks", "originals", "errors", "gallery")]
+        self.folder.check([*parts, JOB, *(plan.files if plan else ())])
+
     def begin(self, plan: JobPlan, *, allow_change: bool = False) -> JobPlan:
         """Writes what later runs and other processes need to know, or agrees to what they wrote before.
 

@@ -9,10 +9,11 @@ import contextlib
 import hashlib
 import json
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from uam_jax.errors import InputError
+from uam_jax.errors import InputError, JobFailed
 from uam_jax.model_hash import differences
 from uam_jax.storage import Folder
 from uam_jax.table import to_parquet
@@ -141,6 +142,30 @@ def refuse_other(folder: Folder, name: str, now: Mapping[str, Any], remedy: str 
             f"{folder.url} holds a job with other settings ({'; '.join(changed)}): choose another "
             f"--out{remedy}"
         )
+
+
+def refuse_all_failed(rows: Iterable[Row]) -> None:
+    """Tells of a job without a single result.
+
+    Raises:
+      JobFailed: every row failed; it tells how most of them did.
+    """
+    rows = list(rows)
+    if not rows or any(row["status"] == "ok" for row in rows):
+        return
+
+    def kind(row: Row) -> str:  # without what is the picture's own
+        reason = str(row.get("reason"))
+        for key in ("image", "given_mask", "id"):
+            reason = reason.replace(str(row.get(key) or "\n"), "")
+        return reason
+
+    [(commonest, count)] = Counter(map(kind, rows)).most_common(1)
+    example = next(row for row in rows if kind(row) == commonest)
+    raise JobFailed(
+        f"all {len(rows)} results failed, {count} of them as {example['id']}: {example['reason']}. "
+        "Mend that, and start the same command with --retry-failed"
+    )
 
 
 def merge(folder: Folder, expected: Sequence[str]) -> list[Row]:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,6 +60,8 @@ def is_folder(url: str) -> bool:
 
 _ABANDONED_SECONDS = 3600
 """A temporary file that nobody has written to for so long is a killed process's."""
+
+_TEMPORARY_LENGTH = len(f".uam-{uuid.UUID(int=0).hex}.tmp")
 
 
 def read_bytes(url: str) -> bytes:
@@ -181,24 +183,43 @@ class Folder:
                         file.truncate(before)
                     raise
 
-    def check_writable(self) -> None:
-        """Makes sure that files can be written here, and leaves none; folders that are missing are not made.
+    def check(self, names: Collection[str] = ()) -> None:
+        """Makes sure that files can be written, before long work is done for them; makes no folder and leaves no file.
+
+        Args:
+          names: of files; that none is too long is checked, and that none lies below a file.
 
         Raises:
-          InputError: they can't.
+          InputError: they can't be written.
         """
         if not self.is_local:
             return
-        nearest = self._root
-        while not os.path.lexists(nearest) and os.path.dirname(nearest) != nearest:
-            nearest = os.path.dirname(nearest)
-        if not os.path.isdir(nearest):
-            raise InputError(f"{nearest} is no folder, so nothing can be written to {self.url}")
-        try:
-            with tempfile.TemporaryFile(dir=nearest, prefix=".uam-", suffix=".tmp"):
-                pass
-        except OSError as error:
-            raise InputError(_unwritten(nearest, error)) from None
+        nearest = _nearest(self._root)
+        below = {os.path.dirname(self.path(name)) for name in names}
+        for place in {nearest, *map(_nearest, below)}:
+            if not os.path.isdir(place):
+                raise InputError(
+                    f"{place} is no folder, so nothing can be written below it: choose another --out"
+                )
+            try:
+                with tempfile.TemporaryFile(dir=place, prefix=".uam-", suffix=".tmp"):
+                    pass
+            except OSError as error:
+                raise InputError(_unwritten(os.path.join(place, "new files"), error)) from None
+        if hasattr(os, "pathconf"):
+            longest_part = os.pathconf(nearest, "PC_NAME_MAX")
+            longest_path = os.pathconf(nearest, "PC_PATH_MAX")
+            for name in names:
+                part = max(len(os.fsencode(part)) for part in name.split("/"))
+                folder = len(os.fsencode(os.path.dirname(self.path(name))))
+                whole = (
+                    folder + max(_TEMPORARY_LENGTH, len(os.fsencode(os.path.basename(name)))) + 2
+                )
+                if part > longest_part or whole > longest_path:
+                    raise InputError(
+                        f"{self.url}: the name {name} is too long for this file system: give a shorter `id`, or choose "
+                        "an --out with a shorter path"
+                    )
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[bool]:
@@ -263,6 +284,13 @@ class Folder:
         names = [str(path).rstrip("/").rpartition("/")[2] for path in found]
         matching = sorted(fnmatch.filter(names, wanted))
         return [f"{parent}/{name}" if parent else name for name in matching]
+
+
+def _nearest(path: str) -> str:
+    """The path, or what there is of it."""
+    while not os.path.lexists(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    return path
 
 
 @contextlib.contextmanager
