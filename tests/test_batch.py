@@ -1,6 +1,8 @@
 """A data-set job on a tiny model: the same bytes however it was cut up, and failures that stay alone."""
 
+import errno
 import json
+import os
 import uuid
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,12 +14,13 @@ import pyarrow.parquet
 import pytest
 from test_pipeline import tiny_editor
 
-from uam_jax import EditConfig, Editor, InputError, batch_worker, programs
+from uam_jax import EditConfig, Editor, InputError, batch, batch_worker, programs
 from uam_jax.batch import finish_job, run_job
 from uam_jax.batch_plan import JobPlan, Settings, check_items, plan_job
 from uam_jax.cache import InversionCache
 from uam_jax.data import measure
 from uam_jax.encoding import write_image
+from uam_jax.host_memory import Budget
 from uam_jax.images import read_image, resize
 from uam_jax.job_folder import JobFolder
 from uam_jax.ledger import read_rows
@@ -125,6 +128,57 @@ def test_however_it_is_cut_up_the_bytes_are_the_same(
         assert progress.done == 1
     assert files(tmp_path) == files(whole)
     assert job(editor, items, tmp_path).done == 0
+
+
+def test_a_tight_bound_on_memory_changes_no_byte(
+    editor: Editor, items: list[Item], whole: Path, tmp_path: Path
+) -> None:
+    job(editor, items, tmp_path, budget=Budget(1))
+    assert files(tmp_path) == files(whole)
+
+
+@pytest.mark.parametrize("what", ["write", "append"])
+def test_a_full_disk_ends_a_job_that_goes_on_when_there_is_room(
+    editor: Editor,
+    items: list[Item],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    sync, left = os.fsync, [12 if what == "write" else 10**9]
+
+    def full(number: int) -> None:
+        left[0] -= 1
+        is_ledger = os.readlink(f"/proc/self/fd/{number}").endswith("results.jsonl")
+        if left[0] < 0 or (what == "append" and is_ledger):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="the disk is full.*free space and start the same command"):
+        job(editor, items, tmp_path)
+    monkeypatch.undo()
+    assert 0 <= len(read_rows(Folder(str(tmp_path)))) < 8
+    job(editor, items, tmp_path)
+    assert files(tmp_path) == files(whole) and len(read_rows(Folder(str(tmp_path)))) == 8
+
+
+def test_an_interrupted_end_can_be_repeated(
+    editor: Editor, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job(editor, items[:2], tmp_path)
+    folder = JobFolder(Folder(str(tmp_path)))
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "render_report", fail)
+        with pytest.raises(KeyboardInterrupt):
+            finish_job(folder)
+    assert len(read_rows(folder.folder)) == 2
+    assert finish_job(folder)["ok"] == 2 and (tmp_path / "index.html").exists()
 
 
 def test_programs_are_counted_beforehand_and_no_picture_prompt_or_tail_compiles_another(

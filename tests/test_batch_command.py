@@ -82,6 +82,67 @@ def test_bad_input_is_told_and_nothing_written(
     assert "Traceback" not in result.stderr and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("file", "{file} is no folder"),
+        ("file/below", "{file} is no folder"),
+        ("begun", "images is no folder"),
+        ("cached", "{file} is no folder"),
+    ],
+)
+def test_outputs_that_cannot_be_written_are_told_before_anything_runs(
+    tmp_path: Path, pictures: Path, dry: tuple[str, ...], where: str, message: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "images").touch()
+    before = sorted(tmp_path.rglob("*"))
+    cache = ("--cache", tmp_path / "file") if where == "cached" else ()
+    result = uam("batch", pictures, "--target", "x", "--out", tmp_path / where, *cache, *dry)
+    assert result.exit_code == 2 and "loading" not in result.stderr
+    assert message.format(file=tmp_path / "file") in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "command", [("eval", "scenes"), ("eval", "reconstruction"), ("bench",)], ids=" ".join
+)
+def test_so_are_those_of_measurements(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "file").touch()
+    result = uam(*command, "--out", tmp_path / "file")
+    assert result.exit_code == 2 and "loading" not in result.stderr
+    assert f"{tmp_path / 'file'} is no folder" in result.stderr
+
+
+def test_names_too_long_for_the_results_place_are_told_before(
+    tmp_path: Path, pictures: Path, model: Path
+) -> None:
+    out = tmp_path / "/".join(["deep" * 50] * 20)
+    result = uam(*batch(model, pictures, out, "--dry-run"))
+    assert result.exit_code == 2 and "is too long for this file system" in result.stderr
+
+
+def test_a_job_without_a_single_result_fails_and_tells_why(
+    tmp_path: Path, pictures: Path, model: Path
+) -> None:
+    for picture in pictures.iterdir():
+        picture.write_text("no picture")
+    (pictures / "0.png").unlink()
+    write_image(pictures / "0.png", np.zeros((8, 8, 3), np.float32))
+    (pictures / "0.png").write_bytes((pictures / "0.png").read_bytes()[:50])
+    out = tmp_path / "out"
+    result = uam(*batch(model, pictures, out))
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)["error"]
+    assert told.startswith("all 6 results failed, 5 of them as 1: ") and "is no picture" in told
+    assert "--retry-failed" in told and (out / "index.html").exists()
+    assert uam(*batch(model, pictures, out)).exit_code == 0  # nothing is left to do
+    write_image(pictures / "0.png", np.zeros((8, 8, 3), np.float32), overwrite=True)
+    assert uam(*batch(model, pictures, out, "--retry-failed")).exit_code == 0
+
+
 def test_processes_join_before_jax_looks_for_devices(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +165,8 @@ def test_a_job_from_beginning_to_end(tmp_path: Path, pictures: Path, model: Path
     told = json.loads(uam(*batch(model, pictures, out, "--dry-run")).stdout)
     assert (told["pictures"], told["results"], len(told["faults"])) == (7, 7, 1)
     assert told["evaluations"] == 6 * told["buckets"][0]["evaluations_per_picture"] > 0
-    assert told["estimated_seconds"] > 0 and not out.exists()
+    assert told["estimated_seconds"] > 0 and told["estimated_host_memory_gb"] > 0
+    assert not out.exists()
 
     result = uam(*batch(model, pictures, out))
     assert result.exit_code == 0, result.stderr

@@ -268,3 +268,17 @@ def test_a_file_that_is_read_again_must_be_the_same(items: list[Item], tmp_path:
     assert batch.originals[0] is not None
     with pytest.raises(InputError, match="has changed while it was edited"):
         batch.originals[0].read()
+
+
+def test_the_estimate_grows_with_pictures_up_to_the_bound(items: list[Item]) -> None:
+    groups = groups_of([Item(f"{n}", items[0].image, ("a cube",)) for n in range(8)], 4)
+
+    def estimate(side: int, budget: int) -> int:
+        return data.host_bytes(groups, {f"{n}": (side, side) for n in range(8)}, 1, budget)
+
+    held = estimate(0, 0)
+    assert estimate(1000, 10**9) - held > 4 * 1000**2 * 36
+    assert estimate(4000, 10**9) - estimate(4000, 0) < 1.3e9
+    assert (
+        estimate(4000, 0) - held == 4000**2 * 64
+    )  # one picture needs that much, whatever the bound
