@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uam_jax import data
+from uam_jax import data, originals
 from uam_jax.data import Batch, Bucket, Group, batches, group, measure
 from uam_jax.encoding import write_image
 from uam_jax.errors import InputError
@@ -159,7 +159,7 @@ def test_reading_in_threads_silences_its_own_notes_alone(
 
     def read_on() -> None:
         while not done.is_set():
-            data.read_item(item)
+            originals.read_item(item)
 
     with ThreadPoolExecutor(4) as pool:
         for _ in range(4):
@@ -231,7 +231,7 @@ def test_no_more_pictures_are_decoded_at_a_time_than_the_bound_allows(
     square = [Item(f"{n}", items[0].image, ("a cube",)) for n in range(12)]
     for total, expected in ((2.5, 2), (0.5, 1)):
         most[0] = 0
-        budget = Budget(int(total * 16 * 16 * data._DECODING))
+        budget = Budget(int(total * 16 * 16 * data.DECODING))
         assert len(read(groups_of(square, 6), devices=1, micro=6, budget=budget)) == 2
         assert most[0] == expected
 
@@ -252,7 +252,7 @@ def test_batches_are_read_ahead_but_few(items: list[Item], monkeypatch: pytest.M
 def test_a_picture_that_memory_cannot_hold_fails_alone_and_before_it_is_decoded(
     items: list[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "free_bytes", lambda: 16 * 20 * 64)
+    monkeypatch.setattr(originals, "free_bytes", lambda: 16 * 20 * 64)
     groups = groups_of([items[0], items[3]])  # 16 x 16 and 16 x 32
     large, good = read(groups, devices=1, micro=3, budget=Budget(10**9))
     assert good.valid == [0] and large.valid == []

@@ -49,7 +49,7 @@ LAYERS = (
     },
     {
         "ddim",
-        "data",
+        "originals",
         "runner",
         "cache",
         "masks",
@@ -58,7 +58,7 @@ LAYERS = (
         "hub",
         "compose",
     },
-    {"edit", "checkpoints", "scenes"},
+    {"edit", "checkpoints", "scenes", "data"},
     {"config", "predictors", "confidence", "shapes"},
     {"programs", "requests", "recommended", "delivery", "prepared"},
     {"inverter"},

@@ -6,12 +6,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from uam_jax.config import EditConfig
-from uam_jax.data import Bucket, Group, Size, count_by, group, read_item
+from uam_jax.data import Bucket, Group, Size, count_by, group
 from uam_jax.encoding import default_suffix, output_format
 from uam_jax.errors import InputError
 from uam_jax.images import quietly
 from uam_jax.manifest import Item
 from uam_jax.names import told_apart
+from uam_jax.originals import read_item
 from uam_jax.requests import source_prompts
 from uam_jax.urls import base_name
 

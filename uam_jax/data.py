@@ -5,7 +5,6 @@ depends on the manifest alone, never on what is done already or on how many devi
 so that an item always has the same neighbours and its result the same bits.
 """
 
-import hashlib
 import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,10 +18,10 @@ import numpy as np
 from jaxtyping import Float
 
 from uam_jax.errors import InputError
-from uam_jax.host_memory import Budget, free_bytes
-from uam_jax.images import Picture, picture_size, quietly, read_image, resize, working_size
+from uam_jax.host_memory import Budget
+from uam_jax.images import picture_size, quietly, resize, working_size
 from uam_jax.manifest import Item
-from uam_jax.mask_files import read_mask
+from uam_jax.originals import COMPOSING, DECODING, Original, decode_files, read_files
 from uam_jax.storage import open_binary, read_bytes
 from uam_jax.urls import is_url
 
@@ -34,9 +33,6 @@ _AHEAD = 2
 
 _KEPT_SHARE = 16
 """A batch keeps its files' content if that is no more than this part of the budget; four batches are alive."""
-
-_DECODING, _COMPOSING = 36, 64
-"""Bytes for each pixel of a picture, measured: while it is read and scaled, and while its result is composed."""
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -71,41 +67,6 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Original:
-    """A picture, and the user's mask, as their files hold them: decoded, a photograph takes a hundred times as much.
-
-    Attributes:
-      item: what they are of.
-      size: the picture's.
-      content: of both files; None if it is too much to be kept, so that they are read again.
-      digest: of the content.
-    """
-
-    item: Item
-    size: Size
-    content: tuple[bytes, bytes] | None
-    digest: bytes
-
-    @property
-    def bytes_to_compose(self) -> int:
-        """Memory that the result takes at this size, while it is put together and encoded."""
-        return self.size[0] * self.size[1] * _COMPOSING
-
-    def read(self) -> tuple[Picture, np.ndarray | None]:
-        """The picture, and the user's mask at its size.
-
-        Raises:
-          InputError: the files had to be read again, and are no more what they were.
-        """
-        content = self.content or read_files(self.item)
-        if content is not self.content and _digest(content) != self.digest:
-            raise InputError(
-                f"{self.item.image}: it has changed while it was edited; run it with --retry-failed"
-            )
-        return decode_files(self.item, content)
-
-
-@dataclass(frozen=True)
 class Batch:
     """Pictures in memory, `devices * micro` slots; slots without an item, or that can't be read, are padding.
 
@@ -122,7 +83,7 @@ class Batch:
     bucket: Bucket
     micro: int
     items: tuple[Item | None, ...]
-    originals: "tuple[Original | None, ...]"
+    originals: tuple[Original | None, ...]
     reasons: tuple[str | None, ...]
     pixels: Float[np.ndarray, "b h w 3"]
     weights: Float[np.ndarray, "b h w"] | None
@@ -323,14 +284,9 @@ def _read(
                 raise InputError(
                     f"{item.image}: its shape has changed since the job began; edit it in a new job"
                 )
-            original = Original(
-                item,
-                size,
-                content if sum(map(len, content)) <= may_keep else None,
-                _digest(content),
-            )
-            _refuse_too_large(original)
-            with budget.hold(size[0] * size[1] * _DECODING):
+            original = Original.of(item, size, content, may_keep=may_keep)
+            original.refuse_too_large()
+            with budget.hold(size[0] * size[1] * DECODING):
                 picture, mask = decode_files(item, content)
                 pixels[slot] = resize(picture.pixels, bucket.size)
                 if weights is not None and mask is not None:
@@ -344,22 +300,6 @@ def _read(
     with ThreadPoolExecutor(_READERS) as pool:
         list(pool.map(fill, range(len(items))))
     return Batch(bucket, micro, tuple(items), tuple(originals), tuple(reasons), pixels, weights)
-
-
-def _refuse_too_large(original: Original) -> None:
-    """Refuses what the system would end the whole process for.
-
-    Raises:
-      InputError: even alone, it needs more memory than there is.
-    """
-    needed, free = original.bytes_to_compose, free_bytes()
-    if needed > free:
-        height, width = original.size
-        raise InputError(
-            f"{original.item.image}: {width}x{height} pixels take about {needed / 1e9:.1f} GB of memory, and "
-            f"{free / 1e9:.1f} GB are free: scale the picture down, or run it on a machine with more, with "
-            "--retry-failed"
-        )
 
 
 def host_bytes(
@@ -384,45 +324,10 @@ def host_bytes(
             for item in each.items
             if item.id in sizes
         ]
-        at_once = max(pixels, default=0) * _COMPOSING + sum(pixels) * _DECODING
-        alone = max(pixels, default=0) * _COMPOSING
+        at_once = max(pixels, default=0) * COMPOSING + sum(pixels) * DECODING
+        alone = max(pixels, default=0) * COMPOSING
         most = max(most, (_AHEAD + 2) * batch + max(min(at_once, budget), alone))
     return most
-
-
-def read_item(item: Item) -> tuple[Picture, np.ndarray | None]:
-    """An item's picture, and the user's mask at its size.
-
-    Raises:
-      InputError: one of them is missing or at fault.
-    """
-    return decode_files(item, read_files(item))
-
-
-def read_files(item: Item) -> tuple[bytes, bytes]:
-    """The content of an item's picture and of its mask, which is empty where there is none.
-
-    Raises:
-      InputError: one of them is missing.
-    """
-    return read_bytes(item.image), read_bytes(item.mask) if item.mask is not None else b""
-
-
-def decode_files(item: Item, content: tuple[bytes, bytes]) -> tuple[Picture, np.ndarray | None]:
-    """The same as arrays.
-
-    Raises:
-      InputError: one of them is at fault.
-    """
-    with quietly():
-        picture = read_image(item.image, content[0])
-        if item.mask is None:
-            return picture, None
-        return picture, read_mask(item.mask, picture.size, content[1])
-
-
-def _digest(content: tuple[bytes, bytes]) -> bytes:
-    return hashlib.sha256(content[0] + content[1]).digest()
 
 
 def count_by(groups: Iterable[Group]) -> Mapping[Bucket, int]:
