@@ -227,7 +227,7 @@ def batch(
         Option(
             min=0,
             metavar="GB",
-            help="For pictures at their own size; default: a tenth of what is free.",
+            help="For pictures at their own size; default: a sixteenth of what is free.",
         ),
     ] = None,
     max_failures: Annotated[

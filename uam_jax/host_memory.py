@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SHARE = 0.1
+SHARE = 1 / 16
 """Of what is free: the default bound. The rest is for the model, for its runtime and for other programs."""
 
 _UNKNOWN = 20_000_000_000
