@@ -156,7 +156,7 @@ def refuse_all_failed(rows: Iterable[Row]) -> None:
 
     def kind(row: Row) -> str:  # without what is the picture's own
         reason = str(row.get("reason"))
-        for key in ("image", "given_mask", "id"):
+        for key in ("image", "given_mask"):
             reason = reason.replace(str(row.get(key) or "\n"), "")
         return reason
 
