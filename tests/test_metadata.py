@@ -217,6 +217,52 @@ def test_lab_becomes_srgb_without_its_profile() -> None:
     np.testing.assert_allclose(read.pixels[0], [[1, -1, -1], [0, 0, 0]], atol=0.05)
 
 
+# What describes the picture.
+
+
+def in_any_language() -> bytes:
+    """EXIF with texts of UTF-8 and Latin-1, which Pillow writes as ASCII only."""
+    block = Image.Exif()
+    block[ExifTags.Base.ImageDescription], block[ExifTags.Base.Artist] = "1" * 9, "2" * 6
+    camera = block.get_ifd(ExifTags.IFD.Exif)
+    camera[ExifTags.Base.LensModel] = "3" * 9
+    camera[ExifTags.Base.UserComment] = b"UNICODE\0" + "日本".encode("utf-16-le")
+    camera[ExifTags.Base.ExifImageWidth], camera[ExifTags.Base.ExposureTime] = 7, 0.5
+    camera[ExifTags.Base.ExifInteroperabilityOffset] = 99
+    content = block.tobytes()
+    for written, meant in {
+        b"1" * 9: "日本語".encode(),
+        b"2" * 6: "Jürgen".encode("latin-1"),
+        b"3" * 9: "Objektiv²".encode("latin-1"),
+    }.items():
+        assert written in content
+        content = content.replace(written, meant)
+    return content
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "avif", "tif"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.filterwarnings("ignore:.*TIFF holds no EXIF of camera")
+def test_texts_of_exif_stay_the_bytes_that_they_are(kind: str, suffix: str) -> None:
+    content = saved(UPRIGHT, kind, exif=in_any_language(), dpi=(300, 300))
+    read = read_image("x", content)
+    for _ in range(2):
+        content = encode_image(f"x.{suffix}", read.pixels, read)
+        read = read_image("x", content)
+    with Image.open(io.BytesIO(content)) as image:
+        block = image.getexif()
+        assert block[ExifTags.Base.ImageDescription].encode("latin-1") == "日本語".encode()
+        assert block[ExifTags.Base.Artist] == "Jürgen"
+        camera = block.get_ifd(ExifTags.IFD.Exif)
+    if suffix != "tif":
+        assert camera[ExifTags.Base.LensModel] == "Objektiv²"
+        assert camera[ExifTags.Base.UserComment][8:].decode("utf-16-le") == "日本"
+        assert camera[ExifTags.Base.ExposureTime] == 0.5
+        # The old file's size, and a place in it.
+        assert ExifTags.Base.ExifImageWidth not in camera
+        assert ExifTags.Base.ExifInteroperabilityOffset not in camera
+
+
 # Metadata that a format can't hold.
 
 

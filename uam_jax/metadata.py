@@ -1,6 +1,7 @@
 """Metadata of a picture: which way is up, its colour profile, resolution, and what describes the photograph."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,12 @@ _EXIF_TAGS = (
     ExifTags.Base.Copyright,
 )
 _EXIF_BLOCKS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+# In these blocks: its size as it was stored, and a place in it, where other bytes are now.
+_OF_THE_OLD_FILE = (
+    ExifTags.Base.ExifImageWidth,
+    ExifTags.Base.ExifImageHeight,
+    ExifTags.Base.ExifInteroperabilityOffset,
+)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,6 +37,13 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:\s*=\s*["']|[^<>]*>)\s*([1-8])\s*["'<]""")
+
+
+class _Text(str):
+    """Text of EXIF, which Pillow reads a byte a character, in whatever encoding it is, and would write as ASCII."""
+
+    def encode(self, *_: str) -> bytes:
+        return super().encode("latin-1")
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,9 @@ def read_metadata(image: Image.Image, chunks: Chunks | None) -> Metadata:
     valid = told in range(1, 9)
     orientation = int(told) if valid else _orientation_of_xmp(xmp)
     turn = 1 if image.format == "TIFF" and valid else orientation
-    return Metadata(orientation, turn, icc_profile or None, _kept(exif), _resolution(image, exif))
+    return Metadata(
+        orientation, turn, icc_profile or None, _kept_bytes(exif), _resolution(image, exif)
+    )
 
 
 def upright_size(image: Image.Image, orientation: int) -> tuple[int, int]:
@@ -90,7 +106,7 @@ def fits(icc_profile: bytes | None, space: bytes) -> bool:
 
 def with_resolution(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
     """The same EXIF with a resolution, for formats that have no other place for it."""
-    block = _exif(exif or b"")
+    block = _kept(_exif(exif or b""))
     block[ExifTags.Base.XResolution], block[ExifTags.Base.YResolution] = dpi
     block[ExifTags.Base.ResolutionUnit] = 2
     return block.tobytes()
@@ -101,12 +117,9 @@ def has_blocks(exif: bytes) -> bool:
     return any(block in _exif(exif) for block in _EXIF_BLOCKS)
 
 
-def without_blocks(exif: bytes) -> bytes | None:
+def without_blocks(exif: bytes) -> Image.Exif:
     """The same EXIF without what it says of the camera and the place."""
-    source = _exif(exif)
-    kept = Image.Exif()
-    kept.update({tag: source[tag] for tag in _EXIF_TAGS if tag in source})
-    return kept.tobytes() if len(kept) else None
+    return _kept(_exif(exif), blocks=())
 
 
 def _exif(source: Image.Image | bytes) -> Image.Exif:
@@ -135,16 +148,31 @@ def _orientation_of_xmp(xmp: Any) -> int:
     return int(found[1]) if found else 1
 
 
-def _kept(source: Image.Exif) -> bytes | None:
-    kept = Image.Exif()
+def _kept_bytes(source: Image.Exif) -> bytes | None:
     try:
-        kept.update({tag: source[tag] for tag in _EXIF_TAGS if tag in source})
-        for block in _EXIF_BLOCKS:
-            if values := source.get_ifd(block):
-                kept[block] = dict(values)
+        kept = _kept(source)
         return kept.tobytes() if len(kept) else None
     except Exception:  # as above
         return None
+
+
+def _kept(source: Image.Exif, *, blocks: Sequence[int] = _EXIF_BLOCKS) -> Image.Exif:
+    """What of the tags describes the photograph, with texts that stay the bytes that they are."""
+
+    def exact(value: Any) -> Any:
+        return _Text(value) if isinstance(value, str) else value
+
+    kept = Image.Exif()
+    kept.update({tag: exact(source[tag]) for tag in _EXIF_TAGS if tag in source})
+    for block in blocks:
+        values = {
+            tag: exact(value)
+            for tag, value in source.get_ifd(block).items()
+            if tag not in _OF_THE_OLD_FILE
+        }
+        if values:
+            kept[block] = values
+    return kept
 
 
 def _resolution(image: Image.Image, exif: Image.Exif) -> tuple[float, float] | None:
