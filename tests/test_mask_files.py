@@ -165,6 +165,18 @@ def test_lossy_masks_are_soft_at_their_edges(
     assert mask[120, 160] > 0.9 and mask[10, 10] < 0.05
 
 
+@pytest.mark.parametrize("quality", [85, 95])
+@pytest.mark.parametrize("colour", [(255, 255, 255), (255, 0, 0), (40, 90, 200)])
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF", "HEIF"])
+def test_what_compression_leaves_beside_black_and_white_is_neither(
+    kind: str, colour: tuple[int, int, int], quality: int
+) -> None:
+    far = (np.hypot(*(np.mgrid[:120, :160] - [[[60]], [[80]]])) - 40).round()
+    disc = np.where(far[..., None] < 0, colour, 0).astype(np.uint8)
+    mask = mask_of(disc, kind, quality=quality)
+    assert (mask[far > 2] == 0).all() and (mask[far < -2] == 1).all()
+
+
 def test_a_grey_jpeg_is_soft() -> None:
     mask = mask_of((np.kron(REGION, np.ones((9, 9))) * 255).astype(np.uint8), "JPEG", quality=50)
     assert len(np.unique(mask)) > 2 and mask[120, 160] > 0.95 and mask[10, 10] < 0.05

@@ -1,8 +1,8 @@
 """Mask files to arrays, however their tools say yes and no.
 
 0, black and a palette's first entry mean no. If one other value occurs it means yes, whatever it is: white, 1, the
-number of a class, one colour. Several greys are soft, from black to the white of the file. Several classes or colours
-are refused, since nobody said which of them is meant.
+number of a class, one colour. Several greys are soft, from black to the white of the file; in lossy formats an eighth
+at either end is black and white. Several classes or colours are refused, since nobody said which of them is meant.
 
 A transparent part means one of two things. Paint on a transparent layer (white, with black or not; or one other colour
 that leaves some of the border free) says yes where it is. In every other picture the transparent part is a hole, and
@@ -43,7 +43,10 @@ def read_mask(
             raise InputError(
                 f"the mask has {by(own)} pixels, its picture {by(size)}: both must have the same size"
             )
-        mask = _mask(_values(upright), opacity(upright.image))
+        values = _values(upright)
+        mask = _mask(values, opacity(upright.image))
+        if values.lossy:
+            mask = _without_ringing(mask)
         if not mask.any():
             raise InputError("the mask is all black or transparent: paint white what may change")
         return mask
@@ -144,6 +147,11 @@ def _is_picture_with_hole(values: _Values, alpha: UInt8[np.ndarray, "h w"]) -> b
             "white where the picture may change"
         )
     return len(others) > _FEW or not is_layer
+
+
+def _without_ringing(mask: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """A lossy mask with exact 0 and 1 where compression has left them by up to an eighth."""
+    return np.clip((mask - np.float32(1 / 8)) / np.float32(6 / 8), 0, 1)
 
 
 def _strength(values: _Values, seen: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
