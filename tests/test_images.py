@@ -8,11 +8,12 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from picture_files import SRGB, chunk, integers, load, png, save, with_chunk
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from uam_jax import images
 from uam_jax.encoding import (
@@ -84,10 +85,20 @@ def test_16_bit_colour_is_read_with_8_bits_and_says_so(tmp_path: Path) -> None:
     array = integers(4, 5, 3, dtype=np.uint16)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
     (tmp_path / "deep.png").write_bytes(png(5, 4, 2, 16, rows))
-    with pytest.warns(UserWarning, match=r"deep\.png: 16-bit colour is read with 8 bits"):
+    with pytest.warns(UserWarning, match=r"deep\.png: colour of more than 8 bits is read with 8"):
         picture = read_image(tmp_path / "deep.png")
     assert picture.levels == 255
     np.testing.assert_allclose(picture.pixels, (array >> 8) / 127.5 - 1, atol=1e-6)
+
+
+def test_deep_colour_of_other_formats_says_so_too() -> None:
+    deep = pillow_heif.from_bytes("RGB;16", (16, 16), bytes(16 * 16 * 6))
+    buffer = io.BytesIO()
+    deep.save(buffer)
+    for content in (b"P6\n3 2\n1023\n" + bytes(36), buffer.getvalue()):
+        with pytest.warns(UserWarning, match="more than 8 bits"):
+            assert read_image("x", content).levels == 255
+    read_image("x", b"P6\n3 2\n255\n" + bytes(18))  # without a warning
 
 
 def test_floats_in_the_unit_range_are_read_and_others_refused(tmp_path: Path) -> None:
@@ -194,7 +205,7 @@ def test_a_transparent_colour_of_16_bits_is_found_by_all_of_them() -> None:
     colours = [(0x0102, 0x0304, 0x0506), (0x0102, 0x0304, 0x0507), (0x0202, 0x0304, 0x0506)]
     rows = b"\0" + b"".join(struct.pack(">3H", *colour) for colour in colours)
     content = with_chunk(png(3, 1, 2, 16, rows), chunk(b"tRNS", struct.pack(">3H", *colours[0])))
-    with pytest.warns(UserWarning, match="16-bit colour"):
+    with pytest.warns(UserWarning, match="more than 8 bits"):
         read = read_image("x.png", content)
     assert read.alpha is not None
     np.testing.assert_array_equal(read.alpha, [[0, 255, 255]])
@@ -407,6 +418,25 @@ def test_heic_is_read_and_without_the_extra_refused_with_its_name(
     monkeypatch.setattr(images, "pillow_heif", None)
     with pytest.raises(InputError, match=re.escape("pip install 'uam_jax[heif]'")):
         read_image(path)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {50706: b"\1\4\0\0"},  # DNG
+        {254: 1, 330: 8},  # a preview, before the directories of others
+    ],
+)
+def test_a_raw_file_is_not_taken_for_its_preview(tags: dict[int, object]) -> None:
+    buffer = io.BytesIO()
+    told = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        told[tag] = value
+    Image.new("RGB", (16, 12)).save(buffer, "TIFF", tiffinfo=told)
+    with pytest.raises(InputError, match=r"photo\.dng: a camera's raw file.*develop it"):
+        read_image("photo.dng", buffer.getvalue())
+    with pytest.raises(InputError, match="raw file"):
+        picture_size("photo.dng", buffer)
 
 
 # Sizes.

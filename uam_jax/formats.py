@@ -121,6 +121,18 @@ def is_heif(head: bytes) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
+def is_raw(head: bytes, tags: Mapping[int, Any]) -> bool:
+    """Whether a TIFF file is a camera's raw file, in which Pillow finds a small preview.
+
+    Args:
+      head: its first 12 bytes.
+      tags: of its first picture.
+    """
+    is_canon, is_dng = head[8:10] == b"CR", 50706 in tags
+    is_reduced, has_others = bool(tags.get(254, 0) & 1), 330 in tags
+    return is_canon or is_dng or (is_reduced and has_others)
+
+
 def shown_by_browsers(name: str | PurePath) -> bool:
     """Whether browsers show pictures of this file name's format; TIFF, JPEG 2000, TGA, PPM they don't."""
     suffix = PurePath(name).suffix.lower()

@@ -22,7 +22,7 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from uam_jax.errors import InputError
-from uam_jax.formats import ALIASES, is_heif, pillow_heif
+from uam_jax.formats import ALIASES, is_heif, is_raw, pillow_heif
 from uam_jax.metadata import Metadata, fits, read_metadata, turned, upright_size
 from uam_jax.png import SIGNATURE, Chunks, read_chunks
 
@@ -243,6 +243,10 @@ def _open(file: Any, *, pixels: bool = True) -> tuple[ImageFile.ImageFile, Chunk
                 "a HEIC picture, which needs: python -m pip install 'uam_jax[heif]'"
             ) from None
         raise
+    if isinstance(image, TiffImageFile) and is_raw(head, image.tag_v2):
+        raise InputError(
+            "a camera's raw file, of which a small preview alone can be read: develop it to TIFF or JPEG"
+        )
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
     return image, chunks
@@ -255,7 +259,11 @@ def _load(file: Any) -> tuple[Upright, list[str]]:
         metadata = read_metadata(image, chunks)
         layout = image.tile[0].args if image.tile else ""
         rawmode = layout if isinstance(layout, str) else str(next(iter(layout or ()), ""))
-        deep_colour = ";16" in rawmode and image.mode not in DEEP_GREY
+        deep_colour = image.mode not in DEEP_GREY and (
+            ";16" in rawmode
+            or image.info.get("bit_depth", 8) > 8  # of HEIC
+            or (image.format == "PPM" and isinstance(layout, tuple) and layout[-1] > 255)
+        )
         photometric = image.tag_v2.get(262) if isinstance(image, TiffImageFile) else None
         frames = getattr(image, "n_frames", 1)
         image.load()
@@ -264,7 +272,7 @@ def _load(file: Any) -> tuple[Upright, list[str]]:
     if frames > 1 and file_format not in ALIASES:
         notes.append(f"holds {frames} frames; only the first is used")
     if deep_colour:
-        notes.append("16-bit colour is read with 8 bits per channel, and so written")
+        notes.append("colour of more than 8 bits is read with 8 bits per channel, and so written")
     if image.mode in ("CMYK", "LAB"):
         notes.append("its colours are converted to RGB")
     transparent = image.info.get("transparency")
