@@ -199,6 +199,15 @@ def test_several_pictures_keep_their_names(tmp_path: Path, editor: FakeEditor) -
     assert "GIF cannot hold the result" in result.stderr
 
 
+def test_what_a_format_cannot_hold_is_said_once(tmp_path: Path, editor: FakeEditor) -> None:
+    deep = picture(tmp_path / "deep.png", 48, 80, dtype=np.uint16)
+    targets = [part for text in "abc" for part in ("--target", text)]
+    result = uam("edit", deep, *targets, "--out", tmp_path / "out.jpg", "--json")
+    assert result.exit_code == 0, result.stderr
+    [told] = json.loads(result.stdout)["warnings"]
+    assert "JPEG holds 8 bits of the original's 16" in told
+
+
 def test_an_input_is_replaced_only_on_demand(
     tmp_path: Path, editor: FakeEditor, image: Path
 ) -> None:

@@ -44,6 +44,9 @@ def test_a_copy_keeps_the_suffix_unless_it_cannot() -> None:
     assert default_suffix("photo.old", picture(file_format="WEBP")) == ".webp"
     with pytest.warns(UserWarning, match="GIF cannot hold"):
         assert default_suffix("a.gif", picture(file_format="GIF")) == ".png"
+    seen = picture(file_format="WEBP", alpha=np.zeros((4, 5), np.uint8))
+    with pytest.warns(UserWarning, match="JPEG cannot hold"):  # by its name, which is wrong
+        assert default_suffix("a.jpg", seen) == ".png"
 
 
 @pytest.mark.parametrize(

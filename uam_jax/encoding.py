@@ -1,6 +1,7 @@
 """Arrays to the bytes of picture files: the last arrow of the flow; `images` is the way in."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def default_suffix(path: str | Path, like: Picture) -> str:
             name = output_format("copy" + own, like)
         return own or WRITTEN[name].suffix
     except InputError:
-        warn(f"{path}: {like.file_format} cannot hold the result faithfully, so it becomes a .png")
+        kind = Image.registered_extensions().get(own.lower(), like.file_format)
+        warn(f"{path}: {kind} cannot hold the result faithfully, so it becomes a .png")
         return ".png"
 
 
@@ -142,10 +144,8 @@ def _held_metadata(like: Picture, kind: Format) -> dict[str, Any]:
             held["dpi"] = like.dpi
         elif kind.exif:
             exif = with_resolution(exif, like.dpi)
-    if exif and not kind.blocks:
-        exif = without_blocks(exif)
     if exif and len(exif) <= kind.exif:
-        held["exif"] = exif
+        held["exif"] = exif if kind.blocks else without_blocks(exif)
     if like.icc_profile and kind.holds_profile(like.icc_profile, grey=like.grey):
         held["icc_profile"] = like.icc_profile
     return held
@@ -163,7 +163,12 @@ def _saved(
             raise
         buffer = io.BytesIO()
         image.save(buffer, name, **options)
-        warn(f"{path}: EXIF, colour profile and resolution are left out ({name}: {error})")
+        # Nobody could know before, so this is told in any case.
+        warnings.warn(
+            f"{path}: EXIF, colour profile and resolution are left out ({name}: {error})",
+            UserWarning,
+            stacklevel=3,
+        )
     return buffer.getvalue()
 
 

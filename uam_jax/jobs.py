@@ -23,7 +23,7 @@ from uam_jax.encoding import (
     refuse_nonfinite,
 )
 from uam_jax.errors import InputError
-from uam_jax.images import Picture, read_image, resize, working_size
+from uam_jax.images import Picture, quietly, read_image, resize, working_size
 from uam_jax.mask_files import read_mask
 from uam_jax.outputs import Files, check_places, key_of
 from uam_jax.report import render_report
@@ -165,7 +165,8 @@ def edit_job(
             levels=file_levels(output, picture),
             grey=picture.grey,
         )
-        files[output] = encode_image(output, delivery.pixels, picture)
+        with quietly():  # what the format can't hold was told once, when the job was planned
+            files[output] = encode_image(output, delivery.pixels, picture)
         if job.masks:
             files[job.masks[index]] = encode_mask(delivery.mask)
         if job.shown:
