@@ -395,6 +395,20 @@ def test_the_first_frame_counts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(picture.pixels[0, 0], [1, -1, -1])
 
 
+def test_the_layers_of_a_psd_are_no_frames(recwarn: pytest.WarningsRecorder) -> None:
+    channels = b"".join(struct.pack(">hI", number, 3) for number in range(3))
+    layer = struct.pack(">4iH", 0, 0, 1, 1, 3) + channels + b"8BIMnorm\xff\0\0\0"
+    layer += struct.pack(">I", 12) + bytes(12)
+    layers = struct.pack(">h", 2) + layer * 2 + bytes(3) * 6
+    section = struct.pack(">I", len(layers)) + layers + bytes(4)
+    head = b"8BPS" + struct.pack(">H6xHIIHHQ", 1, 3, 1, 1, 8, 3, 0)
+    content = head + struct.pack(">I", len(section)) + section + b"\0\0" + b"\xc0" * 3
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.n_frames == 2
+    np.testing.assert_allclose(read_image("x", content).pixels, 0xC0 / 127.5 - 1, atol=1e-6)
+    assert not recwarn.list
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")

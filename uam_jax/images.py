@@ -269,7 +269,7 @@ def _load(file: Any) -> tuple[Upright, list[str]]:
         image.load()
     file_format = image.format or ""
     notes = [f"its {name} is too large and is left out" for name in (chunks or Chunks()).left_out]
-    if frames > 1 and file_format not in ALIASES:
+    if frames > 1 and file_format not in (*ALIASES, "PSD"):  # whose layers come after the whole
         notes.append(f"holds {frames} frames; only the first is used")
     if deep_colour:
         notes.append("colour of more than 8 bits is read with 8 bits per channel, and so written")
