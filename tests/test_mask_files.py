@@ -85,6 +85,12 @@ def test_one_other_number_of_32_bits_is_yes(dtype: type, value: float) -> None:
     np.testing.assert_array_equal(mask_of((REGION * value).astype(dtype), "TIFF"), REGION)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_not_yes(value: float) -> None:
+    with pytest.raises(InputError, match="black and white are undefined"):
+        mask_of(np.where(REGION, 0, value).astype(np.float32), "TIFF")
+
+
 def test_one_bit_is_yes_or_no() -> None:
     np.testing.assert_array_equal(mask_of(REGION), REGION)
 

@@ -161,7 +161,7 @@ def _strength(values: _Values, seen: Bool[np.ndarray, "h w"]) -> Float[np.ndarra
     numbers = np.where(seen, values.numbers, 0)
     found = np.unique(numbers)
     others = found[found != 0]
-    if len(others) <= 1:
+    if len(others) <= 1 and np.isfinite(others).all():
         return (numbers != 0).astype(np.float32)
     if not (others[0] > 0 and others[-1] <= values.top):  # also where there is no number
         raise InputError(
