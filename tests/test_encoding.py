@@ -18,7 +18,8 @@ from uam_jax.encoding import (
     write_image,
 )
 from uam_jax.errors import InputError
-from uam_jax.images import Picture, quietly
+from uam_jax.formats import WRITTEN
+from uam_jax.images import Picture, quietly, read_image
 
 
 def picture(**fields: object) -> Picture:
@@ -71,6 +72,14 @@ def test_a_format_that_cannot_hold_the_picture(
 def test_a_side_beyond_the_format() -> None:
     with pytest.raises(InputError, match="at most 16383 pixels a side"):
         output_format("a.webp", Picture(np.zeros((1, 16384, 3), np.float32)))
+
+
+@pytest.mark.parametrize("name", ["AVIF", "WEBP", "JPEG"])
+def test_the_longest_side_is_read_back(name: str) -> None:
+    kind = WRITTEN[name]
+    long = np.zeros((1, kind.max_side, 3), np.float32)
+    content = encode_image("x" + kind.suffix, long)
+    assert read_image("x", content).size == (1, kind.max_side)
 
 
 def test_an_opaque_alpha_is_no_obstacle() -> None:

@@ -395,6 +395,15 @@ def test_the_first_frame_counts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(picture.pixels[0, 0], [1, -1, -1])
 
 
+@pytest.mark.parametrize("kind", ["ICO", "ICNS"])
+def test_the_head_tells_the_size_of_the_largest_icon(kind: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (300, 200), "red").save(buffer, kind)  # in several sizes
+    read = read_image("x", buffer.getvalue())
+    assert picture_size("x", io.BytesIO(buffer.getvalue())) == read.size
+    assert min(read.size) > 80
+
+
 def test_the_layers_of_a_psd_are_no_frames(recwarn: pytest.WarningsRecorder) -> None:
     channels = b"".join(struct.pack(">hI", number, 3) for number in range(3))
     layer = struct.pack(">4iH", 0, 0, 1, 1, 3) + channels + b"8BIMnorm\xff\0\0\0"
@@ -450,7 +459,7 @@ def test_a_raw_file_is_not_taken_for_its_preview(tags: dict[int, object]) -> Non
     with pytest.raises(InputError, match=r"photo\.dng: a camera's raw file.*develop it"):
         read_image("photo.dng", buffer.getvalue())
     with pytest.raises(InputError, match="raw file"):
-        picture_size("photo.dng", buffer)
+        picture_size("photo.dng", io.BytesIO(buffer.getvalue()))
 
 
 # Sizes.
