@@ -304,7 +304,7 @@ def test_a_profile_that_is_too_large_for_jpeg() -> None:
     large = profile(b"RGB ", 17_000_000)
     read = read_image("x", saved(UPRIGHT, "TIFF", icc_profile=large))
     assert read.icc_profile == large
-    with pytest.warns(UserWarning, match="no colour profile of 17,000,000 bytes"):
+    with pytest.warns(UserWarning, match="cannot hold its colour profile of 17,000,000 bytes"):
         content = encode_image("x.jpg", read.pixels, read)
     check_upright(content)
 
