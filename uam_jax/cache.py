@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,11 @@ from uam_jax.inversion import Inversion, InversionKey
 
 Needed = Mapping[InversionKey, tuple[int, ...]]
 """Levels by inversion."""
+
+# The folder may hold anything else: nothing of another name is counted or removed.
+_OWN = re.compile(
+    r"(?P<pair>[0-9a-f]{2})/(?:(?P=pair)[0-9a-f]{62}\.safetensors|(?P<temporary>[0-9a-f]{32}\.tmp))"
+)
 
 
 class InversionCache:
@@ -75,10 +81,11 @@ class InversionCache:
     def _read(self, file: Path) -> np.ndarray | None:
         try:
             latents = load(file.read_bytes())["latents"]
-            os.utime(file)
         # Another process may have removed it; a damaged one is made again.
         except (OSError, SafetensorError, KeyError):
             return None
+        with contextlib.suppress(OSError):  # another user's folder, or a read-only one
+            os.utime(file)
         return latents
 
     def _write(self, file: Path, latents: np.ndarray) -> None:
@@ -96,9 +103,11 @@ class InversionCache:
         """Looks at the whole folder, and if it holds too much leaves nine tenths of what it may hold."""
         entries = []
         for file in self._folder.glob("*/*"):
+            if not (own := _OWN.fullmatch(f"{file.parent.name}/{file.name}")):
+                continue
             with contextlib.suppress(OSError):
                 stat = file.stat()
-                if file.suffix != ".tmp":
+                if not own["temporary"]:
                     entries.append((stat.st_mtime, stat.st_size, file))
                 elif time.time() - stat.st_mtime > 3600:  # a killed process's
                     file.unlink()
