@@ -556,10 +556,14 @@ def test_options_reach_the_backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
                  "--cache-dir", tmp_path, "--variant", "fp16")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert "model: fake" in uam("info", "--no-cache").stdout
+    monkeypatch.setenv("HOME", str(tmp_path))  # of this a shell leaves the ~ as it is
+    assert uam("info", "--cache-dir=~/compiled").exit_code == 0
     assert seen == [
         {"device": "gpu", "devices": None, "precision": "high", "cache": tmp_path},
         ("./model", "bfloat16", "fp16"),
         {"device": None, "devices": None, "precision": None, "cache": None},
+        ("scenes", "float32", None),
+        {"device": None, "devices": None, "precision": None, "cache": tmp_path / "compiled"},
         ("scenes", "float32", None),
     ]
 
@@ -581,6 +585,13 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     assert backend.cache_folder() == Path("/own")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/own")
     assert backend.cache_folder() is None  # JAX reads that itself, and can write there
+
+
+def test_a_user_without_a_home_has_no_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where it finds none
+    assert backend.cache_folder() is None
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -102,12 +102,18 @@ def check_platforms() -> None:
 
 
 def cache_folder() -> Path | None:
-    """Where compiled programs are kept, unless told otherwise; None where JAX itself knows, of a URL."""
+    """Where compiled programs are kept, unless told otherwise.
+
+    None where JAX itself knows, of a URL, and where the user has no home: then nothing is kept.
+    """
     if own := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         path = local_path(own)
         return None if path is None else Path(path)
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "uam_jax" / "xla"
+    if not os.path.isabs(base):
+        base = os.path.expanduser("~/.cache")
+    # A user without an entry and without HOME, as in some containers, has no home.
+    return Path(base) / "uam_jax" / "xla" if os.path.isabs(base) else None
 
 
 def join_processes(

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,8 @@ def _reader(option: inspect.Parameter) -> Callable[[Any], Any] | None:
                 f"{flag} {text}: a URL, where a local path is needed; inputs and results of `uam batch` alone may "
                 "be URLs"
             )
-        return wanted(path)
+        # Shells leave the ~ of --option=~/folder as it is.
+        return wanted(path if os.path.lexists(path) else os.path.expanduser(path))
 
     return read
 
