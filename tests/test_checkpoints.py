@@ -197,6 +197,7 @@ def test_a_missing_part_is_named(folder: Path, name: str) -> None:
         ("unet/config.json", {"in_channels": 9}, "inpainting"),
         ("unet/config.json", {"cross_attention_dim": 12}, "8 wide, the U-Net expects 12"),
         ("vae/config.json", {"latent_channels": 16}, "latents have 16 channels"),
+        ("vae/config.json", {"in_channels": 6, "out_channels": 6}, "of 6 channels.*RGB"),
         ("tokenizer/tokenizer_config.json", {"model_max_length": 99}, "99 ids"),
         ("text_encoder/config.json", {"vocab_size": 300}, "embeddings for ids below 300"),
     ],

@@ -261,6 +261,11 @@ def _check_fit(
             f"{unet.in_channels} and returns {unet.out_channels}; inpainting, depth and upscaling "
             "models are not supported"
         )
+    if not vae.in_channels == vae.out_channels == 3:
+        raise InputError(
+            f"{folder}: the VAE takes pictures of {vae.in_channels} channels and returns {vae.out_channels}; "
+            "only models of RGB pictures are supported"
+        )
     if unet.context_width != text_encoder.width:
         raise InputError(
             f"{folder}: the text encoder is {text_encoder.width} wide, the U-Net expects {unet.context_width}"

@@ -372,7 +372,7 @@ def test_of_a_whole_clip_model_the_text_part_is_read() -> None:
         "logit_scale_init_value": 2.6592,
         "model_type": "clip",
         "projection_dim": 8,
-        "text_config": TEXT | generation | {"model_type": "clip_text_model", "is_decoder": False},
+        "text_config": TEXT | generation | {"pruned_heads": {}, "is_decoder": False},
         "text_config_dict": None,
         "vision_config": {"hidden_size": 24},
     }

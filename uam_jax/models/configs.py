@@ -361,7 +361,7 @@ class TextConfig:
                 "num_hidden_layers": 12,
                 "vocab_size": 49408,
             },
-            off={},
+            off={"pruned_heads": ({},)},
             inert=_TEXT_INERT,
         )
         if values["hidden_act"] not in ("quick_gelu", "gelu"):
