@@ -168,7 +168,7 @@ def test_a_program_has_the_form_of_its_platform(editor: Editor) -> None:
     """Small convolutions are products on a CPU alone; the network's own trace is not taken for another's."""
     z0 = jnp.zeros((2, 4, 4, 4))
     arguments = (
-        editor.inverter.network,
+        editor.inverter.network(),
         editor.params["unet"],
         z0,
         None,
