@@ -98,7 +98,7 @@ def test_secrets_are_neither_said_nor_summed_up(capsys: pytest.CaptureFixture[st
     def fail(said: Console) -> dict[str, object]:
         raise InputError(f"{SIGNED}: can't be read")
 
-    console.run(fail, as_json=True, debug=False)
+    console.run(fail, as_json=True, debug=True)
     said = capsys.readouterr()
     for text in (said.out, said.err):
         assert "pw" not in text and "9f" not in text and "https://host/a.png" in text

@@ -60,8 +60,9 @@ def test_join() -> None:
 
 
 def test_drives_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(urls, "os", SimpleNamespace(path=ntpath))
+    monkeypatch.setattr(urls, "os", SimpleNamespace(path=ntpath, sep="\\"))
     assert join("C:\\d", "C:\\a\\b.jpg") == "C:\\a\\b.jpg" and join("C:/d", "s\\b") == "C:/d/s\\b"
+    assert local_path("file:///C:/d/m%20n.jsonl") == "C:/d/m n.jsonl"
     assert parent("C:\\d\\m.jsonl") == "C:\\d" and base_name("C:\\d\\m.jsonl") == "m.jsonl"
 
 
@@ -79,6 +80,11 @@ def test_drives_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
         ("abfs://container@account/a.png", "abfs://container@account/a.png"),
         ("simplecache::https://me:p@w@h/a", "simplecache::https://h/a"),
         ("me:pw@host and /a?sig=1", "me:pw@host and /a?sig=1"),
+        ("zip://a.png::https://me:pw@h/x.zip?sig=1", "zip://a.png::https://h/x.zip"),
+        ("https://h/my new photo.png?sv=1&sig=2", "https://h/my new photo.png"),
+        ("'https://h/bob's.png?sig=2' is it?", "'https://h/bob's.png' is it?"),
+        ("https://h/a.png?md5=1&expires=2", "https://h/a.png"),
+        ("https://h/a.png?ex=1&is=2&hm=3 and https://h/b?x=1", "https://h/a.png and https://h/b?x=1"),
     ],
 )  # fmt: skip
 def test_secrets_are_not_shown(text: str, shown: str) -> None:
@@ -86,5 +92,7 @@ def test_secrets_are_not_shown(text: str, shown: str) -> None:
 
 
 def test_a_long_text_is_no_trap() -> None:
-    for text in ("x" * 10**6, "a." * 10**6, "https://h/?" + "a" * 10**6):  # in squared time, hours
+    texts = ["x" * 10**6, "a." * 10**6, "https://h/?" + "a" * 10**6]
+    texts += ["https://h/a b' c " * 10**5, "https://h/" + "a b" * 10**5]
+    for text in texts:  # in squared time, hours
         assert public(text) == text

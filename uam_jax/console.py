@@ -115,7 +115,7 @@ def run(work: Callable[[Console], Mapping[str, Any]], *, as_json: bool, debug: b
         console.fail(message)
         summary = {"error": _told(message)}
         if debug:
-            traceback.print_exception(error)
+            sys.stderr.write(public("".join(traceback.format_exception(error))))
     outcome = {"ok": error is None, **summary, "warnings": console.warnings}
     try:
         if as_json:

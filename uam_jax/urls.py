@@ -9,12 +9,17 @@ from urllib.parse import unquote
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]+(?:::[A-Za-z][\w+.-]+)*://")
 _LINK = re.compile(r"::[A-Za-z][\w+.-]+://")
 _LOCAL = re.compile(r"(?:file|local)://(?:localhost(?=/))?", re.IGNORECASE)
-# Bounded, so that a long text without any takes no longer than it is long.
-_ADDRESS = re.compile(r"(?<![\w+.-])([A-Za-z][\w+.-]{1,30})://([^\s'\"<>]+)")
+# Bounded, so that a long text without any takes no longer than it is long. A name may have apostrophes, and
+# blanks if a query comes after; the next link of a chain is an address of its own.
+_ADDRESS = re.compile(
+    r"(?<![\w+.-])([A-Za-z][\w+.-]{1,30})://"
+    r"((?:(?!::[A-Za-z][\w+.-]{1,30}://)[^\s'\"<>]|'(?=\w))+"
+    r"(?:(?: (?:[^\s'\"<>?:]|'(?=\w))*){1,9}\?[^\s'\"<>]*)?)"
+)
 _USER = re.compile(r"[^/?#]*@")
 _SECRET = re.compile(
-    r"(?:^|[?&;#~*])(?:x-(?:amz|goog|oss|ms)-[\w-]+|[\w.-]*(?:sig|signature|token|secret|passw(?:or)?d|pwd"
-    r"|credentials?|hmac|jwt|auth|authorization|key|keyid|key-pair-id|accessid|policy))=",
+    r"(?:^|[?&;#~*])(?:x-(?:amz|goog|oss|ms)-[\w-]+|hm|[\w.-]*(?:sig|signature|token|secret|passw(?:or)?d|pwd"
+    r"|credentials?|hmac|jwt|auth|authorization|key|keyid|key-pair-id|accessid|policy|expires))=",
     re.IGNORECASE,
 )
 
@@ -31,7 +36,14 @@ def local_path(name: str) -> str | None:
     if not (scheme := _LOCAL.match(name)) or _LINK.search(name):
         return None
     path = name[scheme.end() :]
+    if os.path.splitdrive(path[1:])[0]:  # of file:///C:/a.png
+        path = path[1:]
     return path if os.path.exists(path) else unquote(path)
+
+
+def at_home(path: str) -> str:
+    """A local path in which a "~" at the beginning is the home folder, unless something is there by that name."""
+    return path if os.path.lexists(path) else os.path.expanduser(path)
 
 
 def parent(name: str) -> str:
