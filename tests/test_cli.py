@@ -441,6 +441,33 @@ def test_a_url_is_refused_where_a_path_is_expected(
     assert files(tmp_path) == before and not (tmp_path / "new").exists()
 
 
+def test_a_path_below_the_home_folder_is_there(
+    tmp_path: Path, editor: FakeEditor, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    result = uam("edit", str(image), "--target", "x", "--out=~/out/")
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "home" / "out" / image.name).exists() and not (tmp_path / "~").exists()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "~/cache")
+    assert backend.cache_folder() == tmp_path / "home" / "cache"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["edit", "{in}", "--target", "x", "--out", ""],
+        ["batch", "", "--target", "x", "--out", "new"],
+    ],
+)
+def test_an_empty_path_is_told(
+    tmp_path: Path, image: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = uam(*(argument.format(**{"in": image}) for argument in arguments))
+    assert result.exit_code == 2 and "is empty" in result.stderr
+
+
 def test_a_local_url_is_a_path(tmp_path: Path, editor: FakeEditor, image: Path) -> None:
     out = tmp_path / "a b.png"
     result = uam(

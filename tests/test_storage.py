@@ -33,6 +33,30 @@ def test_files_are_written_read_and_found(folder: Folder) -> None:
     assert folder.names("*.txt") == ["c.txt"] and folder.names("a/*") == ["a/b.txt"]
 
 
+def test_an_empty_path_is_no_folder() -> None:
+    for use in (Folder, is_folder, read_bytes):
+        with pytest.raises(InputError, match="a path is empty"):
+            use("")
+
+
+def test_what_a_folder_cannot_tell_is_told(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Access Denied")
+
+    for name in ("cat_file", "ls"):
+        monkeypatch.setattr(type(folder._files), name, fail)
+    for ask in (folder.read, folder.names):
+        with pytest.raises(InputError, match="can't be read .*Access Denied"):
+            ask("job.json")
+
+
+def test_below_a_file_there_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        folder = Folder(str(tmp_path / place))
+        assert folder.read("a") is None and folder.names("*.x") == []
+
+
 def test_a_folder_may_be_called_anything(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path / "res[1] *?"))
     folder.write("a-1.txt", b"")

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from uam_jax.errors import InputError, shortened
-from uam_jax.urls import local_path
+from uam_jax.urls import at_home, local_path
 
 if TYPE_CHECKING:
     from uam_jax.pipeline import Editor
@@ -108,7 +108,7 @@ def cache_folder() -> Path | None:
     """
     if own := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         path = local_path(own)
-        return None if path is None else Path(path)
+        return None if path is None else Path(at_home(path))
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):
         base = os.path.expanduser("~/.cache")

@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from uam_jax.errors import InputError
-from uam_jax.urls import base_name, local_path, parent
+from uam_jax.urls import at_home, base_name, local_path, parent
 
 _IN_REMOTE = ("http", "https", "s3", "s3a", "gs", "gcs")
 """Protocols whose packages the extra `remote` brings."""
@@ -27,14 +27,16 @@ def locate(url: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a path or URL, and the path in it; whatever is no URL is a local path.
 
     Raises:
-      InputError: there is no such file system, or its package is not installed.
+      InputError: it is empty, there is no such file system, or its package is not installed.
     """
+    if not url:
+        raise InputError(
+            "a path is empty, as a variable that is not set makes it: give a file or folder"
+        )
     path = local_path(url)
     if path is not None:
         # fsspec would take `::` for a chain.
-        return LocalFileSystem(), os.path.abspath(
-            path if os.path.lexists(path) else os.path.expanduser(path)
-        )
+        return LocalFileSystem(), os.path.abspath(at_home(path))
     try:
         return url_to_fs(url)
     except ImportError as error:
@@ -266,21 +268,33 @@ class Folder:
         return self._files.exists(path)
 
     def read(self, name: str) -> bytes | None:
-        """A file's content; None if there is none."""
+        """A file's content; None if there is none.
+
+        Raises:
+          InputError: it can't be read.
+        """
         try:
             return self._files.cat_file(self.path(name))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except Exception as error:  # every file system has errors of its own
+            raise InputError(f"{self.path(name)}: can't be read ({_reason(error)})") from error
 
     def names(self, pattern: str) -> list[str]:
-        """The names whose last part matches, sorted."""
+        """The names whose last part matches, sorted.
+
+        Raises:
+          InputError: the folder can't be read.
+        """
         parent, _, wanted = pattern.rpartition("/")
         place = self.path(parent) if parent else self._root
         self._files.invalidate_cache(place)
         try:  # no glob: the folder's own name may hold its special characters
             found = self._files.ls(place, detail=False)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
+        except Exception as error:
+            raise InputError(f"{self.url}: can't be read ({_reason(error)})") from error
         names = [str(path).rstrip("/").rpartition("/")[2] for path in found]
         matching = sorted(fnmatch.filter(names, wanted))
         return [f"{parent}/{name}" if parent else name for name in matching]

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typer import Option
 from uam_jax import backend
 from uam_jax.console import run
 from uam_jax.errors import InputError
-from uam_jax.urls import local_path
+from uam_jax.urls import at_home, local_path
 
 LocalName = NewType("LocalName", str)
 """Text that may be a local path, or a name of something else, but no URL."""
@@ -133,8 +132,10 @@ def _reader(option: inspect.Parameter) -> Callable[[Any], Any] | None:
                 f"{flag} {text}: a URL, where a local path is needed; inputs and results of `uam batch` alone may "
                 "be URLs"
             )
+        if not path:
+            raise InputError(f"{flag} is empty: give a path")
         # Shells leave the ~ of --option=~/folder as it is.
-        return wanted(path if os.path.lexists(path) else os.path.expanduser(path))
+        return wanted(at_home(path))
 
     return read
 
