@@ -16,6 +16,7 @@ ODD = [
     "caf\udce9.png", "IMG_1.JPG", "img_1.png", "Img_1.png", "CON.png", "aux.jpg", "nul.tar.jpg", "com1",
     "a.", "...", "a?b*.png", "photo", "photo-1.jpg", "photo-1.png", "photo.jpg-1", ".uam-x.png", "a\tb.png",
     "a.jpg/b.png", "x/" * 600 + "a.png", "s\\b.jpg", "photo~12345678.png", "\xe9.png", "e\u0301.png", "LPT¹.png",
+    "v1.2", "v1.2.png", "v1.2.jpg", "v1.2.jpg.png", "f-01.png", "f-01", "f.PNG", "f.png", "f.png.PNG",
     "https:", '"quoted".webp', "x" * 255, "a.png.png",
 ]  # fmt: skip
 
@@ -29,7 +30,10 @@ ODD = [
         ("sub/a.webp", "sub/a.webp"),
         ("写真.png", "写真"),
         ("photo-1.png", "photo-1.png"),
-        ("v1.2.png", "v1.2.png"),
+        ("frame-0001.png", "frame-0001"),
+        ("2024-05-01.png", "2024-05-01"),
+        ("Screenshot 2024-05-01 at 12.30.59.png", "Screenshot 2024-05-01 at 12.30.59"),
+        ("a.jpg.png", "a.jpg.png"),
         ("dog .png", "dog .png"),
     ],
 )
@@ -80,7 +84,7 @@ def test_no_two_names_meet() -> None:
         assert first.image == second.image or not {*first.results} & {*second.results}
     one = [item for item in items if len(item.targets) == 1]
     files = told_apart(item.id for item in one)
-    for suffix in (".png", ".jpg"):
+    for suffix in (".png", ".jpg", ".PNG"):
         images = [
             result_file(files[item.id], suffix, own=True) for item in one if kept(item, suffix)
         ]
@@ -93,9 +97,20 @@ def kept(item: Item, suffix: str) -> bool:
     return suffix == ".png" or item.image.endswith(suffix)
 
 
+def test_files_of_pictures_whose_suffix_has_another_case_are_apart() -> None:
+    files = told_apart(["a", "a.PNG", "b.PNG"])
+    made = [
+        result_file(files["a"], ".png", own=True),
+        result_file(files["a.PNG"], ".PNG", own=True),
+    ]
+    assert len({*map(folded, made)}) == 2
+    assert result_file(files["b.PNG"], ".PNG", own=True) == "b.PNG"
+
+
 def test_a_result_keeps_its_pictures_name() -> None:
     assert result_file("IMG_1.JPG", ".JPG", own=True) == "IMG_1.JPG"
     assert result_file("cat", ".png", own=True) == "cat.png"
+    assert result_file("v1.2.jpg", ".jpg", own=True) == "v1.2.jpg"
     assert result_file("IMG_1.JPG", ".JPG") == "IMG_1.JPG.JPG"
     assert result_file("a.jpg.png", ".png", own=True) == "a.jpg.png.png"  # a.jpg may become a PNG
     assert result_file("photo-1.png", ".png", own=True) == "photo-1.png.png"  # the first of `photo`

@@ -18,7 +18,8 @@ _FORBIDDEN = re.compile(r'[\\:<>"|?*]')  # all but the first two on Windows only
 # Windows takes each of them for a device, whatever follows a dot.
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³])\s*(?:\.|$)", re.I)
 _MARKED = re.compile(r"~[0-9a-f]{8}(?:\.\w+)?$")
-_NUMBERED = re.compile(r"-\d+$")
+# As results of several targets are; a thousand that meet another picture's are refused.
+_NUMBERED = re.compile(r"-[1-9]\d{0,2}$")
 _SUFFIX = re.compile(r"\.\w{1,8}$", re.ASCII)
 _PICTURE = re.compile(r"\.[a-z]\w{2,4}$", re.I | re.ASCII)
 
@@ -35,9 +36,9 @@ def own_id(name: str, place: str = "") -> str:
     """
     *folders, file = name.split("/")
     stem, suffix = posixpath.splitext(file)
-    is_plain = not (place or "." in stem or _NUMBERED.search(stem) or _changed(stem))
+    is_plain = not (place or any(p.search(stem) for p in (_PICTURE, _NUMBERED)) or _changed(stem))
     if not (suffix == ".png" and is_plain):
-        ambiguous = place or not suffix or _NUMBERED.search(file)
+        ambiguous = place or not _PICTURE.search(file)
         stem = _marked(file, place or file) if ambiguous or _changed(file) else file
     parts = [
         # A result of another picture may have this folder's name.
@@ -85,23 +86,27 @@ def result_file(name: str, suffix: str, *, own: bool = False) -> str:
     file = posixpath.basename(stem)
     # Other ids could have the same file: `photo.png` that of `photo.jpg.png`, and the first result of `photo`
     # that of `photo-1.png`.
-    is_taken = "." in file or (has == ".png" and _NUMBERED.search(file))
+    is_taken = _PICTURE.search(file) or (has.lower() == ".png" and _NUMBERED.search(file))
     return name if own and has == suffix and not is_taken else name + suffix
 
 
 def told_apart(names: Iterable[str]) -> dict[str, str]:
-    """For each name one for its files: itself or, where some file system takes another for it, marked."""
+    """For each name one for its files: itself or, where some file system takes another's for them, marked."""
     names = list(dict.fromkeys(names))
-    seen = Counter(map(folded, names))
+    seen = Counter(map(_png, names))
     # The slash keeps the mark from being that of a name which `own_id` has marked.
     return {
-        name: f"{name}~{_digest('/' + name)}" if seen[folded(name)] > 1 else name for name in names
+        name: f"{name}~{_digest('/' + name)}" if seen[_png(name)] > 1 else name for name in names
     }
 
 
 def folded(name: str) -> str:
     """The same for names that some file system takes for one."""
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def _png(name: str) -> str:
+    return result_file(folded(name), ".png", own=True)
 
 
 def _changed(part: str) -> bool:
