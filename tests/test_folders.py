@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from uam_jax import InputError, folders
-from uam_jax.folders import find_pictures
+from uam_jax.folders import find_pictures, refuse_results
 
 HIDDEN = (
     ".ipynb_checkpoints/cat-checkpoint.png", "._cat.png", "__MACOSX/._cat.png", "sub/@eaDir/cat.png/T_M.jpg",
@@ -68,6 +68,22 @@ def test_the_folder_of_the_results_is_no_input(root: str, inside: str) -> None:
     with pytest.raises(InputError, match="be edited the next time: choose another folder"):
         find_pictures(root + inside, root)
     assert find_pictures(f"{root}/in", root)[0] == ["b.png"]
+
+
+@pytest.mark.parametrize("place", ["images/a.png", "masks/sub/a.png", "x/../originals/a.jpg"])
+def test_pictures_of_a_manifest_do_not_lie_where_results_go(root: str, place: str) -> None:
+    make(root, place)
+    with pytest.raises(InputError, match=f"{place} lies where results go.*another folder"):
+        refuse_results([f"{root}/a.png", f"{root}/{place}"], root)
+    refuse_results([f"{root}/a.png", f"{root}/images2/a.png", "/images/a", "nosuch://x"], root)
+    refuse_results([f"{root}/{place}"], f"{root}/results")
+
+
+def test_a_link_to_where_results_go_is_no_way_round(tmp_path: Path) -> None:
+    make(str(tmp_path), "out/images/a.png")
+    (tmp_path / "a.png").symlink_to(tmp_path / "out" / "images" / "a.png")
+    with pytest.raises(InputError, match="lies where results go"):
+        refuse_results([f"{tmp_path}/a.png"], f"{tmp_path}/out")
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:

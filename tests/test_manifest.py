@@ -225,6 +225,9 @@ FAULTS = {
     '{"image": "a.png", "target": "a", "id": "a\\u0000b"}': "control characters",
     '{"image": "a.png", "target": "a", "id": ".uam-x"}': "start with",
     json.dumps({"image": "a.png", "target": "a", "id": "a" * 300}): "more than 200 bytes",
+    '{"image": "a.png", "target": "a", "target": "b"}': "line 1: 'target' is given twice",
+    "image,target": "line 1: not JSON .*; give a JSON object a line",
+    '{"image": "get", "id": "x", "target": "a"}\n{"image": "y.jpg", "id": "x.jpg", "target": "b"}': "both be 'x.jpg'",
     '{"image": "a.png", "target": "a"}\n{"image": "./a.png", "target": "b"}': "would both be 'a'",
     '{"image": "b.jpg", "id": "a", "target": "a"}\n{"image": "a.jpg", "target": "b"}': "would both be 'a.jpg'",
     '{"image": "a.png", "target": ["a", "b"]}\n{"image": "b", "id": "a-1", "target": "b"}': "both be 'a-1'",
@@ -249,6 +252,21 @@ def test_half_a_character_is_no_prompt(key: str, tmp_path: Path) -> None:
     row = {"image": "x.png", "target": "a shoe", key: "a red shoe \ud83d"}
     with pytest.raises(InputError, match="line 1.*no valid Unicode text"):
         read_manifest(write(tmp_path / "m.jsonl", [row]))
+
+
+@pytest.mark.parametrize("key", ["image", "mask"])
+def test_what_results_would_replace_is_refused(key: str, tmp_path: Path) -> None:
+    row = {"image": "in/a.png", "target": "x", "id": "a", key: "images/a.png"}
+    url = write(tmp_path / "m.jsonl", [row])
+    with pytest.raises(InputError, match="images/a.png lies where results go"):
+        read_manifest(url, besides=str(tmp_path))
+    assert read_manifest(url, besides=f"{tmp_path}/out")[0].id == "a"
+
+
+def test_a_table_is_known_by_its_content(tmp_path: Path) -> None:
+    table = pyarrow.table({"image": ["a.png"], "target": ["x"]})
+    pyarrow.parquet.write_table(table, tmp_path / "m.pq")
+    assert read_manifest(str(tmp_path / "m.pq"))[0].id == "a"
 
 
 def test_many_faults_are_a_short_message(tmp_path: Path) -> None:
@@ -278,7 +296,7 @@ ODD = {
     "dot": ["holiday 3..png", "holiday 3.png"],
     "long": ["写真" * 36 + ".png", "x" * 250 + ".jpg"],
     "no Unicode": ["caf\udce9.png", "caf_.png"],
-    "case": ["IMG_1.JPG", "img_1.png", "IMG_1.jpg", "img_1.jpg"],
+    "case": ["IMG_1.JPG", "img_1.png", "IMG_1.jpg", "img_1.jpg", "IMG_1.PNG", "img_1.PNG"],
     "numbers": ["photo.jpg", "photo-1.jpg", "photo.png", "photo-1.png", "photo-2.webp"],
     "devices": ["CON.png", "aux.jpg"],
 }

@@ -255,7 +255,7 @@ def _items(options: BatchOptions) -> list[Item]:
         )
     if options.targets or options.source:
         raise InputError("--target and --source are for a folder; a manifest has its own")
-    return read_manifest(options.manifest)
+    return read_manifest(options.manifest, besides=options.out)
 
 
 def _settings(options: BatchOptions, editor: "Editor", config: EditConfig) -> Settings:

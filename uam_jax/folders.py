@@ -3,7 +3,7 @@
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
@@ -11,6 +11,7 @@ from fsspec.spec import AbstractFileSystem
 from uam_jax.errors import InputError
 from uam_jax.formats import lacks_heif, readable_suffixes
 from uam_jax.storage import locate
+from uam_jax.urls import local_path
 
 _PARTS = ("images", "masks", "originals", "errors", "shown", "gallery")
 """Folders below a job's, in which pictures are."""
@@ -66,6 +67,29 @@ def find_pictures(url: str, besides: str = "") -> tuple[list[str], str]:
         more = [f"{len(others) - len(shown)} more"] if len(others) > len(shown) else []
         reasons.append(f"{others.total()} other files ({', '.join([*shown, *more])})")
     return sorted(names), f"{url}: left out are {', '.join(reasons)}"
+
+
+def refuse_results(files: Iterable[str], out: str) -> None:
+    """Refuses pictures and masks that lie where a job's results go: a result might replace one.
+
+    Raises:
+      InputError: one does.
+    """
+    filesystem, place = locate(out)
+    place_of = _real if isinstance(filesystem, LocalFileSystem) else posixpath.normpath
+    parts = [f"{place_of(place)}/{name}" for name in _PARTS]
+    is_local = local_path(out) is not None
+    for file in files:
+        if (local_path(file) is not None) != is_local:
+            continue
+        try:
+            other, path = locate(file)
+        except InputError:  # told when it is its turn
+            continue
+        if other == filesystem and _lies_in(place_of(path), parts):
+            raise InputError(
+                f"--out {out}: {file} lies where results go, and one might replace it: choose another folder"
+            )
 
 
 def _local(root: str, own: Sequence[str]) -> Found:

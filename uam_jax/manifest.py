@@ -16,7 +16,8 @@ from typing import Any
 
 from uam_jax.errors import InputError, quoted, shortened
 from uam_jax.files import decode_text
-from uam_jax.folders import find_pictures
+from uam_jax.folders import find_pictures, refuse_results
+from uam_jax.formats import readable_suffixes
 from uam_jax.names import fault, folded, own_id, result_file
 from uam_jax.storage import read_bytes
 from uam_jax.urls import base_name, is_url, join, local_path, parent, public
@@ -54,17 +55,21 @@ class Item:
         return tuple(f"{self.id}-{number + 1}" for number in range(len(self.targets)))
 
 
-def read_manifest(url: str) -> list[Item]:
+def read_manifest(url: str, *, besides: str = "") -> list[Item]:
     """The items of a JSONL or Parquet manifest, in order.
 
     A line has `image`, `target` (one or a list), and if wanted `source`, `id`, `mask` and `set` (a table
     of settings). Pictures and masks are found from the manifest's folder.
 
+    Args:
+      url: the manifest.
+      besides: the folder that results go to, in whose parts no picture or mask may lie.
+
     Raises:
       InputError: it can't be read, or lines are at fault; the first few are told.
     """
     content = read_bytes(url)
-    is_table = base_name(url).lower().endswith(".parquet")
+    is_table = content.startswith(b"PAR1") or base_name(url).lower().endswith(".parquet")
     rows = _parquet(url, content) if is_table else _jsonl(url, content)
     folder = parent(url)
     items, faults = [], []
@@ -76,6 +81,10 @@ def read_manifest(url: str) -> list[Item]:
     _raise(faults)
     if not items:
         raise InputError(f"{url} has no lines: give one JSON object per picture")
+    if besides:
+        refuse_results(
+            (file for item in items for file in (item.image, item.mask) if file), besides
+        )
     return checked(items, url)
 
 
@@ -126,7 +135,8 @@ def checked(items: list[Item], origin: str) -> list[Item]:
         keeps = suffix and result_file(folded(name), suffix, own=True) == folded(name)
         if keeps and (other := places.get(stem)):
             own = posixpath.splitext(folded(base_name(other.image)))[1]
-            if suffix in (own, ".png"):  # what can't be written in its own format becomes a PNG
+            # PNGs are told apart, and a picture whose name does not tell its format may have any.
+            if suffix != ".png" and (suffix == own or own not in readable_suffixes()):
                 faults.append(f"{origin}: ids {other.id!r} and {name!r} would both be {name!r}")
         parents = folded(name).split("/")[:-1]
         for depth in range(1, len(parents) + 1):
@@ -239,9 +249,23 @@ def _jsonl(url: str, content: bytes) -> Iterable[tuple[str, Any]]:
         if not line.strip():
             continue
         try:
-            yield f"{url} line {number}", json.loads(line)
+            yield f"{url} line {number}", json.loads(line, object_pairs_hook=_once)
+        except InputError as error:
+            raise InputError(f"{url} line {number}: {error}") from None
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{url} line {number}: not JSON ({error})") from None
+            raise InputError(
+                f"{url} line {number}: not JSON ({error}); give a JSON object a line, as in "
+                '{"image": "a.jpg", "target": "a red shoe"}, a Parquet table, or a folder of pictures'
+            ) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, of which JSON itself would keep the last value of a key that comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise InputError(f"{quoted(twice)} is given twice; several targets are a list")
+    return found
 
 
 def _parquet(url: str, content: bytes) -> Iterable[tuple[str, Any]]:
