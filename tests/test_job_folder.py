@@ -150,3 +150,22 @@ def test_a_data_set_that_has_moved_goes_on(tmp_path: Path) -> None:
     for change in ({"mask": "/old/place/n.png"}, {"image": "https://h/1/b.png"}):
         with pytest.raises(InputError, match="[nb].png'.*--allow-change"):
             check(**change)
+
+
+def test_results_under_the_ids_of_an_older_version_are_told_before_they_are_made_again(
+    tmp_path: Path,
+) -> None:
+    folder = JobFolder(Folder(str(tmp_path)))
+    old = {"status": "ok", "image": "in/photo.jpg", "target": "a cube", "id": "photo"}
+    gone = {**old, "id": "gone", "image": "in/gone.jpg"}
+    with Ledger(folder.folder) as ledger:
+        ledger.add([old, gone])
+    item = Item("photo.jpg", "in/photo.jpg", ("a cube", "a ball"))
+    job = plan([item], [(8, 8)])
+    with pytest.raises(InputError, match="holds 1 results .*photo is photo.jpg-1.*--allow-change"):
+        folder.refuse_changed(job)
+    for other in (replace(item, image="in/b.jpg"), replace(item, targets=("a cone", "a ball"))):
+        folder.refuse_changed(plan([other], [(8, 8)]))
+    with Ledger(folder.folder) as ledger:  # it was made again, as the person wanted
+        ledger.add([{**old, "id": "photo.jpg-1"}])
+    folder.refuse_changed(job)

@@ -171,9 +171,27 @@ class JobFolder:
         """Compares what is to be made with what was made under the same ids; pictures and masks by their files' names.
 
         Raises:
-          InputError: the first that differs is told.
+          InputError: the first that differs is told; or results were made under other ids, as an older version gave
+            them, and would be made again.
         """
         rows = read_rows(self.folder)
+        again = {
+            (public(item.image), target): name
+            for item in plan.items
+            for name, target in zip(item.results, item.targets, strict=True)
+            if name not in rows
+        }
+        places = {name: (row.get("image"), row.get("target")) for name, row in rows.items()}
+        for name in places.keys() & set(plan.expected):
+            del places[name]
+        renamed = [(name, again[place]) for name, place in places.items() if place in again]
+        if renamed:
+            before, after = renamed[0]
+            raise InputError(
+                f"{self.folder.url} holds {len(renamed)} results of this job's pictures under other ids ({before} is "
+                f"{after} now), as older versions gave them, and they would be made again: go on with the version or "
+                "the ids that it was begun with, choose another --out, or add --allow-change to make them again"
+            )
         made = [
             (item, plan.config_of(members.bucket).fingerprint())
             for members in plan.groups
