@@ -244,6 +244,10 @@ def test_methods_are_presets_files_and_studies(editor: Editor, tmp_path: Path) -
         ("[methods.a]\nset = ['steps=0']\n", "steps is 0"),
         ("[methods.'a/b']\n", "a method is called 'a/b'"),
         ("[methods", "study.toml"),
+        ("methods = 3\n", r"study.toml: methods is no table.*\[methods.NAME\]"),
+        ("[methods]\na = 'default'\n", r"write \[methods.NAME\]"),
+        ("[methods.a]\nset = 'steps=20'\n", "set a list of texts"),
+        ("[methods.a]\nconfig = 3\n", "config is a text"),
     ],
 )
 def test_bad_studies_are_named(editor: Editor, tmp_path: Path, text: str, says: str) -> None:
@@ -253,6 +257,15 @@ def test_bad_studies_are_named(editor: Editor, tmp_path: Path, text: str, says: 
         read_methods(str(study), editor)
     with pytest.raises(InputError, match="names none"):
         read_methods(" , ", editor)
+
+
+def test_two_methods_of_one_name_are_refused(editor: Editor, tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text("[methods.released]\n")
+    (tmp_path / "default.toml").write_text("guidance = 2.0\n")
+    for names in (f"released,{study}", f"default,{tmp_path}/default.toml"):
+        with pytest.raises(InputError, match="two are called"):
+            read_methods(names, editor)
 
 
 def test_what_does_not_fit_into_memory_is_a_failed_row_of_the_summary(

@@ -189,6 +189,12 @@ def read_methods(names: str, editor: "Editor") -> dict[str, EditConfig]:
       InputError: naming what is at fault.
     """
     found: dict[str, EditConfig] = {}
+
+    def add(label: str, method: EditConfig) -> None:
+        if label in found:
+            raise InputError(f"--methods {names}: two are called {label!r}; give each its own name")
+        found[label] = method
+
     for name in filter(None, (part.strip() for part in names.split(","))):
         study = _study(name)
         for label, table in study.items():
@@ -196,9 +202,14 @@ def read_methods(names: str, editor: "Editor") -> dict[str, EditConfig]:
                 raise InputError(
                     f"{name}: [methods.{label}] has {', '.join(unknown)}: only config, set"
                 )
-            found[label] = _load(table.get("config", "default"), table.get("set", []), editor)
+            config, chosen = table.get("config", "default"), table.get("set", [])
+            if not isinstance(config, str) or not _are_texts(chosen):
+                raise InputError(
+                    f'{name}: [methods.{label}]: config is a text and set a list of texts, as ["steps=20"]'
+                )
+            add(label, _load(config, chosen, editor))
         if not study:
-            found[Path(name).stem] = _load(name, [], editor)
+            add(Path(name).stem, _load(name, [], editor))
     if not found:
         raise InputError("--methods names none: give presets or TOML files, by comma")
     for label in found:
@@ -213,7 +224,16 @@ def _study(name: str) -> Mapping[str, Any]:
     path = Path(name)
     if path.suffix != ".toml" or not path.is_file():
         return {}
-    return read_toml(path).get("methods", {})
+    methods = read_toml(path).get("methods", {})
+    if not isinstance(methods, dict) or not all(
+        isinstance(each, dict) for each in methods.values()
+    ):
+        raise InputError(f"{name}: methods is no table of tables: write [methods.NAME]")
+    return methods
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _load(name: str, overrides: Sequence[str], editor: "Editor") -> EditConfig:
