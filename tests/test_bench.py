@@ -242,6 +242,14 @@ def test_one_record_compares_its_own_setups(
     assert [column["what"] for column in summary["columns"]] == ["cpu, float32", "cpu, bfloat16"]
 
 
+def test_a_record_is_called_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    labels = bench_command._labels(["bench.json", "../other/bench.json", "../old.json", "."])
+    assert labels == ["bench.json", "other", "old", "."]  # the first and the last are the same
+    assert bench_command._labels(["bench.json", "../other"]) == ["mine", "other"]
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -25,6 +25,7 @@ FORMAT = 1
 RESULT = "bench.json"
 _VARIED = ("device", "dtype", "attention", "devices", "size", "steps", "targets", "batch")
 """Options with several values, all combinations of which are measured; the last varies fastest."""
+_SHOWN = ("task", "setup", "work", "images_per_second", "share_of_peak")
 _DTYPES = ("float32", "bfloat16", "float16")
 _ATTENTION = ("auto", "xla", "cudnn", "chunked")
 
@@ -114,16 +115,7 @@ def run_bench(options: BenchOptions, console: Console) -> dict[str, Any]:
         raise InputError(f"no case could be measured: {record['cases'][0]['refused']}")
     return {
         "command": "bench",
-        "rows": [
-            {
-                "task": row["task"],
-                "setup": row["setup"],
-                "work": row["work"],
-                "images_per_second": row["images_per_second"],
-                "share_of_peak": row.get("share_of_peak"),
-            }
-            for row in rows
-        ],
+        "rows": [{key: row.get(key) for key in _SHOWN} for row in rows],
         "failed": sum("refused" in each for each in record["cases"]),
         "table": folder.path("bench.md"),
         "json": folder.path(RESULT),
@@ -191,7 +183,8 @@ def _measure_apart(case: Case, say: Any) -> dict[str, Any]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
-        text=True,
+        encoding="utf-8",
+        errors="replace",  # a library may say anything
     )
     assert process.stdin and process.stdout and process.stderr
     lines: list[str] = []
@@ -348,6 +341,7 @@ def _comparison(shared: Mapping[str, Mapping[str, Any]], columns: Mapping[str, s
     names = list(columns)
     lines = [f"{i}. {name}: {columns[name]}" for i, name in enumerate(names, start=1)]
     numbers = [str(i + 1) for i in range(len(names))]
+    heads = [_line(["work", *numbers]), _line(["---"] * (len(names) + 1))]
     for title, show in (
         ("Images/s, as a multiple of the first column that has the work", _ratio_text),
         ("Images/s", lambda found, names, name: f"{found[name]['images_per_second']:.4g}"),
@@ -357,13 +351,7 @@ def _comparison(shared: Mapping[str, Mapping[str, Any]], columns: Mapping[str, s
         ),
         ("Memory, GB", lambda found, names, name: _gigabytes(found[name])),
     ):
-        lines += [
-            "",
-            f"## {title}",
-            "",
-            _line(["work", *numbers]),
-            _line(["---"] * (len(names) + 1)),
-        ]
+        lines += ["", f"## {title}", "", *heads]
         for work, found in shared.items():
             cells = [show(found, names, name) if name in found else "–" for name in names]
             lines.append(_line([work, *cells]))
@@ -391,7 +379,7 @@ def _line(cells: Iterable[str]) -> str:
 def _labels(files: Sequence[str]) -> list[str]:
     """Each record's folder or file by its name, or as it was given where two have the same name."""
     paths = [Path(file).parent if Path(file).name == RESULT else Path(file) for file in files]
-    names = [path.name.removesuffix(".json") for path in paths]
+    names = [path.resolve().name.removesuffix(".json") for path in paths]
     return [
         name if names.count(name) == 1 else file for name, file in zip(names, files, strict=True)
     ]
