@@ -3,12 +3,13 @@
 import ntpath
 import sys
 from itertools import combinations
+from posixpath import splitext
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from uam_jax.manifest import Item
+from uam_jax.manifest import Item, checked
 from uam_jax.names import fault, folded, own_id, result_file, told_apart
 
 ODD = [
@@ -114,6 +115,28 @@ def test_a_result_keeps_its_pictures_name() -> None:
     assert result_file("IMG_1.JPG", ".JPG") == "IMG_1.JPG.JPG"
     assert result_file("a.jpg.png", ".png", own=True) == "a.jpg.png.png"  # a.jpg may become a PNG
     assert result_file("photo-1.png", ".png", own=True) == "photo-1.png.png"  # the first of `photo`
+
+
+@pytest.mark.parametrize("targets", [("x",), ("x", "y")])
+def test_no_pair_of_names_meets_whatever_becomes_of_them(targets: tuple[str, ...]) -> None:
+    """Nor does `checked` refuse a pair; each may be written in its own format or as PNG."""
+    stems = ["a", "a-1", "a-01", "a.1", "a.jpg", "a.png", "A", "a.jpg-1", "v1.2", "a-999"]
+    known = dict.fromkeys(
+        stem + kind for stem in stems for kind in (".png", ".PNG", ".jpg", ".JPG", "")
+    )
+    for first, second in combinations(known, 2):
+        items = [Item(own_id(first), first, targets), Item(own_id(second), second, ("x",))]
+        assert not {*items[0].results} & {*items[1].results}
+        names = told_apart(name for item in checked(items, "m") for name in item.results)
+        one, other = (
+            {
+                folded(result_file(names[name], suffix, own=True))
+                for name in item.results
+                for suffix in {splitext(item.image)[1] or ".jpg", ".png"}
+            }
+            for item in items
+        )
+        assert not one & other, (first, second)
 
 
 def test_names_that_some_file_system_takes_for_one_get_files_of_their_own() -> None:

@@ -86,7 +86,9 @@ def result_file(name: str, suffix: str, *, own: bool = False) -> str:
     file = posixpath.basename(stem)
     # Other ids could have the same file: `photo.png` that of `photo.jpg.png`, and the first result of `photo`
     # that of `photo-1.png`.
-    is_taken = _PICTURE.search(file) or (has.lower() == ".png" and _NUMBERED.search(file))
+    is_taken = _PICTURE.search(_NUMBERED.sub("", file)) or (
+        has.lower() == ".png" and _NUMBERED.search(file)
+    )
     return name if own and has == suffix and not is_taken else name + suffix
 
 
