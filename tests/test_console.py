@@ -104,6 +104,19 @@ def test_secrets_are_neither_said_nor_summed_up(capsys: pytest.CaptureFixture[st
         assert "pw" not in text and "9f" not in text and "https://host/a.png" in text
 
 
+def test_an_error_ends_as_one_also_where_nobody_can_be_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(said: Console) -> dict[str, object]:
+        raise InputError("no")
+
+    for name in ("stdout", "stderr"):  # closed by who has started the program
+        monkeypatch.setattr(sys, name, None)
+    codes = [console.run(fail, as_json=as_json, debug=True) for as_json in (False, True)]
+    monkeypatch.undo()
+    assert codes == [2, 2]
+
+
 def test_every_message_is_short(capsys: pytest.CaptureFixture[str]) -> None:
     long = "x" * 10**6
 

@@ -158,12 +158,14 @@ def test_results_under_the_ids_of_an_older_version_are_told_before_they_are_made
     folder = JobFolder(Folder(str(tmp_path)))
     old = {"status": "ok", "image": "in/photo.jpg", "target": "a cube", "id": "photo"}
     gone = {**old, "id": "gone", "image": "in/gone.jpg"}
+    failed = {**old, "id": "failed", "image": "in/failed.jpg", "status": "failed"}
     with Ledger(folder.folder) as ledger:
-        ledger.add([old, gone])
+        ledger.add([old, gone, failed])
     item = Item("photo.jpg", "in/photo.jpg", ("a cube", "a ball"))
     job = plan([item], [(8, 8)])
     with pytest.raises(InputError, match="holds 1 results .*photo is photo.jpg-1.*--allow-change"):
         folder.refuse_changed(job)
+    folder.refuse_changed(plan([replace(item, image="in/failed.jpg")], [(8, 8)]))
     for other in (replace(item, image="in/b.jpg"), replace(item, targets=("a cone", "a ball"))):
         folder.refuse_changed(plan([other], [(8, 8)]))
     with Ledger(folder.folder) as ledger:  # it was made again, as the person wanted

@@ -72,6 +72,10 @@ class Console:
         """Prints why the command fails."""
         self._screen.print(f"error: {_told(message)}", style="red")
 
+    def trace(self, error: BaseException) -> None:
+        """Prints where an error came from."""
+        self._screen.print(public("".join(traceback.format_exception(error))), end="")
+
     @contextmanager
     def active(self) -> Iterator[None]:
         """Shows the spinner and takes over Python's warnings: ours, not other packages' notices."""
@@ -115,7 +119,7 @@ def run(work: Callable[[Console], Mapping[str, Any]], *, as_json: bool, debug: b
         console.fail(message)
         summary = {"error": _told(message)}
         if debug:
-            sys.stderr.write(public("".join(traceback.format_exception(error))))
+            console.trace(error)
     outcome = {"ok": error is None, **summary, "warnings": console.warnings}
     try:
         if as_json:

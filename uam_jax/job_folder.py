@@ -181,10 +181,13 @@ class JobFolder:
             for name, target in zip(item.results, item.targets, strict=True)
             if name not in rows
         }
-        places = {name: (row.get("image"), row.get("target")) for name, row in rows.items()}
-        for name in places.keys() & set(plan.expected):
-            del places[name]
-        renamed = [(name, again[place]) for name, place in places.items() if place in again]
+        expected = set(plan.expected)
+        renamed = [
+            (name, again[place])
+            for name, row in rows.items()
+            if name not in expected and row["status"] == "ok"
+            if (place := (row.get("image"), row.get("target"))) in again
+        ]
         if renamed:
             before, after = renamed[0]
             raise InputError(

@@ -18,7 +18,7 @@ _FORBIDDEN = re.compile(r'[\\:<>"|?*]')  # all but the first two on Windows only
 # Windows takes each of them for a device, whatever follows a dot.
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³])\s*(?:\.|$)", re.I)
 _MARKED = re.compile(r"~[0-9a-f]{8}(?:\.\w+)?$")
-# As results of several targets are; a thousand that meet another picture's are refused.
+# As results of several targets are. Where a picture has a thousand, `checked` refuses what meets another's.
 _NUMBERED = re.compile(r"-[1-9]\d{0,2}$")
 _SUFFIX = re.compile(r"\.\w{1,8}$", re.ASCII)
 _PICTURE = re.compile(r"\.[a-z]\w{2,4}$", re.I | re.ASCII)
