@@ -13,7 +13,7 @@ from threading import Barrier
 
 import pytest
 
-from uam_jax import InputError
+from uam_jax import InputError, storage
 from uam_jax.storage import Folder, is_folder, open_binary, read_bytes, write_bytes
 
 
@@ -186,6 +186,35 @@ def test_only_what_was_abandoned_is_swept(tmp_path: Path) -> None:
         os.utime(file, (time.time() - age,) * 2)
     folder.sweep()
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [".uam-new.tmp", "b"]
+
+
+def test_what_a_killed_process_was_writing_is_swept_and_what_another_writes_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = f"""
+import os, time
+from uam_jax.storage import Folder
+os.replace = lambda *names: print(flush=True) or time.sleep(600)
+Folder({str(tmp_path)!r}).write("a", b"1")
+"""
+    folder = Folder(str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout
+        writer.stdout.readline()  # all is written but the name
+        [file] = tmp_path.iterdir()
+        os.utime(file, (time.time() - 10,) * 2)
+        folder.sweep()
+        assert file.exists()
+        writer.kill()
+    folder.sweep()
+    assert not file.exists()
+    file.touch()  # a process may be about to lock it
+    folder.sweep()
+    assert file.exists()
+    os.utime(file, (time.time() - 10,) * 2)
+    monkeypatch.setattr(storage, "lock_file", lambda file: None)  # nobody can lock here
+    folder.sweep()
+    assert file.exists()
 
 
 def test_where_nothing_can_be_written_is_told_before(

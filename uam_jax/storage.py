@@ -62,6 +62,8 @@ def is_folder(url: str) -> bool:
 
 _ABANDONED_SECONDS = 3600
 """A temporary file that nobody has written to for so long is a killed process's."""
+_LOCKED_SECONDS = 2
+"""A new file is locked long before that, where files can be locked."""
 
 _TEMPORARY_LENGTH = len(f".uam-{uuid.UUID(int=0).hex}.tmp")
 
@@ -237,15 +239,16 @@ class Folder:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             file = open(path, "ab")  # noqa: SIM115
         with file:  # closing it gives the lock back
-            yield lock_file(file)
+            yield lock_file(file) is not False
 
     def sweep(self) -> None:
-        """Removes what killed processes had begun to write: what is older than any write that goes on."""
+        """Removes what killed processes had begun to write: what nobody holds, and what is older than any write."""
         if not self.is_local:
             return
         for path in Path(self._root).rglob(".uam-*.tmp"):
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime >= _ABANDONED_SECONDS:
+                age = time.time() - path.stat().st_mtime
+                if age >= _ABANDONED_SECONDS or (age >= _LOCKED_SECONDS and _is_unheld(path)):
                     path.unlink()
 
     @contextlib.contextmanager
@@ -314,10 +317,13 @@ def _beside(path: str, content: bytes) -> Iterator[str]:
     temporary = os.path.join(os.path.dirname(path), f".uam-{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "wb") as file:
+            lock_file(file)  # until it has its name, so that `Folder.sweep` leaves it alone
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        yield temporary
+            if sys.platform == "win32":  # where an open file can't be renamed
+                file.close()
+            yield temporary
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -338,8 +344,8 @@ def _rename_to_new(temporary: str, path: str) -> None:
             file.write(Path(temporary).read_bytes())
 
 
-def lock_file(file: IO[bytes]) -> bool:
-    """Locks an open file until it is closed, and tells whether that was possible; it is, where nobody can lock."""
+def lock_file(file: IO[bytes]) -> bool | None:
+    """Locks an open file until it is closed; tells whether it could, or None where nobody can."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -353,8 +359,16 @@ def lock_file(file: IO[bytes]) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     except OSError:
-        return True
+        return None
     return True
+
+
+def _is_unheld(path: Path) -> bool:
+    """Whether a temporary file of `_beside` has lost its process."""
+    if len(path.name) != _TEMPORARY_LENGTH:  # others are not locked
+        return False
+    with path.open("r+b") as file:
+        return lock_file(file) is True
 
 
 def _unwritten(path: str, error: OSError) -> str:
