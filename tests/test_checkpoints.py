@@ -301,6 +301,15 @@ def test_a_converted_checkpoint_has_no_variants(folder: Path, tmp_path: Path) ->
         load_checkpoint(converted, variant="fp16")
 
 
+def test_a_url_is_no_destination(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="gs://bucket/model is a URL"):
+        convert(folder, "gs://bucket/model")
+    assert not (tmp_path / "gs:").exists()
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_destination_that_holds_something_is_refused(folder: Path, tmp_path: Path, kind) -> None:
     destination = tmp_path / "taken"

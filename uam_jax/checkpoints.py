@@ -25,6 +25,7 @@ from uam_jax.model_hash import hash_model
 from uam_jax.schedule import Schedule
 from uam_jax.tokenizer import Tokenizer
 from uam_jax.types import Params
+from uam_jax.urls import local_path
 from uam_jax.weight_files import ORBAX
 from uam_jax.weights import load_params, save_orbax
 
@@ -161,9 +162,11 @@ def convert(
     Values keep their stored precision. The destination appears whole or not at all.
 
     Raises:
-      InputError: the source can't be loaded, or the destination is a file or holds something.
+      InputError: the source can't be loaded, or the destination is a URL, a file or holds something.
     """
-    destination = Path(os.path.expanduser(destination)).absolute()
+    if (local := local_path(str(destination))) is None:
+        raise InputError(f"{destination} is a URL: a model is written to a local folder")
+    destination = Path(os.path.expanduser(local)).absolute()
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
         raise InputError(f"{destination} exists already; give a new or an empty folder")
     checkpoint = load_checkpoint(source, dtype=None, variant=variant, revision=revision)
