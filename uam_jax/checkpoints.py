@@ -6,7 +6,6 @@ has an `orbax` folder in the place of its safetensors files, so both load alike.
 
 import functools
 import hashlib
-import os
 import shutil
 import tempfile
 import warnings
@@ -25,7 +24,7 @@ from uam_jax.model_hash import hash_model
 from uam_jax.schedule import Schedule
 from uam_jax.tokenizer import Tokenizer
 from uam_jax.types import Params
-from uam_jax.urls import local_path
+from uam_jax.urls import at_home, local_path
 from uam_jax.weight_files import ORBAX
 from uam_jax.weights import load_params, save_orbax
 
@@ -166,7 +165,7 @@ def convert(
     """
     if (local := local_path(str(destination))) is None:
         raise InputError(f"{destination} is a URL: a model is written to a local folder")
-    destination = Path(os.path.expanduser(local)).absolute()
+    destination = Path(at_home(local)).absolute()
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
         raise InputError(f"{destination} exists already; give a new or an empty folder")
     checkpoint = load_checkpoint(source, dtype=None, variant=variant, revision=revision)
