@@ -290,7 +290,7 @@ def test_json_is_one_document_and_nothing_else_is_on_stdout(
 def test_a_summary_for_people_names_the_result(
     tmp_path: Path, editor: FakeEditor, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "300")  # a table folds long paths
+    monkeypatch.setenv("COLUMNS", "1000")  # a table folds long paths
     result = uam("edit", image, "--target", "[b]x", "--out", tmp_path / "out.png")
     assert "out.png" in result.stdout.replace("\n", "") and "[b]x" in result.stdout
     assert "weights: 0123456789abcdef" in result.stdout

@@ -273,15 +273,11 @@ def test_a_spacing_of_ones_own_is_the_models_where_it_says_so(
     expected = trailing.edit_latents(z0, [TARGET] * 3, config=SMALL)
     found = editor.edit_latents(z0, [TARGET] * 3, config=told)
     np.testing.assert_array_equal(found.latents, expected.latents)
-    plain = editor.edit_latents(z0, [TARGET] * 3, config=SMALL)
-    assert float(jnp.abs(found.latents - plain.latents).max()) > 1e-3
     assert editor.plan(told) == trailing.plan(SMALL)
 
     inversion = editor.invert(z0, steps=6, spacing="trailing", keep="all")
-    assert_close(
-        editor.reconstruct_latents(inversion),
-        trailing.reconstruct_latents(trailing.invert(z0, steps=6)),
-    )
+    plain = editor.invert(z0, steps=6, keep="all")
+    assert float(jnp.abs(inversion.latents - plain.latents).max()) > 1e-3
     given = editor.edit_latents(z0, [TARGET] * 3, config=told, inversions=inversion)
     assert given.evaluations < found.evaluations
     assert_close(given.latents, found.latents)
