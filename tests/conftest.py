@@ -32,6 +32,12 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 OPT_IN = ("slow", "gpu")
 """Markers whose tests run only where `-m` names them."""
 
+LONG = (
+    "test_batch", "test_batch_command", "test_embedded", "test_parallel", "test_pipeline", "test_released",
+    "test_tiles",
+)  # fmt: skip
+"""Files that take more than a minute."""
+
 
 def pytest_configure() -> None:
     # No deadline: a first example pays for compilation. Derandomised: a failure repeats.
@@ -46,6 +52,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if item not in deselected]
+    # A file is one process's: with the longest first, all end at about the same time.
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 def pytest_unconfigure() -> None:
