@@ -1,5 +1,7 @@
 """The notebooks in `colab/`, as files: `.ci/run` runs them."""
 
+import ast
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,16 @@ def test_the_first_cell_of_code_installs_what_is_not_there(notebook: dict[str, A
     first, *others = sources(notebook)
     assert 'find_spec("uam_jax") is None' in first and "%pip install" in first
     assert not any("pip install" in source for source in others)
+
+
+def test_what_they_import_of_the_package_is_there(notebook: dict[str, Any]) -> None:
+    _, *others = sources(notebook)
+    for node in (node for source in others for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("uam_jax"):
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
 
 
 def test_one_cell_chooses_real_weights_and_they_are_off(notebook: dict[str, Any]) -> None:
