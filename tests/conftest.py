@@ -36,7 +36,7 @@ LONG = (
     "test_batch", "test_batch_command", "test_embedded", "test_parallel", "test_pipeline", "test_released",
     "test_tiles",
 )  # fmt: skip
-"""Files that take more than a minute."""
+"""Files whose tests take long together."""
 
 
 def pytest_configure() -> None:
