@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel
 
 from uam_jax import EditConfig
-from uam_jax.plan import Plan
-from uam_jax.schedule import Schedule
-from uam_jax.tokenizer import Tokenizer
+from uam_jax.checkpoints.tokenizer import Tokenizer
+from uam_jax.method.plan import Plan
+from uam_jax.method.schedule import Schedule
 
 Tensor = torch.Tensor
 

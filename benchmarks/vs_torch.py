@@ -111,8 +111,8 @@ def build(args: argparse.Namespace) -> tuple[list[Cell], dict[str, Any]]:
     from transformers.utils import logging as transformers_logging
 
     from uam_jax import EditConfig, Editor, scenes
-    from uam_jax.checkpoints import EMBEDDED
-    from uam_jax.parallel import Devices
+    from uam_jax.checkpoints.load import EMBEDDED
+    from uam_jax.engine.parallel import Devices
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
@@ -199,7 +199,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
     """Versions, processor, threads."""
     import torch
 
-    from uam_jax.backend import versions
+    from uam_jax.runtime.backend import versions
 
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -221,7 +221,7 @@ def quartiles(values: np.ndarray) -> dict[str, float]:
 
 def likeness(cell: Cell, cells: Sequence[Cell]) -> dict[str, float]:
     """How near a cell's pictures are to ours of the same settings: PSNR in dB, largest difference in [0, 2]."""
-    from uam_jax.metrics import psnr
+    from uam_jax.evaluation.metrics import psnr
 
     for other in cells:
         same = other.settings == cell.settings and other.batch == cell.batch

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
-from uam_jax import Editor, metrics
-from uam_jax.confidence import REASONS, Calibration
-from uam_jax.images import resize, working_size
-from uam_jax.ledger import Row, read_rows
-from uam_jax.plots import reliability
-from uam_jax.storage import Folder
+from uam_jax import Editor
+from uam_jax.evaluation import metrics
+from uam_jax.evaluation.plots import reliability
+from uam_jax.io.images import resize, working_size
+from uam_jax.io.storage import Folder
+from uam_jax.jobs.ledger import Row, read_rows
+from uam_jax.method.confidence import REASONS, Calibration
 
 MOVED = 6.0
 """dB below the VAE's background: what counts as moved."""

@@ -22,8 +22,8 @@ import jax
 import numpy as np
 
 from uam_jax import Editor, scenes
-from uam_jax.metrics import bootstrap, psnr
-from uam_jax.plots import curves
+from uam_jax.evaluation.metrics import bootstrap, psnr
+from uam_jax.evaluation.plots import curves
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS, KEPT = Path("runs/scenes"), Path("benchmarks/scenes")

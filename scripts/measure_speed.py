@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from uam_jax.plots import growth
+from uam_jax.evaluation.plots import growth
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = Path("benchmarks/speed")
@@ -141,9 +141,9 @@ def measure_growth(name: str, study: Study, device: str) -> None:
 
 def measure_job(device: str) -> None:
     """What `IMAGES` pictures at 512x512 take of this device, with the preset `default`."""
-    from uam_jax.bench import evaluations_by_maps
-    from uam_jax.config import EditConfig
-    from uam_jax.schedule import Schedule
+    from uam_jax.evaluation.speed import evaluations_by_maps
+    from uam_jax.method.config import EditConfig
+    from uam_jax.method.schedule import Schedule
 
     folder, record = bench("sd15", JOB[device], device)
     config = EditConfig.load("default")
@@ -178,8 +178,9 @@ def measure_job(device: str) -> None:
 
 def measure_start(device: str) -> None:
     """Seconds from a fresh process to its first edited picture, with nothing compiled before and with the cache."""
-    from uam_jax import backend, scenes
-    from uam_jax.encoding import write_image
+    from uam_jax import scenes
+    from uam_jax.io.encoding import write_image
+    from uam_jax.runtime import backend
 
     def seconds(*command: str) -> float:
         began = time.perf_counter()

@@ -32,14 +32,14 @@ from PIL import Image
 from scenes_presets import EDIT_SETTINGS, PRESETS, SCHEDULER, Preset
 
 from uam_jax import scenes
-from uam_jax.checkpoints import SETTINGS, Checkpoint, load_checkpoint
+from uam_jax.checkpoints.load import SETTINGS, Checkpoint, load_checkpoint
+from uam_jax.checkpoints.tokenizer import Tokenizer
+from uam_jax.checkpoints.weights import save_safetensors
+from uam_jax.editor import Editor
+from uam_jax.engine.parallel import Devices, program
+from uam_jax.method.schedule import Schedule
 from uam_jax.models import VAE, TextConfig, TextEncoder, UNet, UNetConfig, VAEConfig, text_attention
-from uam_jax.parallel import Devices, program
-from uam_jax.pipeline import Editor
 from uam_jax.scenes.bpe import train_tokenizer
-from uam_jax.schedule import Schedule
-from uam_jax.tokenizer import Tokenizer
-from uam_jax.weights import save_safetensors
 
 
 class Run:

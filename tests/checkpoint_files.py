@@ -12,8 +12,9 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from uam_jax import models
+from uam_jax.checkpoints.load import Checkpoint
+from uam_jax.checkpoints.weights import save_safetensors
 from uam_jax.scenes.bpe import train_tokenizer
-from uam_jax.weights import save_safetensors
 
 CAPTIONS = ["a red cube", "a blue ball", "a green cone on a table"] * 2
 WIDTH = 8
@@ -144,3 +145,14 @@ def into_hub_cache(folder: Path, cache: Path, repo: str) -> Path:
     (home / "refs").mkdir()
     (home / "refs" / "main").write_text(commit)
     return snapshot
+
+
+def assert_same(a: Checkpoint, b: Checkpoint) -> None:
+    assert jax.tree.structure(a.params) == jax.tree.structure(b.params)
+    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+    assert a.model_hash == b.model_hash
+    assert (a.unet, a.vae, a.text_encoder) == (b.unet, b.vae, b.text_encoder)
+    assert a.schedule == b.schedule
+    assert a.settings == b.settings
+    texts = ["a red cube", ""]
+    np.testing.assert_array_equal(a.tokenizer.encode(texts), b.tokenizer.encode(texts))

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from uam_jax.ledger import Ledger, read_rows
-from uam_jax.runner import Outcome, Progress, Stop, run
-from uam_jax.storage import Folder
+from uam_jax.io.storage import Folder
+from uam_jax.jobs.ledger import Ledger, read_rows
+from uam_jax.jobs.runner import Outcome, Progress, Stop, run
 
 
 @dataclass(frozen=True)

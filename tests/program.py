@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from uam_jax import cli
+from uam_jax.cli import main
 
 
 def picture(path: Path, *shape: int, dtype: type = np.uint8) -> Path:
@@ -22,7 +22,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def uam(*arguments: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(main.app, [str(argument) for argument in arguments])
 
 
 def files(folder: Path) -> set[str]:

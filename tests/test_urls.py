@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from uam_jax import urls
-from uam_jax.urls import base_name, is_url, join, local_path, parent, public
+from uam_jax import files
+from uam_jax.files import base_name, is_url, join, local_path, parent, public
 
 SIGNED = "https://b.s3.amazonaws.com/d/m.parquet?X-Amz-Credential=AKIA/2026/s3&X-Amz-Signature=9f"
 
@@ -60,7 +60,7 @@ def test_join() -> None:
 
 
 def test_drives_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(urls, "os", SimpleNamespace(path=ntpath, sep="\\"))
+    monkeypatch.setattr(files, "os", SimpleNamespace(path=ntpath, sep="\\"))
     assert join("C:\\d", "C:\\a\\b.jpg") == "C:\\a\\b.jpg" and join("C:/d", "s\\b") == "C:/d/s\\b"
     assert local_path("file:///C:/d/m%20n.jsonl") == "C:/d/m n.jsonl"
     assert parent("C:\\d\\m.jsonl") == "C:\\d" and base_name("C:\\d\\m.jsonl") == "m.jsonl"

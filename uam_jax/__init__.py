@@ -10,21 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from uam_jax.checkpoints import convert
-    from uam_jax.config import EditConfig
-    from uam_jax.delivery import EditResult
+    from uam_jax.checkpoints.load import convert
+    from uam_jax.editor import Editor, Inversion
+    from uam_jax.engine.delivery import EditResult
+    from uam_jax.engine.parallel import Devices
     from uam_jax.errors import InputError
-    from uam_jax.parallel import Devices
-    from uam_jax.pipeline import Editor, Inversion
+    from uam_jax.method.config import EditConfig
 
 _HOMES = {
-    "Devices": "parallel",
-    "EditConfig": "config",
-    "EditResult": "delivery",
-    "Editor": "pipeline",
+    "Devices": "engine.parallel",
+    "EditConfig": "method.config",
+    "EditResult": "engine.delivery",
+    "Editor": "editor",
     "InputError": "errors",
-    "Inversion": "pipeline",
-    "convert": "checkpoints",
+    "Inversion": "engine.inversion",
+    "convert": "checkpoints.load",
 }
 
 __all__ = ["Devices", "EditConfig", "EditResult", "Editor", "InputError", "Inversion", "convert"]

@@ -1,5 +1,5 @@
 """`python -m uam_jax` is `uam`."""
 
-from uam_jax.cli import main
+from uam_jax.cli.main import main
 
 main()

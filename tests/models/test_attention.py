@@ -10,7 +10,7 @@ from jax import Array
 
 from uam_jax import models
 from uam_jax.models import attention
-from uam_jax.platforms import Platform, tracing_for
+from uam_jax.runtime.platforms import Platform, tracing_for
 
 
 def draw(seed: int, *shape: int) -> Array:

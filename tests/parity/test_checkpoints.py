@@ -18,9 +18,9 @@ from checkpoint_files import (
     write_json,
 )
 
-from uam_jax.checkpoints import load_checkpoint
+from uam_jax.checkpoints.load import load_checkpoint
+from uam_jax.checkpoints.weights import torch_name
 from uam_jax.scenes.bpe import train_tokenizer
-from uam_jax.weights import torch_name
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")

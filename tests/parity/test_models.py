@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uam_jax.checkpoints import EMBEDDED
+from uam_jax.checkpoints.load import EMBEDDED
+from uam_jax.checkpoints.tokenizer import Tokenizer
 from uam_jax.models import attention, clip_text, layers, self_attention, text_attention, unet, vae
-from uam_jax.tokenizer import Tokenizer
 from uam_jax.types import Params
 
 torch = pytest.importorskip("torch")

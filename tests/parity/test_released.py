@@ -17,11 +17,11 @@ import pytest
 from checkpoint_files import INDEX, SCHEDULER, TEXT, VAE, write_json
 
 from uam_jax import EditConfig, Editor
-from uam_jax.edit import EditTrace
-from uam_jax.edit import edit as run_branches
-from uam_jax.masks import quantiles
-from uam_jax.plan import Plan, Segment
-from uam_jax.predictors import Network, branch_predictor
+from uam_jax.engine.predictors import Network, branch_predictor
+from uam_jax.method.edit import EditTrace
+from uam_jax.method.edit import edit as run_branches
+from uam_jax.method.masks import quantiles
+from uam_jax.method.plan import Plan, Segment
 from uam_jax.scenes.bpe import train_tokenizer
 from uam_jax.types import Conditioning, Params, Step
 

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uam_jax.ddim import clean_estimate, ddim_step
 from uam_jax.errors import InputError
-from uam_jax.schedule import Schedule, to_noise
+from uam_jax.method.ddim import clean_estimate, ddim_step
+from uam_jax.method.schedule import Schedule, to_noise
 from uam_jax.types import Step
 
 torch = pytest.importorskip("torch")

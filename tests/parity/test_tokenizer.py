@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from uam_jax.checkpoints.tokenizer import Tokenizer
 from uam_jax.scenes.bpe import train_tokenizer
-from uam_jax.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity

@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from uam_jax import models
+from uam_jax.checkpoints.weights import load_params
 from uam_jax.types import Params
-from uam_jax.weights import load_params
 
 PER_BLOCK, PER_MODEL = 1e-5, 1e-4
 """The largest `relative_error` of one block and of a whole network."""

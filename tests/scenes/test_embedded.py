@@ -5,8 +5,8 @@ import pytest
 from skimage import data
 
 from uam_jax import EditConfig, Editor, scenes
-from uam_jax.confidence import UNFAMILIAR
-from uam_jax.images import resize
+from uam_jax.io.images import resize
+from uam_jax.method.confidence import UNFAMILIAR
 
 
 @pytest.fixture(scope="module")

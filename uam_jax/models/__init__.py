@@ -15,9 +15,9 @@ from uam_jax.models.attention import (
 from uam_jax.models.clip_text import TextEncoder
 from uam_jax.models.configs import TextConfig, UNetConfig, VAEConfig
 from uam_jax.models.layers import expected_params
-from uam_jax.models.tiles import decode_in_tiles, encode_in_tiles
 from uam_jax.models.unet import UNet
 from uam_jax.models.vae import VAE
+from uam_jax.models.vae_tiles import decode_in_tiles, encode_in_tiles
 
 __all__ = [
     "VAE",

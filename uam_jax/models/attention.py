@@ -16,9 +16,9 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Shaped
 
-from uam_jax import platforms
 from uam_jax.models.layers import Dense
-from uam_jax.platforms import Platform
+from uam_jax.runtime import platforms
+from uam_jax.runtime.platforms import Platform
 from uam_jax.types import AttentionRule, AttentionSite, Params
 
 Backend = Literal["cudnn", "xla", "chunked"]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from uam_jax import platforms
+from uam_jax.runtime import platforms
 from uam_jax.types import Params
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 
-from uam_jax.tokenizer import END, END_OF_WORD, LENGTH, START, Tokenizer, clip_pipeline
+from uam_jax.checkpoints.tokenizer import END, END_OF_WORD, LENGTH, START, Tokenizer, clip_pipeline
 
 
 def train_tokenizer(captions: Iterable[str], folder: str | Path, *, vocab_size: int) -> Tokenizer:

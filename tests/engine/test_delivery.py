@@ -1,0 +1,107 @@
+"""What is delivered and what is said of it are of one picture."""
+
+import numpy as np
+import pytest
+
+from uam_jax import EditConfig
+from uam_jax.engine.delivery import Delivery, deliver
+from uam_jax.io.compose import keep_unedited
+from uam_jax.io.images import resize
+from uam_jax.method.confidence import MASKED, UNCHANGED, Calibration
+
+SIGNALS = {"reconstruction": 40.0, "noise": 1.0, "share": 0.9, "moved": 0.9, "changed": 1.0}
+# Moved by one standard deviation, an edit has a logit of 1.
+CALIBRATION = Calibration.from_settings(
+    {
+        "weights": {"moved": 1.0, "share": 1.0},
+        "means": {"moved": 0.0, "share": 0.0},
+        "scales": {"moved": 1.0, "share": 1.0},
+        "bias": 0.0,
+    }
+)
+ORIGINAL = np.rint(np.random.default_rng(0).uniform(0, 255, (96, 128, 3))).astype(np.float32)
+ORIGINAL = ORIGINAL / np.float32(127.5) - 1
+EDITED = np.full((48, 64, 3), 0.5, np.float32)
+FREE = np.zeros((48, 64), np.float32)
+FREE[8:40, 8:32] = 1
+
+
+def made(
+    edited: np.ndarray = EDITED,
+    free: np.ndarray = FREE,
+    preserve: str = "pixels",
+    **options: object,
+) -> Delivery:
+    config = EditConfig().updated({"preserve": preserve, "mask": {"threshold": 0.5}})
+    return deliver(
+        ORIGINAL, edited, free, SIGNALS, config=config, calibration=CALIBRATION, **options
+    )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_pixels_mask_and_what_is_said_are_of_the_delivered_picture(masked: bool) -> None:
+    within = np.zeros((96, 128), np.float32)
+    within[20:70, 10:60] = 1
+    limit = {"within": within} if masked else {}
+    found = made(**limit)
+    pixels, mask = keep_unedited(ORIGINAL, EDITED, FREE, threshold=0.5, **limit)
+    np.testing.assert_array_equal(found.pixels, pixels)
+    np.testing.assert_array_equal(found.mask, mask)
+    assert found.mask_share == pytest.approx(mask.mean()) and 0.05 < mask.mean() < 0.5
+    moved = np.sqrt(np.square(pixels - ORIGINAL).mean())
+    assert found.signals == pytest.approx(
+        SIGNALS | {"share": mask.mean(), "moved": moved, "opacity": 1.0}
+    )
+    assert found.confidence == pytest.approx(1 / (1 + np.exp(-moved - mask.mean())))
+    assert found.review is None
+
+
+def test_in_latent_mode_the_picture_is_the_models() -> None:
+    found = made(preserve="latent")
+    np.testing.assert_array_equal(found.pixels, resize(EDITED, (96, 128)))
+    np.testing.assert_allclose(found.mask, resize(FREE, (96, 128), linear=True))
+
+
+@pytest.mark.parametrize("preserve", ["pixels", "latent"])
+def test_a_result_that_equals_its_original_is_told(preserve: str) -> None:
+    same = resize(ORIGINAL, (96, 128)) + np.float32(0.4 / 127.5)  # less than half a level
+    found = made(same, np.ones((96, 128), np.float32), preserve)
+    assert (found.confidence, found.review) == (0, UNCHANGED)
+    # A file of 16 bits holds that difference.
+    deep = made(same, np.ones((96, 128), np.float32), preserve, levels=65535)
+    assert deep.confidence > 0.5 and deep.review is None
+
+
+def test_a_change_of_colour_alone_is_none_in_a_grey_file() -> None:
+    grey = np.repeat(ORIGINAL[..., :1], 3, axis=-1) * np.float32(0.5)
+    tinted = grey + np.float32([0.299, -0.299 * 0.299 / 0.587, 0]) * np.float32(0.9)
+    config = EditConfig().updated({"preserve": "latent"})
+    whole = np.ones((96, 128), np.float32)
+    options = {"config": config, "calibration": CALIBRATION}
+    found = deliver(grey, tinted, whole, SIGNALS, grey=True, **options)
+    assert found.review == UNCHANGED and np.ptp(found.pixels, axis=-1).max() == 0
+    assert deliver(grey, tinted, whole, SIGNALS, **options).review is None
+
+
+def test_a_mask_that_leaves_nothing_is_told() -> None:
+    found = made(free=0 * FREE)
+    np.testing.assert_array_equal(found.pixels, ORIGINAL)
+    assert (found.confidence, found.review, found.mask_share) == (0, MASKED, 0)
+    within = np.zeros((96, 128), np.float32)
+    within[80:, 100:] = 1  # where nothing was free
+    assert made(within=within).review == MASKED
+
+
+def test_a_few_pixels_of_a_large_photograph_are_changed() -> None:
+    """As a user's mask of an eye reaches the model: a fraction of one pixel of its latent."""
+    photo = np.zeros((1200, 1600, 3), np.float32)
+    within = np.zeros((1200, 1600), np.float32)
+    within[300:312, 700:712] = 1
+    free = resize(within, (48, 64), linear=True)
+    config = EditConfig().updated({"mask": {"threshold": 0.5}})
+    found = deliver(
+        photo, EDITED, free, SIGNALS, config=config, calibration=CALIBRATION, within=within
+    )
+    assert (found.pixels[300:312, 700:712] != 0).mean() > 0.9
+    assert not found.pixels[within == 0].any()
+    assert found.mask_share == pytest.approx(found.mask.mean()) and found.review is None

@@ -1,0 +1,119 @@
+"""The reconstruction study on a tiny random model, and its drift where it is known."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+from tiny import tiny_editor
+
+from uam_jax import Editor
+from uam_jax.engine.predictors import Network
+from uam_jax.evaluation.reconstruction import (
+    Case,
+    ReconstructionStudy,
+    drift_by_level,
+    invert_case,
+    prompts_of,
+    study,
+    study_files,
+    study_summary,
+)
+from uam_jax.evaluation.scenes_bench import Items, draw_items
+from uam_jax.io.storage import Folder
+from uam_jax.method import ddim
+from uam_jax.models import text_attention, uniform_attention, uniform_vectors
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
+    return tiny_editor(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def items() -> Items:
+    return draw_items().select(["tune"], 3)
+
+
+def test_the_study_has_every_case_once() -> None:
+    cases = study(16)
+    assert len(cases) == 4 * (4 + 4) + 16 == len(set(cases.values()))
+    assert cases["uniform maps, 50 steps"] == Case("null", 50, uniform="all")
+    assert cases["wrong prompt, guidance 7.5, 10 steps"] == Case("wrong", 10, 7.5)
+
+
+def test_what_the_network_is_told(items: Items) -> None:
+    assert prompts_of(Case("null", 10), items) == [""] * 3
+    right, wrong = (prompts_of(Case(told, 10), items) for told in ("source", "wrong"))
+    assert right == list(items.sources)
+    for a, b in zip(right, wrong, strict=True):
+        assert a.split()[2:4] != b.split()[2:4]
+    assert prompts_of(Case("wrong", 10), items.take([1])) == wrong[1:2]
+
+
+def test_drift_ends_with_the_error_of_the_latent(editor: Editor, items: Items) -> None:
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
+    z0 = editor.encode(images)
+    case = Case("source", 5)
+    inversion = invert_case(editor, case, z0, prompts_of(case, items))
+    rebuilt, clean = editor.inverter.denoise(inversion, 5, last=5)
+    drift = drift_by_level(editor, inversion, np.asarray(clean))
+    assert drift.shape == (6, 3)
+    np.testing.assert_array_equal(drift[0], 0)
+    error = np.sqrt(np.mean(np.square(rebuilt - z0), axis=(1, 2, 3)))
+    np.testing.assert_allclose(drift[-1], error, rtol=1e-3, atol=1e-6)
+
+
+def with_rule(network: Network, params: Any, rule: Any, latent: Any, step: Any) -> Any:
+    return network.noise(params, latent, step, rule)
+
+
+def test_uniform_in_one_layer_leaves_the_others(editor: Editor, items: Items) -> None:
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
+    z0, told = editor.encode(images), list(items.sources)
+    network = Network(editor.checkpoint.unet, editor.checkpoint.schedule)
+    params = editor.params["unet"]
+    text = text_attention(editor.condition(told).states)
+    uniform = uniform_attention(uniform_vectors(params, editor.condition("").states))
+    found = []
+    for layer in (0, editor.checkpoint.unet.config.transformer_blocks - 1):
+        one = invert_case(editor, Case("source", 3, uniform=layer), z0, told).at(3)
+
+        def rule(site: Any, x: Any, block: int, layer: int = layer) -> Any:
+            return (uniform if block == layer else text)(site, x, block)
+
+        predict = partial(with_rule, network, params, Partial(rule))
+        steps = editor.checkpoint.schedule.inverting(3)
+        np.testing.assert_allclose(one, ddim.invert(predict, z0, steps), rtol=0, atol=1e-5)
+        found.append(np.asarray(one))
+    assert np.abs(found[0] - found[1]).max() > 1e-4
+
+
+def test_a_run_is_summarised(editor: Editor, items: Items, tmp_path: Path) -> None:
+    cases = {
+        name: case
+        for name, case in study(editor.checkpoint.unet.config.transformer_blocks).items()
+        if (case.steps == 10 and case.guidance == 1)
+        or name in ("source prompt, 20 steps", "uniform in layer 00, 20 steps")
+    }
+    job = ReconstructionStudy(editor, cases, items, chunk=2, settings={})
+    folder = Folder(str(tmp_path))
+    progress = job.run(folder)
+    assert (progress.done, progress.failed) == (3 * len(cases), 0)
+    assert job.run(folder).total == 0
+    rows = job.rows(folder)
+    summary = {"facts": {"benchmark": "b"}, **study_summary(rows, cases)}
+    found = summary["cases"]
+    assert found["source prompt, 10 steps"]["gain"] == [0, 0, 0]
+    mean = np.mean(
+        [row["figures"]["psnr"] for row in rows if row["method"] == "null prompt, 10 steps"]
+    )
+    assert found["null prompt, 10 steps"]["psnr"][0] == pytest.approx(mean, abs=1e-4)
+    assert len(found["null prompt, 10 steps"]["drift"]) == 11
+    files = study_files(summary, cases)
+    assert files["reconstruction.png"].startswith(b"\x89PNG") and "layers.png" in files
+    assert "| uniform maps | " in files["summary.md"].decode()
+    assert json.loads(files["summary.json"])["cases"].keys() == cases.keys()

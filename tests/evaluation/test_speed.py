@@ -1,0 +1,341 @@
+"""`uam bench`: what is asked for and refused, one real measurement, records side by side, peaks and shapes."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from checkpoint_files import SCHEDULER, TEXT, UNET, VAE, write_checkpoint
+from tiny import tiny_editor
+from typer.testing import CliRunner, Result
+
+from uam_jax import EditConfig, Editor, InputError, models
+from uam_jax.checkpoints import random
+from uam_jax.cli import bench, main
+from uam_jax.cli.bench import RESULT, BenchOptions, run_bench, run_compare
+from uam_jax.cli.console import Console
+from uam_jax.evaluation import speed
+from uam_jax.evaluation.peaks import peak_flops
+from uam_jax.evaluation.speed import Case, evaluations_by_maps
+from uam_jax.method.schedule import Schedule
+
+
+def uam(*arguments: object) -> Result:
+    return CliRunner().invoke(main.app, [str(argument) for argument in arguments])
+
+
+def outcome(case: Case, seconds: float = 0.5, **changes: Any) -> dict[str, Any]:
+    """What a process measures, made up."""
+    row = {
+        "images": case.batch,
+        "compile_seconds": 3.0,
+        "first_seconds": 0.1,
+        "seconds": {"median": seconds, "low": 0.9 * seconds, "high": 1.2 * seconds, "all": []},
+        "images_per_second": case.batch / seconds,
+        "memory": {"gigabytes": 1.5, "of": "the device, since the start"},
+        "evaluations": 20,
+        "gflop_per_evaluation": {"text": 4.0, "uniform": 3.0},
+        "tflop": 0.025,
+        "tflops_per_device": 0.05,
+        "share_of_peak": 0.25,
+        "share_of_product": 0.5,
+    }
+    return {
+        "machine": {
+            "versions": {"jax": "0.10.2"},
+            "device": "cpu: cpu",
+            "devices": 1,
+            "host": {"processor": "P", "cores": 2, "system": "Linux", "python": "3.11.0"},
+            "used": case.devices,
+            "peak_tflops": 0.2,
+            "product_tflops": 0.1,
+        },
+        "model": {"name": "scenes", "weights": "w", "size": 64, "config": "abcdef12", "steps": 50},
+        "rows": [{"task": task, **row} for task in case.tasks],
+        **changes,
+    }
+
+
+def measured(folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, **options: Any) -> Path:
+    def apart(case: Case, say: Any) -> dict[str, Any]:
+        return outcome(case, seconds)
+
+    monkeypatch.setattr(bench, "_measure_apart", apart)
+    run_bench(BenchOptions(out=str(folder), **options), Console())
+    return folder
+
+
+# Cases.
+
+
+def test_all_combinations_are_measured_and_the_batch_varies_fastest() -> None:
+    options = BenchOptions(out="x", dtype=("float32", "bfloat16"), batch=(1, 4), targets=(1, 3))
+    cases = options.cases()
+    assert len(cases) == 8 and [case.batch for case in cases[:3]] == [1, 4, 1]
+    assert {case.dtype for case in cases[:4]} == {"float32"}
+    assert Case.from_json(json.dumps(asdict(cases[-1]))) == cases[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--dtype", "float64"), "--dtype float64: choose float32, bfloat16, float16"),
+        (("--attention", "flash"), "--attention flash: choose auto, xla"),
+        (("--device", "npu"), "--device npu: choose cpu, gpu, tpu"),
+        (("--task", "train"), "--task train: choose invert, edit, batch"),
+        (("--shape", "sdxl"), "--shape sdxl: choose sd15, sd21"),
+        (("--shape", "sd15", "--model", "scenes"), "give one"),
+        (("--set", "guidence=2"), "guidence"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_runs(
+    options: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    result = uam("bench", "--out", tmp_path / "out", *options)
+    assert result.exit_code == 2 and told in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_variant_is_that_of_the_models_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    [case] = BenchOptions(out="x", model="m", variant="fp16", batch=(1,)).cases()
+    asked, loaded = {}, SimpleNamespace(default_config=EditConfig())
+    monkeypatch.setattr(
+        Editor, "load", lambda model, **how: asked.update(how, model=model) or loaded
+    )
+    assert speed._load(case) == (loaded, EditConfig())
+    assert asked == {"model": "m", "dtype": "float32", "variant": "fp16"}
+    with pytest.raises(InputError, match="--variant is of a model's files"):
+        BenchOptions(out="x", shape="sd15", variant="fp16").cases()
+
+
+# One measurement, in a process of its own.
+
+
+def test_a_real_measurement_with_one_case_that_fails(tmp_path: Path) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    write_checkpoint(model, scale=1 / 16)
+    result = uam(
+        "bench", "--model", model, "--out", out, "--device", "cpu", "--devices", 2, "--batch", 1,
+        "--steps", 2, "--repeats", 2, "--peak", 0.5, "--size", 16, "--set", "mask.t_mask=600",
+        "--set", "auxiliary=original", "--set", "control=none",
+        "--attention", "auto", "--attention", "cudnn", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["failed"] == 1
+    record = json.loads((out / RESULT).read_text())
+    good, bad = record["cases"]
+    assert "cuDNN" in bad["refused"] or "cudnn" in bad["refused"].lower()
+    assert good["machine"]["device"].startswith("cpu") and good["machine"]["peak_tflops"] == 0.5
+    assert good["machine"]["product_tflops"] > 0 and good["model"]["steps"] == 2
+    invert, edit, batch = good["rows"]
+    assert [row["task"] for row in good["rows"]] == ["invert", "edit", "batch"]
+    assert invert["images"] == edit["images"] == 2 and batch["images"] == 8
+    # Two steps of inversion told nothing; source and guided target in both steps.
+    assert edit["evaluations"] == batch["evaluations"] == 2 + 2 * (1 + 2)
+    assert invert["evaluations"] == 2
+    cost = invert["gflop_per_evaluation"]
+    assert 0 < cost["uniform"] < cost["text"]
+    assert invert["tflop"] == pytest.approx(2 * 2 * cost["uniform"] / 1e3)
+    for row in (edit, batch):
+        assert row["tflop"] == pytest.approx(row["images"] * 8 * cost["text"] / 1e3)
+    for row in good["rows"]:
+        assert len(row["seconds"]["all"]) == 2 and row["memory"]["gigabytes"] > 0
+        assert row["seconds"]["low"] <= row["seconds"]["median"] <= row["seconds"]["high"]
+        assert row["images_per_second"] == row["images"] / row["seconds"]["median"]
+        # The two devices are parts of one processor, whose peak was given.
+        assert row["tflops_per_device"] == pytest.approx(row["tflop"] / row["seconds"]["median"])
+        assert row["share_of_peak"] == pytest.approx(row["tflops_per_device"] / 0.5)
+    assert invert["compile_seconds"] > 0
+    table = (out / "bench.md").read_text()
+    assert table.count("\n| ") == 2 + 3 and "Not measured: default" not in table
+    assert "Not measured: cpu, float32, 2 devices, attention cudnn" in table
+
+
+@pytest.mark.parametrize("told", [NotImplementedError, None, {}])
+def test_a_compiler_that_counts_nothing(
+    told: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = tiny_editor(tmp_path)
+
+    def cost_analysis(lowered: Any) -> Any:
+        if told is NotImplementedError:
+            raise told
+        return told
+
+    monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", cost_analysis)
+    assert speed._flops_per_evaluation(editor, None) == {}
+
+
+def test_nothing_measured_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_measure_apart", lambda *_: {"refused": "no such model"})
+    with pytest.raises(InputError, match="no case could be measured: no such model"):
+        run_bench(BenchOptions(out=str(tmp_path)), Console())
+
+
+def test_throughput_is_drawn_against_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = measured(tmp_path, monkeypatch, 0.5, batch=(1, 2, 8))
+    assert {path.name for path in folder.iterdir()} == {
+        RESULT, "bench.md", "invert.png", "edit.png", "batch.png",
+    }  # fmt: skip
+
+
+# Side by side.
+
+
+def test_ratios_are_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = measured(tmp_path / "slow", monkeypatch, 1.0)
+    fast = measured(tmp_path / "fast", monkeypatch, 0.25, batch=(4, 8))
+    summary = run_compare([str(slow), str(fast / RESULT)], str(tmp_path / "both.md"))
+    rows = summary["images_per_second"]
+    # Only the batch of 4 was measured in both.
+    assert len(rows) == 3 and all("batch 4" in row["work"] for row in rows)
+    assert all(row["1"] == 1 and row["2"] == 4 for row in rows)
+    text = (tmp_path / "both.md").read_text()
+    assert text.index("as a multiple") < text.index("## Images/s\n")
+    assert "1. slow: cpu, float32" in text and "2. fast: cpu, float32" in text
+
+
+def test_records_of_the_same_name_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / machine / "bench" for machine in ("a100", "h100")]
+    for folder, seconds in zip(folders, (1.0, 0.5), strict=True):
+        measured(folder, monkeypatch, seconds, task=("edit",), batch=(1,))
+    summary = run_compare([str(folder) for folder in folders], None)
+    assert [row["2"] for row in summary["images_per_second"]] == [2]
+    versions = [tmp_path / "jax-0.10.1", tmp_path / "jax-0.10.2"]
+    for version in versions:
+        measured(version, monkeypatch, 1.0, task=("edit",), batch=(1,))
+    summary = run_compare([str(version) for version in versions], None)
+    told = [column["what"] for column in summary["columns"]]
+    assert [text.partition(":")[0] for text in told] == ["jax-0.10.1", "jax-0.10.2"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "uniform", "text"),
+    [
+        ("default", {}, 20, 50 + 150),
+        ("released", {}, 100, 50 + 150),
+        ("default", {"inversion": {"uniformity": 1.0}}, 50 + 10, 150),
+        ("default", {"auxiliary_uniformity": 0.0}, 0, 50 + 10 + 150),
+        ("default", {"auxiliary": "original"}, 0, 50 + 150),
+    ],
+)
+def test_evaluations_are_told_apart_by_their_maps(
+    preset: str, changes: dict[str, Any], uniform: int, text: int
+) -> None:
+    config = EditConfig.load(preset).updated(changes)
+    plan = config.plan(Schedule.from_config(SCHEDULER).timesteps(config.steps))
+    assert evaluations_by_maps(config, plan) == {"uniform": uniform, "text": text}
+    shared = evaluations_by_maps(config, plan, targets=3)
+    assert sum(shared.values()) == plan.evaluations(3) and shared["uniform"] == uniform
+
+
+def test_one_record_compares_its_own_setups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = measured(tmp_path, monkeypatch, 1.0, dtype=("float32", "bfloat16"))
+    summary = run_compare([str(folder)], None)
+    assert [column["what"] for column in summary["columns"]] == ["cpu, float32", "cpu, bfloat16"]
+
+
+def test_a_record_is_called_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    labels = bench._labels(["bench.json", "../other/bench.json", "../old.json", "."])
+    assert labels == ["bench.json", "other", "old", "."]  # the first and the last are the same
+    assert bench._labels(["bench.json", "../other"]) == ["mine", "other"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "can't be read"),
+        ("{", "not JSON"),
+        ("[]", "not a JSON object"),
+        ('{"format": 99, "cases": []}', "not a record of `uam bench`"),
+        ('{"format": 1, "cases": []}', "nothing to compare"),
+    ],
+)
+def test_what_is_no_record_is_refused(content: str | None, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    if content is not None:
+        file.write_text(content)
+    result = uam("bench", "compare", file)
+    assert result.exit_code == 2 and told in result.stderr
+
+
+# Peaks and shapes.
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "precision", "tera"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bfloat16", "default", 989.4),
+        ("NVIDIA H100 80GB HBM3", "float32", "default", 494.7),
+        ("NVIDIA H100 80GB HBM3", "float32", "highest", 66.9),
+        ("NVIDIA H100 PCIe", "bfloat16", "default", 756),
+        ("NVIDIA H100 NVL", "bfloat16", "default", None),
+        ("NVIDIA GH200 480GB", "bfloat16", "default", 989.4),
+        ("NVIDIA B200", "bfloat16", "default", 2250),
+        ("NVIDIA GB200", "bfloat16", "default", None),
+        ("NVIDIA GeForce RTX 4090", "bfloat16", "default", 165.2),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "bfloat16", "default", None),
+        ("NVIDIA A100-SXM4-40GB", "float32", "high", 156),
+        ("NVIDIA A10", "bfloat16", "default", 125),
+        ("NVIDIA A10G", "bfloat16", "default", None),
+        ("Tesla T4", "float32", "default", 8.1),
+        ("Tesla T4", "bfloat16", "default", None),
+        ("NVIDIA L40S", "float16", "default", 362),
+        ("NVIDIA L4", "float16", "default", 121),
+        ("TPU v5 lite", "bfloat16", "default", 197),
+        ("TPU v4", "float32", "highest", 275 / 6),
+        ("cpu", "float32", "default", None),
+    ],
+)
+def test_peaks(kind: str, dtype: str, precision: str, tera: float | None) -> None:
+    found = peak_flops(kind, dtype, precision)
+    assert found == (None if tera is None else pytest.approx(tera * 1e12))
+
+
+@pytest.mark.parametrize(
+    ("shape", "unet", "text"),
+    [("sd15", 859_520_964, 123_060_480), ("sd21", 865_910_724, 340_387_840)],
+)
+def test_shapes_are_those_of_the_published_models(shape: str, unet: int, text: int) -> None:
+    # The counts are those of runwayml's and stabilityai's files.
+    own = random.SHAPES[shape]
+    networks = (
+        (models.UNet(models.UNetConfig.from_dict(own["unet"])), unet),
+        (models.TextEncoder(models.TextConfig.from_dict(own["text_encoder"])), text),
+        (models.VAE(models.VAEConfig.from_dict(random._VAE)), 83_653_863),
+    )
+    for network, count in networks:
+        leaves = jax.tree.leaves(models.expected_params(network))
+        assert sum(leaf.size for leaf in leaves) == count
+
+
+def test_random_weights_make_an_editor_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def plain(config: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in config.items() if key[0] != "_"}
+
+    text = {**TEXT, "vocab_size": 700}
+    small = {"unet": plain(UNET), "text_encoder": text, "scheduler": plain(SCHEDULER)}
+    monkeypatch.setattr(random, "SHAPES", {"small": small})
+    monkeypatch.setattr(random, "_VAE", plain(VAE))
+    checkpoint = random.random_checkpoint("small", dtype="bfloat16")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(checkpoint.params)} == {"bfloat16"}
+    editor = Editor(checkpoint)
+    z0 = editor.encode(np.zeros((1, 8, 8, 3), np.float32))
+    noisy = np.asarray(editor.invert(z0, steps=2).at(2))
+    assert np.isfinite(noisy).all() and noisy.std() > 0
+    with pytest.raises(InputError, match="shape 'sd15' is not known; choose one of small"):
+        random.random_checkpoint("sd15")
+    with pytest.raises(InputError, match="dtype 'int8' is not supported"):
+        random.random_checkpoint("small", dtype="int8")

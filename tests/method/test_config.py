@@ -1,0 +1,222 @@
+"""Presets, files, overrides and their errors; evaluation counts are in test_plan.py."""
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+import jax
+import pytest
+
+from uam_jax.errors import InputError
+from uam_jax.method.config import ControlConfig, EditConfig, InversionConfig, MaskConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_default_preset_is_the_default_config() -> None:
+    assert EditConfig.load() == EditConfig.load("default") == EditConfig()
+
+
+@pytest.mark.parametrize("name", ["default", "released"])
+def test_presets_state_every_key(name: str) -> None:
+    text = (resources.files("uam_jax.method") / "presets" / f"{name}.toml").read_text()
+    assert tomllib.loads(text) == EditConfig.load(name).to_dict()
+
+
+def test_released_preset_is_the_released_run() -> None:
+    expected = EditConfig(
+        steps=50,
+        guidance=7.5,
+        source_context="null",
+        source="replay",
+        auxiliary="replay",
+        preserve="latent",
+        inversion=InversionConfig(uniformity=0.0, guidance=1.0),
+        mask=MaskConfig(rule="released", quantile=0.5, t_mask=200, radius=1, source_line=True),
+        control=ControlConfig(kind="masactrl", step_start=4, block_start=10),
+    )
+    assert EditConfig.load("released") == expected
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+def test_example_configs_load_and_say_how_to_run_them(path: Path) -> None:
+    EditConfig.load(path)
+    assert path.read_text().startswith("# uam edit ")
+    assert f"--config configs/{path.name}" in path.read_text().partition("\n")[0]
+
+
+def test_there_are_examples() -> None:
+    assert len(list(CONFIGS.glob("*.toml"))) >= 2
+
+
+def test_file_changes_only_what_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('steps = 20\ncontrol = "none"\n[mask]\nquantile = 1\n')
+    config = EditConfig.load(path)
+    assert config == EditConfig(
+        steps=20, control=ControlConfig(kind="none"), mask=MaskConfig(quantile=1.0)
+    )
+    assert isinstance(config.mask.quantile, float)
+
+
+def test_overrides_are_toml_values_or_bare_words_and_the_last_wins() -> None:
+    config = EditConfig.load(
+        "released",
+        [
+            "guidance=5",
+            "mask.rule=algorithm1",
+            'source_context = "prompt"',
+            "mask.source_line=false",
+            "control.step_start=2",
+            "control=none",
+            "inversion={uniformity=1, guidance=2.5}",
+            "steps=10",
+            "steps=25",
+        ],
+    )
+    assert (config.guidance, config.steps) == (5.0, 25)
+    assert config.mask == MaskConfig(rule="algorithm1", source_line=False)
+    assert config.source_context == "prompt"
+    assert config.control == ControlConfig(kind="none", step_start=2)
+    assert config.inversion == InversionConfig(uniformity=1.0, guidance=2.5)
+    assert config.auxiliary == "replay"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("stepz=3", ["unknown key stepz", "did you mean steps?", "mask.quantile"]),
+        ("quantile=0.3", ["unknown key quantile", "did you mean mask.quantile?"]),
+        ("mask.quantil=0.3", ["unknown key mask.quantil ", "did you mean mask.quantile?"]),
+        ("maks.quantile=0.3", ["unknown key maks", "mask.quantile"]),
+        ("zzz=1", ["unknown key zzz;", "steps, guidance"]),
+        ("mask.rule=relaesed", ["released, algorithm1, auto, none", "did you mean released?"]),
+        ("mask.rule=1", ["mask.rule is 1", "released, algorithm1, auto, none"]),
+        ("control=p2p", ["control.kind is 'p2p'", "none, masactrl"]),
+        ("control=3", ["control is 3", "a table"]),
+        ("mask=none", ["mask is 'none'", "a table"]),
+        ("steps=0", ["steps is 0", "an integer from 1 to 1000"]),
+        ("steps=1001", ["steps is 1001"]),
+        ("steps=50.0", ["steps is 50.0", "an integer"]),
+        ("steps=true", ["steps is True", "an integer"]),
+        ("steps=many", ["steps is 'many'"]),
+        ("guidance=true", ["guidance is True", "a number"]),
+        ("guidance=-1", ["guidance is -1", "a number from 0"]),
+        ("guidance=nan", ["guidance is nan"]),
+        ("guidance=inf", ["guidance is inf"]),
+        ("mask.quantile=1.5", ["mask.quantile is 1.5", "from 0 to 1"]),
+        ("mask.t_mask=-1", ["mask.t_mask is -1", "from 0 to 1000"]),
+        ("mask.radius=-1", ["mask.radius is -1"]),
+        ("mask.source_line=1", ["mask.source_line is 1", "true or false"]),
+        ("mask.source_line=True", ["mask.source_line is 'True'", "true or false"]),
+        ("inversion.uniformity=2", ["inversion.uniformity is 2.0", "from 0 to 1"]),
+        ("steps", ["key=value"]),
+        ("=3", ["key=value"]),
+        ("steps=1\nguidance=2", ["steps is"]),
+    ],
+)
+def test_bad_overrides_say_what_is_valid(override: str, says: list[str]) -> None:
+    with pytest.raises(InputError) as error:
+        EditConfig.load("default", [override])
+    for part in [f"--set {override}", *says]:
+        assert part in str(error.value)
+
+
+def test_direct_construction_is_checked_too() -> None:
+    with pytest.raises(InputError, match=r"mask\.quantile is 2\.0"):
+        MaskConfig(quantile=2.0)
+    with pytest.raises(InputError, match="mask is 'released'; it must be a table"):
+        EditConfig(mask="released")
+    assert EditConfig(guidance=7) == EditConfig(guidance=7.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("steps = \nguidance = 2", "line 1"),
+        ("[mask]\nquantile = 'high'", "mask.quantile is 'high'"),
+        ("[msk]\nquantile = 0.5", "unknown key msk (did you mean mask"),
+        ("[steps]\nx = 1", "steps is {'x': 1}"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        EditConfig.load(path)
+    assert str(path) in str(error.value)
+    assert says in str(error.value)
+
+
+def test_unreadable_files_and_misspelt_presets(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"\(ddim, default, masactrl, released\).*did you mean released\?"
+    ):
+        EditConfig.load("relased")
+    with pytest.raises(InputError, match="neither a preset"):
+        EditConfig.load(tmp_path)
+    binary = tmp_path / "picture.toml"
+    binary.write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(InputError, match="neither a preset"):
+        EditConfig.load(binary)
+
+
+def test_a_file_of_windows_editors_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("steps = 20\n", encoding="utf-8-sig")
+    assert EditConfig.load(path) == EditConfig(steps=20)
+    path.write_text("steps = 20\n", encoding="utf-16")
+    with pytest.raises(InputError, match="UTF-16"):
+        EditConfig.load(path)
+
+
+def test_round_trip_and_fingerprint() -> None:
+    released = EditConfig.load("released")
+    assert EditConfig().updated(released.to_dict()) == released
+    assert EditConfig(guidance=7).fingerprint() == EditConfig(guidance=7.0).fingerprint()
+    prints = {
+        config.fingerprint()
+        for config in (
+            released,
+            EditConfig(),
+            released.updated({"steps": 49}),
+            released.updated({"mask": {"radius": 2}}),
+        )
+    }
+    assert len(prints) == 4
+    assert all(len(text) == 16 and int(text, 16) >= 0 for text in prints)
+
+
+def test_a_spacing_of_ones_own_is_told_and_none_is_not() -> None:
+    assert "spacing" not in EditConfig().to_dict()
+    own = EditConfig.load("default", ["spacing=trailing"])
+    assert (
+        own.to_dict()["spacing"] == "trailing" and own.fingerprint() != EditConfig().fingerprint()
+    )
+    assert EditConfig().updated(own.to_dict()) == own
+    assert own.overridden(['spacing=""']) == EditConfig()
+    # As it was before there was a spacing: jobs and caches know it by this.
+    assert EditConfig().fingerprint() == "27805ba6a68371b3"
+    with pytest.raises(InputError, match=r"spacing is 'karras'; the choices are leading, trailing"):
+        EditConfig(spacing="karras")
+
+
+def test_a_config_is_a_static_argument() -> None:
+    traced = []
+
+    def double(x: jax.Array, config: EditConfig) -> jax.Array:
+        traced.append(config)
+        return config.guidance * x
+
+    jitted = jax.jit(double, static_argnames="config")
+    assert jitted(1.0, config=EditConfig(guidance=2.0)) == 2
+    assert jitted(1.0, config=EditConfig(guidance=2)) == 2
+    assert len(traced) == 1
+    assert jitted(1.0, config=EditConfig(guidance=3.0)) == 3
+
+
+def test_a_url_is_no_file_of_settings() -> None:
+    with pytest.raises(
+        InputError, match="config gs://bucket/uam.toml: .*a local file is needed, not a URL"
+    ):
+        EditConfig.load("gs://bucket/uam.toml")

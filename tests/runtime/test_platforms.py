@@ -1,0 +1,50 @@
+"""The kind of device that a program is made for: read off a device, or given where there is none."""
+
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from uam_jax.runtime.platforms import Platform, current, default_device, tracing_for
+
+
+@pytest.mark.parametrize(
+    ("device", "platform", "lowering"),
+    [
+        ({"platform": "cpu"}, Platform("cpu"), "cpu"),
+        ({"platform": "tpu"}, Platform("tpu"), "tpu"),
+        ({"platform": "gpu", "compute_capability": "9.0"}, Platform("gpu", (9, 0)), "cuda"),
+        ({"platform": "gpu", "compute_capability": "12.1"}, Platform("gpu", (12, 1)), "cuda"),
+        ({"platform": "gpu", "compute_capability": "gfx90a"}, Platform("gpu"), "rocm"),
+    ],
+)
+def test_a_device_has_a_platform(device: dict, platform: Platform, lowering: str) -> None:
+    assert Platform.of(SimpleNamespace(**device)) == platform
+    assert platform.lowering == lowering
+
+
+def test_the_default_device_may_be_chosen() -> None:
+    assert default_device() == jax.devices()[0]
+    with jax.default_device(jax.devices()[3]):
+        assert default_device() == jax.devices()[3]
+    with jax.default_device("cpu"):
+        assert default_device() == jax.devices()[0]
+
+
+def test_the_platform_that_is_traced_for_ends_with_its_block() -> None:
+    outer, inner = Platform("tpu"), Platform("gpu", (8, 0))
+    with tracing_for(outer):
+        with tracing_for(inner):
+            assert current() == inner
+        assert current() == outer
+    assert current() == Platform("cpu")
+
+
+def test_a_trace_for_one_platform_is_not_taken_for_another() -> None:
+    seen = []
+    traced = jax.jit(lambda x: seen.append(current().name) or x)
+    for name in ("tpu", "gpu", "tpu"):
+        with tracing_for(Platform(name)):
+            traced(1.0)
+    traced(1.0)
+    assert seen == ["tpu", "gpu", "cpu"]

@@ -1,0 +1,47 @@
+"""An editor with a tiny random model, its settings, and the variants of an edit that tests go through."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from checkpoint_files import write_checkpoint
+
+from uam_jax import EditConfig, Editor
+
+SMALL = EditConfig().updated(
+    {
+        "steps": 6,
+        "guidance": 3.0,
+        "preserve": "latent",
+        "mask": {"t_mask": 400},
+        "control": {"step_start": 1, "block_start": 1},
+    }
+)
+SOURCE, TARGET = "a red cube", "a blue ball"
+
+
+def tiny_editor(folder: Path) -> Editor:
+    write_checkpoint(folder, scale=1 / 16)
+    checkpoint = dataclasses.replace(Editor.load(folder).checkpoint, weights_hash="tiny")
+    return Editor(checkpoint)
+
+
+def assert_close(a: object, b: object, tolerance: float = 1e-5) -> None:
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=tolerance)
+
+
+VARIANTS = {
+    "default": {},
+    "released": {"auxiliary": "replay"},
+    "anchored source": {"source": "anchored"},
+    "no control": {"source": "anchored", "control": "none"},
+    "original": {"auxiliary": "original"},
+    "prompt": {"source_context": "prompt", "inversion": {"guidance": 2.0}},
+    "no guidance": {"guidance": 1.0, "source_context": "prompt"},
+    "shared inversion": {"inversion": {"uniformity": 1.0}, "auxiliary": "replay"},
+    "no mask": {"mask": {"rule": "none"}},
+    "algorithm1": {"mask": {"rule": "algorithm1"}},
+    "auto": {"mask": {"rule": "auto"}},
+    "region": {"region": {"target": 0.5}, "source": "anchored", "control": "none"},
+    "text auxiliary": {"auxiliary_uniformity": 0.0},
+}

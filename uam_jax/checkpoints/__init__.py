@@ -1,0 +1,1 @@
+"""Files to networks and weights, in the layouts of diffusers and Orbax."""

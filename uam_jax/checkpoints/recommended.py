@@ -1,0 +1,59 @@
+"""The settings that a model recommends, from the file `uam.toml` beside its weights: checked before they are used."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from uam_jax.checkpoints.load import SETTINGS, Checkpoint
+from uam_jax.errors import InputError
+from uam_jax.method.confidence import Calibration
+from uam_jax.method.config import EditConfig
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """A model's own settings.
+
+    Attributes:
+      config: the preset `default` with the table `[default]`, which wins.
+      calibration: what makes an edit's signals a confidence, from the table `[confidence]`.
+      words: that the model has seen; None where it doesn't say.
+    """
+
+    config: EditConfig
+    calibration: Calibration
+    words: tuple[str, ...] | None
+
+
+def recommended_by(checkpoint: Checkpoint) -> Recommended:
+    """Reads the settings of a model that may have none.
+
+    Raises:
+      InputError: one is at fault; the message names the file and the key.
+    """
+    try:
+        return _read(checkpoint.settings)
+    except InputError as error:
+        raise InputError(f"{checkpoint.path / SETTINGS}: {error}") from None
+
+
+def _read(settings: Mapping[str, Any]) -> Recommended:
+    known = {"default": Mapping, "confidence": Mapping, "words": list}
+    for name, value in settings.items():
+        if name not in known:
+            raise InputError(f"unknown key {name}; the keys are {', '.join(known)}")
+        if not isinstance(value, known[name]):
+            kind = "a list of words" if name == "words" else "a table"
+            raise InputError(f"{name} is {value!r}; it must be {kind}")
+    words = settings.get("words")
+    if words is not None and not all(isinstance(word, str) for word in words):
+        raise InputError("words must be a list of words")
+    try:
+        config = EditConfig.load("default").updated(settings.get("default", {}))
+    except InputError as error:
+        raise InputError(f"[default] {error}") from None
+    return Recommended(
+        config=config,
+        calibration=Calibration.from_settings(settings.get("confidence", {})),
+        words=None if words is None else tuple(words),
+    )

@@ -1,1 +1,0 @@
-"""Attention controls: pure functions that give the U-Net's layers another attention rule."""

@@ -1,0 +1,395 @@
+"""The whole flow on one page: image -> latent -> invert -> edit -> image.
+
+`Editor` binds a checkpoint to the samplers. Its programs are compiled once per shape and configuration;
+what they share (an inversion, the auxiliary branch) is computed once for any number of targets.
+"""
+
+import functools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from uam_jax.checkpoints.tokenizer import unknown_words
+from uam_jax.engine import programs
+from uam_jax.engine.arguments import (
+    Prompts,
+    Targets,
+    checked_images,
+    checked_latents,
+    checked_number,
+    checked_regions,
+    flatten_targets,
+    inversion_regions,
+    latent_masks,
+    listed,
+    per_image,
+    prompt_list,
+    settle_context,
+    source_prompts,
+)
+from uam_jax.engine.delivery import EditResult
+from uam_jax.engine.inversion import Inversion
+from uam_jax.engine.inverter import Shares
+from uam_jax.engine.loaded import LoadedModel
+from uam_jax.engine.prepared import Prepared
+from uam_jax.errors import InputError
+from uam_jax.method.config import EditConfig
+from uam_jax.types import Conditioning, Image, ImageLike, Latent, LatentLike, MaskLike
+
+
+@dataclass(frozen=True, eq=False)
+class Editor(LoadedModel):
+    """A loaded model and the operations on it. Pictures are (b, h, w, 3) float32 in [-1, 1]."""
+
+    # Pictures and text
+
+    def encode(self, images: ImageLike) -> Latent:
+        """Pictures -> scaled latents: the posterior's mean times the scaling factor.
+
+        Raises:
+          InputError: the sides are not multiples of `size_multiple`, or the values are not in [-1, 1].
+        """
+        return self._encode(self._images(images))
+
+    def _encode(self, images: Image) -> Latent:
+        return programs.encode(self.checkpoint.vae, self.params["vae"], images, on=self.devices)
+
+    def decode(self, latents: LatentLike) -> Image:
+        """Scaled latents -> pictures, clipped to [-1, 1]."""
+        latents = checked_latents(latents, channels=self.latent_channels, finite=False)
+        return programs.decode(self.checkpoint.vae, self.params["vae"], latents, on=self.devices)
+
+    def condition(self, prompts: Prompts) -> Conditioning:
+        """Text -> what the U-Net is told; over-long prompts are cut with a warning."""
+        return self.inverter.condition(prompts)
+
+    def _images(self, images: ImageLike) -> Image:
+        return checked_images(images, multiple=self.size_multiple, model=self.name)
+
+    def _latents(self, latents: LatentLike, *, finite: bool = True) -> Latent:
+        return checked_latents(
+            latents,
+            channels=self.latent_channels,
+            multiple=self.latent_multiple,
+            finite=finite,
+        )
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Warns of words that the model has never seen, if it ships a list of those it has."""
+        known = self.recommended.words
+        if known is None:
+            return
+        if unknown := unknown_words(prompts, known):
+            warnings.warn(
+                f"{self.name} has never seen {', '.join(unknown)}; it knows only: {', '.join(known)}. "
+                "For any other picture give a Stable Diffusion model with --model FOLDER_OR_HUB_ID",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    # The method
+
+    def invert(
+        self,
+        z0: LatentLike,
+        prompts: Prompts = "",
+        *,
+        uniformity: float = 1.0,
+        guidance: float = 1.0,
+        steps: int = 50,
+        spacing: str = "",
+        keep: Literal["needed", "all"] = "needed",
+        regions: Shares | None = None,
+    ) -> Inversion:
+        """Clean latents -> noise, by DDIM (method: §3.3.1).
+
+        Args:
+          z0: scaled latents, from `encode`.
+          prompts: one for all, or one each.
+          uniformity: of the cross-attention maps, from the text's (0) to uniform ones (1).
+          guidance: scale; 1 is none.
+          steps: DDIM steps.
+          spacing: as in `EditConfig`.
+          keep: "all" latents, or those that reconstruction and an edit by `default_config` need.
+          regions: in place of `uniformity`, one for every transformer block, image and pixel of the
+            latent (an axis of 1 serves all), towards the null prompt's uniform maps.
+
+        Raises:
+          InputError: one of them can't be; the message tells the remedy.
+        """
+        z0, guidance = self._latents(z0), checked_number("guidance", guidance)
+        if regions is not None:
+            regions, uniformity = checked_regions(regions, z0.shape), 0.0
+        if not 0 <= uniformity <= 1:
+            raise InputError(f"uniformity is {uniformity}: it must be from 0 to 1")
+        if keep not in ("needed", "all"):
+            raise InputError(f"keep is {keep!r}: choose needed or all")
+        config = replace(self.default_config, steps=steps, spacing=spacing)
+        everything = keep == "all" or config.source == "anchored"
+        levels = range(steps + 1) if everything else sorted({0, self.plan(config).depth, steps})
+        key = self.inverter.key(
+            z0.shape[0],
+            prompts,
+            uniformity=uniformity,
+            guidance=guidance,
+            steps=steps,
+            spacing=spacing,
+            regions=regions,
+        )
+        return self.inverter.invert(z0, key, tuple(levels), regions)
+
+    def reconstruct_latents(self, inversion: Inversion, *, guidance: float | None = None) -> Latent:
+        """Noise -> clean latents, with the prompts and maps of the inversion.
+
+        Args:
+          inversion: of this editor's model.
+          guidance: scale; None takes the inversion's.
+        """
+        self.inverter.refuse_foreign(inversion)
+        if guidance is not None:
+            scale = checked_number("guidance", guidance)
+            inversion = replace(inversion, key=replace(inversion.key, guidance=scale))
+        latents, _ = self.inverter.denoise(inversion, inversion.key.steps)
+        return latents
+
+    def reconstruct(self, inversion: Inversion, *, guidance: float | None = None) -> Image:
+        """`reconstruct_latents`, as pictures."""
+        return self.decode(self.reconstruct_latents(inversion, guidance=guidance))
+
+    def edit(
+        self,
+        images: ImageLike,
+        target: Targets,
+        source: Prompts | None = None,
+        *,
+        masks: MaskLike | None = None,
+        inversions: Inversion | Sequence[Inversion] | None = None,
+        config: EditConfig | None = None,
+        keep_masks: bool = False,
+    ) -> EditResult:
+        """Edits pictures by text.
+
+        Args:
+          images: in [-1, 1]; sides are multiples of `size_multiple`.
+          target: a prompt per picture, or a list of prompts per picture.
+          source: what the pictures show: one prompt for all or one each; used where
+            `config.source_context` is "prompt".
+          masks: where each picture may change, in [0, 1]; see `config.mask.user`.
+          inversions: of these pictures, to be used where `config` needs them.
+          config: the model's `default_config` if not given.
+          keep_masks: return every step's mask.
+
+        Raises:
+          InputError: an empty target, counts that do not fit, an inversion of something else.
+        """
+        config = self.default_config if config is None else config
+        images = self._images(images)
+        flatten_targets(target, len(images))  # its errors come before anything is computed
+        z0 = self._encode(images)
+        result = self.edit_latents(
+            z0,
+            target,
+            source,
+            masks=masks,
+            inversions=inversions,
+            config=config,
+            images=images,
+            keep_masks=keep_masks,
+        )
+        if config.preserve == "latent":
+            return result
+        made = [
+            result.deliver(
+                number,
+                np.asarray(images[index], np.float32),
+                config=config,
+                calibration=self.calibration,
+                within=None if masks is None else np.asarray(masks[index], np.float32),
+            )
+            for number, index in enumerate(result.source_index)
+        ]
+        return replace(
+            result,
+            images=jnp.asarray(np.stack([each.pixels for each in made])),
+            masks=jnp.asarray(np.stack([each.mask for each in made])),
+            signals={
+                name: jnp.asarray([each.signals[name] for each in made]) for name in result.signals
+            },
+            confidence=np.asarray([each.confidence for each in made]),
+            review=[each.review for each in made],
+        )
+
+    def edit_latents(
+        self,
+        z0: LatentLike,
+        target: Targets,
+        source: Prompts | None = None,
+        *,
+        masks: MaskLike | None = None,
+        inversions: Inversion | Sequence[Inversion] | None = None,
+        config: EditConfig | None = None,
+        images: ImageLike | None = None,
+        keep_masks: bool = False,
+    ) -> EditResult:
+        """`edit` from scaled latents; `config.preserve` has no effect here.
+
+        `images`, if given, are those of `z0`: see `prepare`.
+        """
+        z0 = self._latents(z0)
+        flatten_targets(target, len(z0))  # its errors come before anything is computed
+        prepared = self.prepare(
+            z0, source, masks=masks, inversions=inversions, config=config, images=images
+        )
+        return self.edit_prepared(prepared, target, keep_masks=keep_masks)
+
+    def prepare(
+        self,
+        z0: LatentLike,
+        source: Prompts | None = None,
+        *,
+        masks: MaskLike | None = None,
+        inversions: Inversion | Sequence[Inversion] | None = None,
+        config: EditConfig | None = None,
+        images: ImageLike | None = None,
+    ) -> Prepared:
+        """The part of `edit_latents` that all targets share: the inversions and the auxiliary branch.
+
+        `images` are those that `z0` was encoded from, so that the result can tell how well the model
+        reproduces them; without them, only how well it reproduces what the VAE makes of `z0`.
+        """
+        config = self.default_config if config is None else config
+        # What is not finite spoils its own row alone, and looking would wait for the encoder.
+        z0 = self._latents(z0, finite=False)
+        prompts = source_prompts(source, config)
+        self.check_prompts(prompt_list(prompts))
+        config = settle_context(config, prompts)
+        if images is not None:
+            images = self._images_of(z0, images)
+        allowed = None if masks is None else latent_masks(masks, z0.shape, self.size_factor)
+        plan = self.plan(config, user_mask=masks is not None)
+        regions = inversion_regions(allowed, config)
+        keys = self.inverter.keys(z0.shape[0], prompts, config, regions)
+        needed = keys.levels(plan, config)
+        made, evaluations = self.inverter.provide(z0, needed, listed(inversions), regions)
+        auxiliary, clean = None, None
+        if plan.depth:
+            inversion = made[keys.auxiliary]
+            auxiliary, clean = self.inverter.denoise(inversion, plan.depth, last=plan.blended)
+        elif plan.blended:
+            auxiliary, clean = z0, jnp.broadcast_to(z0, (plan.blended, *z0.shape))
+        source_inversion = made[keys.source]
+        return Prepared(
+            config=config,
+            plan=plan,
+            z0=z0,
+            start=source_inversion.at(config.steps),
+            trajectory=source_inversion.latents[:0:-1] if config.source == "anchored" else None,
+            told=per_image(self.condition(keys.source.prompts), z0.shape[0]),
+            auxiliary=auxiliary,
+            auxiliary_clean=clean,
+            masks=allowed,
+            images=self.decode(z0) if images is None else images,
+            rebuilt=self.decode(z0 if auxiliary is None else auxiliary),
+            inversions=list(made.values()),
+            evaluations=evaluations + z0.shape[0] * plan.depth,
+        )
+
+    def _images_of(self, z0: Latent, images: ImageLike) -> Image:
+        images = self._images(images)
+        (b, h, w, _), factor = z0.shape, self.size_factor
+        if images.shape[:3] != (b, h * factor, w * factor):
+            raise InputError(
+                f"images have shape {images.shape}: {(b, h * factor, w * factor, 3)} is needed, the pictures "
+                "that z0 was encoded from"
+            )
+        return images
+
+    def edit_prepared(
+        self, prepared: Prepared, target: Targets, *, keep_masks: bool = False
+    ) -> EditResult:
+        """The part of `edit_latents` that depends on the targets."""
+        for inversion in prepared.inversions:
+            self.inverter.refuse_foreign(inversion)
+        config, plan, count = prepared.config, prepared.plan, prepared.z0.shape[0]
+        targets, source_index = flatten_targets(target, count)
+        self.check_prompts(targets)
+        one_each = len(targets) == count
+
+        def per_target(x: Array | None, axis: int = 0) -> Array | None:
+            return x if x is None or one_each else jnp.take(x, jnp.asarray(source_index), axis)
+
+        trace = programs.edit(
+            self.inverter.network(config.spacing),
+            self.params["unet"],
+            jnp.copy(per_target(prepared.start)),
+            per_target(prepared.trajectory, 1),
+            {
+                "null": self.condition(""),
+                "source": jax.tree.map(per_target, prepared.told),
+                "target": self.condition(targets),
+            },
+            per_target(prepared.auxiliary_clean, 1),
+            per_target(prepared.masks),
+            config.guidance,
+            config.mask.quantile,
+            config.region.target or None,
+            plan=plan,
+            rule="released" if config.mask.rule == "none" else config.mask.rule,
+            radius=config.mask.radius,
+            source_line=config.mask.source_line,
+            blocks=(config.control.block_start, config.control.block_end),
+            keep_masks=keep_masks,
+            on=self.devices,
+        )
+        edited = self.decode(trace.target)
+        signals = programs.signals(
+            per_target(prepared.images),
+            edited,
+            *(per_target(x) for x in (prepared.rebuilt, prepared.z0, prepared.start)),
+            trace._replace(masks=None),
+            on=self.devices,
+        )
+        factor = self.size_factor
+        t, h, w = trace.free.shape
+        return EditResult(
+            images=edited,
+            latents=trace.target,
+            source_latents=trace.source,
+            auxiliary_latents=prepared.auxiliary,
+            masks=jax.image.resize(trace.free, (t, h * factor, w * factor), "linear"),
+            evaluations=prepared.evaluations + len(targets) * plan.edit_evaluations,
+            source_index=source_index,
+            error_map=programs.error_map(prepared.images, prepared.rebuilt, on=self.devices),
+            signals=signals,
+            confidence=self.calibration.confidence(signals),
+            review=self.calibration.review(signals),
+            step_masks=trace.masks,
+        )
+
+    def generate(
+        self,
+        prompts: Prompts,
+        seed: int = 0,
+        *,
+        guidance: float = 7.5,
+        steps: int = 50,
+        spacing: str = "",
+    ) -> Image:
+        """Pictures from text alone, at the native size; the i-th depends on seed, i and its prompt."""
+        texts, guidance = prompt_list(prompts), checked_number("guidance", guidance)
+        self.check_prompts(texts)
+        config = self.checkpoint.unet.config
+        shape = (config.sample_size, config.sample_size, config.in_channels)
+        keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(
+            jnp.arange(len(texts))
+        )
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        key = self.inverter.key(len(texts), texts, guidance=guidance, steps=steps, spacing=spacing)
+        latents, _ = self.inverter.denoise(Inversion(noise[None], key, (steps,)), steps)
+        return self.decode(latents)

@@ -1,0 +1,130 @@
+"""From the model's picture to the file's: the pixels, the mask that they were composed with, and how sure they are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from uam_jax.io.compose import keep_unedited
+from uam_jax.io.images import LUMA, resize
+from uam_jax.method.confidence import Calibration, Signals, picture_signals
+from uam_jax.method.config import EditConfig
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One edited picture as it is handed over.
+
+    Attributes:
+      pixels: in [-1, 1], at the original's size.
+      mask: how much of each pixel is the model's; where nothing is composed (`preserve = "latent"`), how
+        free it was.
+      signals: of the edit; what they say of picture and mask holds for these ones.
+      confidence: in [0, 1], from the signals.
+      review: why it should be looked at; None where it need not be.
+    """
+
+    pixels: Float[np.ndarray, "h w 3"]
+    mask: Float[np.ndarray, "h w"]
+    signals: Mapping[str, float]
+    confidence: float
+    review: str | None
+
+    @property
+    def mask_share(self) -> float:
+        """Mean of the mask."""
+        return self.signals["share"]
+
+
+def deliver(
+    original: Float[np.ndarray, "H W 3"],
+    edited: Float[np.ndarray, "h w 3"],
+    free: Float[np.ndarray, "h w"],
+    signals: Mapping[str, Any],
+    *,
+    config: EditConfig,
+    calibration: Calibration,
+    within: Float[np.ndarray, "H W"] | None = None,
+    levels: int = 255,
+    grey: bool = False,
+) -> Delivery:
+    """Brings an edit to the original's size and keeps what was not edited, as `config.preserve` says.
+
+    Args:
+      original: the picture as it was read, in [-1, 1].
+      edited: the model's picture, at the model's size.
+      free: how free each of its pixels was to change.
+      signals: a number each, of `confidence.edit_signals`.
+      config: the edit's settings.
+      calibration: makes signals a confidence.
+      within: the user's mask, if there is one, at the original's size.
+      levels: the largest integer of the file's channels.
+      grey: the file has one channel, as its original.
+    """
+    size = (original.shape[0], original.shape[1])
+    if config.preserve == "pixels":
+        threshold = config.mask.threshold
+        pixels, mask = keep_unedited(original, edited, free, within=within, threshold=threshold)
+    else:
+        pixels, mask = resize(edited, size), resize(free, size, linear=True)
+    if grey:  # what changes in colour alone is no change of the file
+        pixels = np.repeat((pixels @ LUMA)[..., None], 3, axis=-1)
+    own = {**signals, **picture_signals(original, pixels, mask, levels)}
+    own = {name: float(value) for name, value in own.items()}
+    listed = {name: np.asarray([value]) for name, value in own.items()}
+    [confidence], [review] = calibration.confidence(listed), calibration.review(listed)
+    return Delivery(pixels, mask, own, float(confidence), review)
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """What an edit returns; T targets in all.
+
+    Attributes:
+      images: (T, h, w, 3) in [-1, 1].
+      latents: (T, h/f, w/f, c), scaled.
+      source_latents: the same of the replayed source branch; None where it was anchored or not needed.
+      auxiliary_latents: (b, h/f, w/f, c), the uniform reconstruction; None where nothing is blended.
+      masks: (T, h, w) in [0, 1]. Where unedited pixels are kept (`Editor.edit` with `preserve = "pixels"`),
+        how much of each pixel is the model's; else the share of blended steps and channels in which it
+        was free to change (1 where nothing is blended).
+      evaluations: single-sample U-Net evaluations that this call spent.
+      source_index: (T,), the image that each target belongs to.
+      error_map: (b, h, w) in [0, 1]: how far the uniform reconstruction is from each pixel of the
+        original (`confidence.error_map`).
+      signals: what the edit tells about itself, (T,) each (`confidence.edit_signals`).
+      confidence: (T,) in [0, 1], how sure it is that the edit did what it should and nothing else.
+      review: why each result should be looked at; None where it need not be.
+      step_masks: (steps, T, h/f, w/f, c), 1 where free, if asked for.
+    """
+
+    images: Float[Array, "t height width 3"]
+    latents: Float[Array, "t h w c"]
+    source_latents: Float[Array, "t h w c"] | None
+    auxiliary_latents: Float[Array, "b h w c"] | None
+    masks: Float[Array, "t height width"]
+    evaluations: int
+    source_index: np.ndarray
+    error_map: Float[Array, "b height width"]
+    signals: Signals
+    confidence: np.ndarray
+    review: Sequence[str | None]
+    step_masks: Float[Array, "m t h w c"] | None = None
+
+    def deliver(
+        self, target: int, original: Float[np.ndarray, "H W 3"], **options: Any
+    ) -> Delivery:
+        """One target's picture for its original, at that one's size; `options` are those of `delivery.deliver`.
+
+        For what `Editor.edit_latents` and `Editor.edit_prepared` return, which is the model's own.
+        """
+        return deliver(
+            original,
+            # All targets at once: JAX keeps what it has fetched, and a slice would be a program.
+            np.asarray(self.images)[target].astype(np.float32),
+            np.asarray(self.masks)[target].astype(np.float32),
+            {name: np.asarray(values)[target] for name, values in self.signals.items()},
+            **options,
+        )

@@ -1,0 +1,249 @@
+"""A checkpoint on its devices, and what it tells about itself and about the edits that it is asked for."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+
+from uam_jax.checkpoints.load import Checkpoint, load_checkpoint
+from uam_jax.checkpoints.recommended import Recommended, recommended_by
+from uam_jax.engine import programs
+from uam_jax.engine.arguments import (
+    Prompts,
+    inversion_regions,
+    latent_masks,
+    settle_context,
+    source_prompts,
+)
+from uam_jax.engine.inversion import InversionKey
+from uam_jax.engine.inverter import Inverter
+from uam_jax.engine.parallel import Devices, gather, platform_of
+from uam_jax.engine.predictors import Network
+from uam_jax.method.confidence import Calibration
+from uam_jax.method.config import EditConfig
+from uam_jax.method.plan import Plan
+from uam_jax.runtime.platforms import Platform
+from uam_jax.types import MaskLike, Params
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A checkpoint on its devices.
+
+    Attributes:
+      checkpoint: networks, weights, tokenizer, schedule.
+      devices: over which batches are split; None: where the weights were put, or else JAX's default device.
+    """
+
+    checkpoint: Checkpoint
+    devices: Devices | None = None
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "scenes",
+        *,
+        dtype: str = "float32",
+        variant: str | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """Loads a model: an embedded one's name, a folder, an Orbax checkpoint or a hub id.
+
+        Args:
+          model: see `checkpoints.load_checkpoint`.
+          dtype: of weights and computation; norms and softmax are float32 in any case. Products of
+            float32 matrices are less than that on TPU and GPU unless `jax.default_matmul_precision`
+            is set.
+          variant: of the weight files ("fp16").
+          revision: of a hub id.
+
+        Raises:
+          InputError: no such model, or a file of it is at fault.
+        """
+        editor = cls(load_checkpoint(model, dtype=dtype, variant=variant, revision=revision))
+        _ = editor.recommended  # its faults come now, not after the first edit
+        return editor
+
+    def on(self, devices: Devices | None) -> Self:
+        """The same model with its weights on every device, each taking its part of a batch; None: on one."""
+        params = self.params
+        params = gather(params) if devices is None else devices.replicate(params)
+        checkpoint = replace(self.checkpoint, params=params)
+        return replace(self, checkpoint=checkpoint, devices=devices)
+
+    @property
+    def inverter(self) -> Inverter:
+        """Inversions one level deeper: levels, trajectories, clean estimates."""
+        return Inverter(self.checkpoint, self.devices)
+
+    @property
+    def platform(self) -> Platform:
+        """The kind of device that this runs on."""
+        return platform_of(self.params, self.devices)
+
+    @property
+    def name(self) -> str:
+        """What the model was asked for by."""
+        return self.checkpoint.name
+
+    @property
+    def weights_hash(self) -> str:
+        """16 hex digits that depend on the stored weights alone."""
+        return self.checkpoint.weights_hash
+
+    @property
+    def model_hash(self) -> str:
+        """A short name of all that decides what the model computes: weights, configs, scheduler, tokenizer."""
+        return self.checkpoint.model_hash
+
+    @property
+    def native_size(self) -> int:
+        """The side, in pixels, of the pictures that the model was trained on."""
+        return self.checkpoint.unet.config.sample_size * self.checkpoint.vae.config.factor
+
+    @property
+    def size_factor(self) -> int:
+        """Pixels to a latent pixel, along a side."""
+        return self.checkpoint.vae.config.factor
+
+    @property
+    def size_multiple(self) -> int:
+        """Sides of pictures are multiples of this."""
+        return self.size_factor * self.latent_multiple
+
+    @property
+    def latent_multiple(self) -> int:
+        """Sides of latents are multiples of this."""
+        return 2 ** (len(self.checkpoint.unet.config.channels) - 1)
+
+    @functools.cached_property
+    def recommended(self) -> Recommended:
+        """The settings that ship beside the weights."""
+        return recommended_by(self.checkpoint)
+
+    @property
+    def default_config(self) -> EditConfig:
+        """The preset `default` with the settings that ship beside the weights, which win."""
+        return self.recommended.config
+
+    @property
+    def calibration(self) -> Calibration:
+        """What makes an edit's signals a confidence: the model's own if it ships one."""
+        return self.recommended.calibration
+
+    @property
+    def params(self) -> Params:
+        """The weights of `unet`, `vae` and `text_encoder`."""
+        return self.checkpoint.params
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return self.checkpoint.vae.config.latent_channels
+
+    def evaluations(
+        self,
+        config: EditConfig,
+        *,
+        targets: int = 1,
+        user_mask: bool = False,
+        source: Prompts | None = None,
+    ) -> int:
+        """Single-sample U-Net evaluations that an edit of one image takes; see `plan`."""
+        return self.plan(config, user_mask=user_mask, source=source).evaluations(targets)
+
+    def plan(
+        self, config: EditConfig, *, user_mask: bool = False, source: Prompts | None = None
+    ) -> Plan:
+        """The evaluations that an edit with `config` takes.
+
+        Args:
+          config: the edit's.
+          user_mask: whether the user gives a mask.
+          source: the source prompts, which take fewer evaluations if all are empty.
+        """
+        timesteps = self.checkpoint.schedule.spaced(config.spacing).timesteps(config.steps)
+        return settle_context(config, source).plan(timesteps, user_mask=user_mask)
+
+    # What an edit takes
+
+    def inversions_needed(
+        self,
+        source: Prompts | None = None,
+        *,
+        shape: Sequence[int],
+        config: EditConfig | None = None,
+        masks: MaskLike | None = None,
+    ) -> dict[InversionKey, tuple[int, ...]]:
+        """The inversions that an edit of pictures takes, and the levels that it needs of each.
+
+        Args:
+          source: as in `edit`.
+          shape: of the pictures' latents.
+          config: as in `edit`.
+          masks: as in `edit`.
+        """
+        config = self.default_config if config is None else config
+        prompts = source_prompts(source, config)
+        config = settle_context(config, prompts)
+        allowed = None if masks is None else latent_masks(masks, shape, self.size_factor)
+        regions = inversion_regions(allowed, config)
+        keys = self.inverter.keys(shape[0], prompts, config, regions)
+        return keys.levels(self.plan(config, user_mask=masks is not None), config)
+
+    def programs(
+        self, config: EditConfig, size: tuple[int, int], *, user_mask: bool = False
+    ) -> set[tuple[Any, ...]]:
+        """What is compiled for edits of a batch of pictures of one size, besides text: a name for each program.
+
+        Edits that have a name in common share the program.
+        """
+        plan = self.plan(config, user_mask=user_mask)
+        prompts = "x" if config.source_context == "prompt" else ""
+        keys = self.inverter.keys(1, prompts, config)
+        regions = user_mask and config.region.inversion > 0
+        mask, control = config.mask, config.control
+        blocks = control.block_start, control.block_end, config.region.target > 0
+        details = mask.rule, mask.radius, mask.source_line, *blocks, keys.source.spacing
+        replayed = config.source == "replay"
+        names: list[tuple[Any, ...]] = [
+            ("encode",),
+            ("decode",),
+            ("error_map",),
+            ("edit", plan, user_mask, replayed, *details),
+            ("signals", replayed and plan.segments[-1].source),
+        ]
+        for key, levels in keys.levels(plan, config).items():
+            kind = key.uniformity, any(key.prompts), key.rows, regions and key == keys.source
+            names.append(("invert", *kind, key.spacing, levels))
+        if plan.depth:
+            kind = keys.auxiliary.uniformity, keys.auxiliary.spacing
+            names.append(("denoise", plan.depth, plan.blended, *kind))
+        return {(*name, size) for name in names}
+
+
+def describe_model(model: LoadedModel) -> dict[str, Any]:
+    """A model's parts, sizes and the cost of one of its evaluations, for a summary."""
+    network = Network(model.checkpoint.unet, model.checkpoint.schedule)
+    null = model.inverter.condition("")
+    flops = {
+        name: programs.evaluation_flops(network, model.params["unet"], null, uniform=uniform)
+        for name, uniform in {"text": False, "uniform": True}.items()
+    }
+    return {
+        "model": model.name,
+        "weights": model.weights_hash,
+        "model_hash": model.model_hash,
+        "parameters": {
+            part: sum(leaf.size for leaf in jax.tree.leaves(tree))
+            for part, tree in model.params.items()
+        },
+        "native_size": model.native_size,
+        "size_multiple": model.size_multiple,
+        "latent_channels": model.latent_channels,
+        "attention": programs.attention_of(network, model.platform),
+        "gflop_per_evaluation": {name: count and count / 1e9 for name, count in flops.items()},
+    }

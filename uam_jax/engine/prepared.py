@@ -1,0 +1,46 @@
+"""The part of an edit that does not depend on its target."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Array, Float
+
+from uam_jax.engine.inversion import Inversion
+from uam_jax.method.config import EditConfig
+from uam_jax.method.plan import Plan
+from uam_jax.types import Conditioning, Image, Latent
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the edits of some pictures share, whatever their targets.
+
+    Attributes:
+      config: the edits' settings.
+      plan: their evaluations.
+      z0: (b, h/f, w/f, c), the pictures' latents.
+      start: the source's noisiest latent.
+      trajectory: the source's latent before every step, most noise first, if it is anchored on them.
+      told: the source's condition, a row per picture.
+      auxiliary: the uniform reconstruction; None where nothing is blended.
+      auxiliary_clean: (m, b, h/f, w/f, c), the auxiliary branch's clean estimates of the blended steps.
+      masks: (b, h/f, w/f, 1), the user's.
+      images: (b, h, w, 3), the originals, or if they were not given what the VAE makes of `z0`.
+      rebuilt: (b, h, w, 3), the uniform reconstruction's pictures; of `z0` where nothing is blended.
+      inversions: those that were used.
+      evaluations: single-sample U-Net evaluations spent.
+    """
+
+    config: EditConfig
+    plan: Plan
+    z0: Latent
+    start: Latent
+    trajectory: Float[Array, "n b h w c"] | None
+    told: Conditioning
+    auxiliary: Latent | None
+    auxiliary_clean: Float[Array, "m b h w c"] | None
+    masks: Float[Array, "b h w 1"] | None
+    images: Image
+    rebuilt: Image
+    inversions: Sequence[Inversion]
+    evaluations: int

@@ -1,0 +1,388 @@
+"""Measures one configuration of one model on one kind of device, in a process of its own.
+
+`python -m uam_jax.bench` reads a `Case` as JSON and prints what it measured as JSON, so that compilation,
+memory and failures of one configuration never touch another's. `uam bench` runs it for many.
+"""
+
+import ctypes
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from uam_jax.errors import InputError
+from uam_jax.evaluation.peaks import peak_flops
+from uam_jax.runtime import backend
+
+if TYPE_CHECKING:
+    from uam_jax.editor import Editor
+    from uam_jax.method.config import EditConfig
+    from uam_jax.method.plan import Plan
+
+MARK = "bench: "
+"""Begins the lines that tell what is going on."""
+
+TASKS = ("invert", "edit", "batch")
+SOURCE, TARGETS = "a red cube on a wooden table", ("a blue cube", "a green ball", "a red cone")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration.
+
+    Attributes:
+      model: see `Editor.load`, like `variant`; None for random weights of `shape`.
+      shape: a key of `shapes.SHAPES`.
+      config: a preset or a TOML file; None: the model's own settings.
+      overrides: of it, "key=value".
+      device: "cpu", "gpu" or "tpu"; None: the best that JAX finds.
+      devices: how many of them.
+      dtype: of weights and computation.
+      precision: of float32 products (`jax.default_matmul_precision`).
+      attention: what computes it: "auto", "xla", "cudnn" or "chunked".
+      size: side of the pictures in pixels; None: the model's own.
+      batch: pictures per device at a time.
+      steps: of the schedule; None: the config's.
+      targets: prompts per picture.
+      tasks: of `TASKS`.
+      repeats: of each, after the first.
+      peak: of a device in TFLOP/s, in place of `peaks.peak_flops`; of a CPU's virtual devices together.
+    """
+
+    model: str | None = "scenes"
+    variant: str | None = None
+    shape: str | None = None
+    config: str | None = None
+    overrides: tuple[str, ...] = ()
+    device: str | None = None
+    devices: int = 1
+    dtype: str = "float32"
+    precision: str | None = None
+    attention: str = "auto"
+    size: int | None = None
+    batch: int = 1
+    steps: int | None = None
+    targets: int = 1
+    tasks: tuple[str, ...] = TASKS
+    repeats: int = 5
+    peak: float | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> "Case":
+        """What `json.dumps(asdict(case))` wrote."""
+        values = json.loads(text)
+        lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists})
+
+
+def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Measures every task of a case.
+
+    Times are of the whole task as seen from Python, with the results there; `edit` is `Editor.edit_latents`
+    between the VAE's two halves, `batch` a data-set job from picture files to picture files.
+
+    Returns:
+      `machine`, `model`, and a row for each task: seconds of compilation (tracing included) of what no task
+      before it had compiled, of the first run without it, and of the repeats; images/s; an image's evaluations
+      and the operations of a run's; memory.
+
+    Raises:
+      InputError: no such model, device or configuration.
+    """
+    backend.configure(device=case.device, devices=case.devices, precision=case.precision)  # type: ignore[arg-type]
+
+    from uam_jax.engine.parallel import Devices
+
+    say(f"loading {case.model or case.shape}")
+    editor, config = _load(case)
+    devices = Devices.local(case.devices)
+    editor = editor.on(devices)
+    [kind] = {device.device_kind for device in devices.devices}
+    precision = case.precision or "default"
+    peak = case.peak * 1e12 if case.peak else peak_flops(kind, case.dtype, precision)
+    say("counting operations")
+    flops = _flops_per_evaluation(editor, case.size)
+    product = _product_rate(case.dtype, devices.platform.name)
+    # What a CPU can do is shared by the devices that it is divided into.
+    apart = 1 if devices.platform.name == "cpu" else case.devices
+    rows = []
+    for task in case.tasks:
+        say(f"{task}, compiling")
+        with backend.CompileClock() as preparing:
+            run, images, counted = _task(task, editor, config, case)
+        row = _timed(run, case.repeats, devices, lambda text, task=task: say(f"{task}, {text}"))
+        row["compile_seconds"] += preparing.seconds
+        seconds = row["seconds"]["median"]
+        row = {"task": task, "images": images, **row, "images_per_second": images / seconds}
+        if flops:
+            work = images * sum(counted[maps] * flops[maps] for maps in flops)
+            rate = work / seconds / apart
+            row |= {
+                "evaluations": sum(counted.values()),
+                "gflop_per_evaluation": {maps: each / 1e9 for maps, each in flops.items()},
+                "tflop": work / 1e12,
+                "tflops_per_device": rate / 1e12,
+                "share_of_peak": rate / peak if peak else None,
+                "share_of_product": rate / product,
+            }
+        rows.append(row)
+    return {
+        "machine": {
+            **backend.describe_machine(),
+            "host": backend.describe_host(),
+            "used": case.devices,
+            "peak_tflops": peak and peak / 1e12,
+            "product_tflops": product / 1e12,
+        },
+        "model": {
+            "name": editor.name,
+            "weights": editor.weights_hash,
+            "size": case.size or editor.native_size,
+            "config": config.fingerprint(),
+            "steps": config.steps,
+        },
+        "rows": rows,
+    }
+
+
+def _load(case: Case) -> "tuple[Editor, EditConfig]":
+    from uam_jax.editor import Editor
+    from uam_jax.method.config import EditConfig
+
+    if case.shape is None:
+        editor = Editor.load(case.model or "scenes", dtype=case.dtype, variant=case.variant)
+    else:
+        from uam_jax.checkpoints.random import random_checkpoint
+
+        editor = Editor(random_checkpoint(case.shape, dtype=case.dtype))
+    if case.attention != "auto":
+        unet = editor.checkpoint.unet.clone(backend=case.attention)
+        editor = Editor(replace(editor.checkpoint, unet=unet))
+    overrides = (*case.overrides, *([f"steps={case.steps}"] if case.steps else []))
+    if case.config is None:
+        return editor, editor.default_config.overridden(overrides)
+    return editor, EditConfig.load(case.config, overrides)
+
+
+def _task(
+    task: str, editor: "Editor", config: "EditConfig", case: Case
+) -> tuple[Callable[[], Any], int, Mapping[str, int]]:
+    """What is run, how many results it makes, and the evaluations of each by kind of maps."""
+    side, count = case.size or editor.native_size, case.batch * case.devices
+    source = SOURCE if config.source_context == "prompt" else None
+    if task == "invert":
+        z0 = editor.encode(_pictures(count, side))
+        return (
+            lambda: editor.invert(z0, steps=config.steps).latents,
+            count,
+            {"uniform": config.steps, "text": 0},
+        )
+    targets = [TARGETS[i % len(TARGETS)] for i in range(case.targets)]
+    of_all = evaluations_by_maps(config, editor.plan(config), case.targets)
+    counted = {maps: number / case.targets for maps, number in of_all.items()}
+    if task == "edit":
+        pictures = _pictures(count, side)
+
+        def edit() -> Any:
+            z0 = editor.encode(pictures)
+            asked = [targets] * count
+            return editor.edit_latents(z0, asked, source, config=config, images=pictures).images
+
+        return edit, count * case.targets, counted
+    return (
+        _Job(editor, config, case, targets, source).run,
+        _Job.BATCHES * count * case.targets,
+        counted,
+    )
+
+
+def evaluations_by_maps(config: "EditConfig", plan: "Plan", targets: int = 1) -> dict[str, int]:
+    """`Plan.evaluations` of an image, by what their cross-attention costs: with uniform maps or the text's."""
+    edit, inversion = targets * plan.edit_evaluations, plan.inversion_rows * plan.steps
+    counted = {"uniform": 0, "text": edit}
+    counted["uniform" if config.inversion.uniformity == 1 else "text"] += inversion
+    auxiliary = plan.evaluations(targets) - edit - inversion
+    counted["uniform" if config.auxiliary_uniformity == 1 else "text"] += auxiliary
+    return counted
+
+
+class _Job:
+    """`uam batch` on picture files, without the model's loading and the gallery."""
+
+    BATCHES = 4
+
+    def __init__(
+        self,
+        editor: "Editor",
+        config: "EditConfig",
+        case: Case,
+        targets: list[str],
+        source: str | None,
+    ) -> None:
+        from uam_jax.io.encoding import encode_image
+        from uam_jax.io.images import Picture
+        from uam_jax.jobs.manifest import Item
+        from uam_jax.jobs.plan import Settings
+
+        self._scratch = tempfile.TemporaryDirectory(prefix="uam-bench-")
+        self._editor, self._config, self._devices = editor, config, case.devices
+        side, folder = case.size or editor.native_size, Path(self._scratch.name)
+        self._items = []
+        for number, pixels in enumerate(_pictures(self.BATCHES * case.batch * case.devices, side)):
+            file = folder / f"{number}.png"
+            file.write_bytes(encode_image(file, pixels, Picture(pixels)))
+            self._items.append(Item(str(number), str(file), tuple(targets), source))
+        self._settings = Settings(
+            model=editor.name,
+            weights=editor.weights_hash,
+            model_hash=editor.model_hash,
+            dtype=case.dtype,
+            config=config.to_dict(),
+            side=side,
+            multiple=editor.size_multiple,
+            micro=case.batch,
+            precision=case.precision,
+        )
+
+    def run(self) -> None:
+        """Does the whole job anew."""
+        from uam_jax.io.storage import Folder
+        from uam_jax.jobs.job import run_job
+        from uam_jax.jobs.job_folder import JobFolder
+        from uam_jax.jobs.plan import plan_job
+
+        with tempfile.TemporaryDirectory(dir=self._scratch.name) as out:
+            job = JobFolder(Folder(out))
+            sizes = job.measure(self._items)
+            plan = plan_job(self._items, sizes, self._config, self._settings)
+            progress = run_job(self._editor, plan, job, devices=self._devices)
+        if progress.failed:
+            raise RuntimeError(progress.reasons[0])
+
+
+def _pictures(count: int, side: int) -> np.ndarray:
+    """(count, side, side, 3) in [-1, 1]: smooth waves, each picture its own, as large as PNG files of photographs."""
+    rows, columns = np.mgrid[:side, :side] / side
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, (side, side, 3))
+    waves = [
+        np.sin(2 * np.pi * ((1 + i % 5) * rows[..., None] + np.arange(3) * columns[..., None]))
+        for i in range(count)
+    ]
+    return np.stack([0.8 * wave + noise for wave in waves]).astype(np.float32)
+
+
+def _timed(
+    run: Callable[[], Any], repeats: int, devices: Any, say: Callable[[str], None]
+) -> dict[str, Any]:
+    import jax
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        jax.block_until_ready(run())
+        return time.perf_counter() - began
+
+    with backend.CompileClock() as clock:
+        first = seconds()
+    _forget_peak()
+    times = []
+    for number in range(repeats):
+        say(f"{number + 1} of {repeats}")
+        times.append(seconds())
+    low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
+    return {
+        "compile_seconds": clock.seconds,
+        "first_seconds": max(first - clock.seconds, 0.0),
+        "seconds": {"median": median, "low": low, "high": high, "all": times},
+        "memory": _peak_memory(devices),
+    }
+
+
+def _flops_per_evaluation(editor: "Editor", size: int | None) -> dict[str, float]:
+    """By kind of maps, of one sample; {} where the compiler does not tell."""
+    from uam_jax.engine import programs
+    from uam_jax.engine.predictors import Network
+
+    network = Network(editor.checkpoint.unet, editor.checkpoint.schedule)
+    side = (size or editor.native_size) // editor.size_factor
+    null = editor.condition("")
+    counts = {
+        name: programs.evaluation_flops(
+            network, editor.params["unet"], null, uniform=uniform, size=(side, side)
+        )
+        for name, uniform in {"text": False, "uniform": True}.items()
+    }
+    return {name: count for name, count in counts.items() if count is not None}
+
+
+def _product_rate(dtype: str, platform: str) -> float:
+    """FLOP/s of a large matrix product here: what can be reached, where nobody says what the chip can do."""
+    import jax
+
+    side, turns = (2048, 4) if platform == "cpu" else (8192, 20)
+
+    @jax.jit
+    def multiply(x: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, turns, lambda _, y: (y @ x).astype(x.dtype), x)
+
+    # Its powers neither grow nor vanish.
+    x = jax.random.normal(jax.random.key(0), (side, side), dtype) / side**0.5
+    multiply(x).block_until_ready()
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        multiply(x).block_until_ready()
+        times.append(time.perf_counter() - began)
+    return 2 * side**3 * turns / min(times)
+
+
+def _forget_peak() -> None:
+    """Lets the process's peak memory begin anew, without what compiling left behind, where the system can (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory(devices: Any) -> dict[str, Any]:
+    """The most bytes held: on one device, as its allocator says, or by the process."""
+    stats = devices.devices[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return {"gigabytes": stats["peak_bytes_in_use"] / 1e9, "of": "the device, since the start"}
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("VmHWM"))
+        return {"gigabytes": int(line.split()[1]) * 1024 / 1e9, "of": "the process, in the repeats"}
+    try:
+        import resource
+    except ImportError:  # Windows
+        return {"gigabytes": None, "of": "nothing, since this system does not tell it"}
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"gigabytes": peak / 1e9, "of": "the process, since the start"}
+
+
+def main() -> None:
+    """Measures the case on stdin; its progress goes to stderr, a line each that begins with `MARK`."""
+
+    def say(text: str) -> None:
+        print(MARK + text, file=sys.stderr, flush=True)
+
+    with redirect_stdout(sys.stderr):
+        try:
+            outcome = measure(Case.from_json(sys.stdin.read()), say)
+        except Exception as error:  # whatever it is, the other cases are measured
+            first = next(iter(str(error).splitlines()), "")
+            refused = first if isinstance(error, InputError) else f"{type(error).__name__}: {first}"
+            outcome = {"refused": refused}
+    print(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main()

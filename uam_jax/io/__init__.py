@@ -1,0 +1,1 @@
+"""Pictures, masks and folders: read, composed and written, without a model."""

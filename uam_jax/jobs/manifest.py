@@ -1,0 +1,314 @@
+"""What a data-set job is to do: a manifest's lines, or a folder's pictures, as checked items."""
+
+import io
+import json
+import ntpath
+import os
+import posixpath
+import re
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from uam_jax.errors import InputError, quoted, shortened
+from uam_jax.files import base_name, decode_text, is_url, join, local_path, parent, public
+from uam_jax.io.formats import readable_suffixes
+from uam_jax.io.storage import read_bytes
+from uam_jax.jobs.folders import find_pictures, refuse_results
+from uam_jax.jobs.names import fault, folded, own_id, result_file
+
+_KEYS = {"image", "target", "source", "id", "mask", "set"}
+_SHOWN = 5
+"""How many faults of a manifest are told at once."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture and what is to become of it.
+
+    Attributes:
+      id: names the results; relative, with "/" between its parts.
+      image: a path or URL.
+      targets: at least one.
+      source: what the picture shows.
+      mask: a path or URL.
+      settings: "key=value", as for `--set`, with the value in TOML, sorted.
+    """
+
+    id: str
+    image: str
+    targets: tuple[str, ...]
+    source: str | None = None
+    mask: str | None = None
+    settings: tuple[str, ...] = ()
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The ids of its results: its own, numbered if there are several targets."""
+        if len(self.targets) == 1:
+            return (self.id,)
+        return tuple(f"{self.id}-{number + 1}" for number in range(len(self.targets)))
+
+
+def read_manifest(url: str, *, besides: str = "") -> list[Item]:
+    """The items of a JSONL or Parquet manifest, in order.
+
+    A line has `image`, `target` (one or a list), and if wanted `source`, `id`, `mask` and `set` (a table
+    of settings). Pictures and masks are found from the manifest's folder.
+
+    Args:
+      url: the manifest.
+      besides: the folder that results go to, in whose parts no picture or mask may lie.
+
+    Raises:
+      InputError: it can't be read, or lines are at fault; the first few are told.
+    """
+    content = read_bytes(url)
+    is_table = content.startswith(b"PAR1") or base_name(url).lower().endswith(".parquet")
+    rows = _parquet(url, content) if is_table else _jsonl(url, content)
+    folder = parent(url)
+    items, faults = [], []
+    for place, row in rows:
+        try:
+            items.append(_item(row, folder))
+        except InputError as error:
+            faults.append(f"{place}: {error}")
+    _raise(faults)
+    if not items:
+        raise InputError(f"{url} has no lines: give one JSON object per picture")
+    if besides:
+        refuse_results(
+            (file for item in items for file in (item.image, item.mask) if file), besides
+        )
+    return checked(items, url)
+
+
+def read_folder(
+    url: str, targets: Sequence[str], *, source: str | None = None, besides: str = ""
+) -> list[Item]:
+    """The pictures of a folder and its subfolders, each with the same prompts, in the order of their names.
+
+    Args:
+      url: the folder.
+      targets: of every picture.
+      source: of every picture.
+      besides: a folder that does not count, should it lie inside: the results'.
+
+    Raises:
+      InputError: there are none.
+    """
+    names, left_out = find_pictures(url, besides)
+    if left_out:
+        warnings.warn(left_out, stacklevel=2)
+    if not names:
+        raise InputError(f"{url} holds no pictures{f' ({left_out})' if left_out else ''}")
+    items = [Item(own_id(name), join(url, name), tuple(targets), source) for name in names]
+    return checked(items, url)
+
+
+def checked(items: list[Item], origin: str) -> list[Item]:
+    """The same items, if each result has a name that is safe and its own.
+
+    Raises:
+      InputError: names are unsafe or given twice, or a result's file would be another's, or its folder.
+    """
+    faults, owners = [], {}
+    for item in items:
+        if reason := fault(item.id):
+            faults.append(f"{origin}: id {quoted(item.id)} {reason}")
+            continue
+        for result in {item.id: None, **dict.fromkeys(item.results)}:
+            if result in owners:
+                faults.append(
+                    f"{origin}: {owners[result].image} and {item.image} would both be {result!r}: "
+                    "give each an `id` of its own"
+                )
+            owners.setdefault(result, item)
+    places = {folded(name): item for name, item in owners.items()}
+    for name, item in owners.items():
+        stem, suffix = posixpath.splitext(folded(name))
+        keeps = suffix and result_file(folded(name), suffix, own=True) == folded(name)
+        if keeps and (other := places.get(stem)):
+            own = posixpath.splitext(folded(base_name(other.image)))[1]
+            # PNGs are told apart, and a picture whose name does not tell its format may have any.
+            if suffix != ".png" and (suffix == own or own not in readable_suffixes()):
+                faults.append(f"{origin}: ids {other.id!r} and {name!r} would both be {name!r}")
+        parents = folded(name).split("/")[:-1]
+        for depth in range(1, len(parents) + 1):
+            above = "/".join(parents[:depth])
+            stem, suffix = posixpath.splitext(above)
+            if suffix and (stem in places or above in places):
+                faults.append(
+                    f"{origin}: id {item.id!r} lies below the result of {(places.get(stem) or places[above]).id!r}"
+                )
+    _raise(faults)
+    return items
+
+
+def _item(row: Any, folder: str) -> Item:
+    if not isinstance(row, Mapping):
+        raise InputError("not a JSON object")
+    if unknown := sorted(map(str, row.keys() - _KEYS)):
+        raise InputError(f"unknown key {', '.join(unknown)}; known are {', '.join(sorted(_KEYS))}")
+    row = {key: value for key, value in row.items() if value is not None}
+    for key in ("image", "source", "id", "mask"):
+        if key in row and not isinstance(row[key], str):
+            raise InputError(f"{key} is {quoted(row[key])}: text is needed")
+    if not row.get("image"):
+        raise InputError("no `image`: give the picture's path or URL")
+    target = row.get("target")
+    listed = [target] if isinstance(target, str) else target
+    targets = tuple(listed) if isinstance(listed, list) else ()
+    if not targets or not all(isinstance(text, str) and text.strip() for text in targets):
+        raise InputError("no `target`: say what the result shows, in a text or a list of texts")
+    for text in (*targets, row.get("source", "")):
+        if any(unicodedata.category(char) == "Cs" for char in text):
+            raise InputError(
+                f"the prompt {quoted(text)} is no valid Unicode text: half a character is in it"
+            )
+    settings = row.get("set", {})
+    if not isinstance(settings, Mapping):
+        raise InputError(f'set is {quoted(settings)}: give an object, as {{"guidance": 5}}')
+    chosen = list(_settings(settings))
+    if twice := [key for key, count in Counter(key for key, _ in chosen).items() if count > 1]:
+        raise InputError(f"{', '.join(twice)} is set twice")
+    image = _found(row["image"], folder)
+    return Item(
+        id=row["id"] if "id" in row else _default_id(image, folder),
+        image=join(folder, image),
+        targets=targets,
+        source=row.get("source"),
+        mask=join(folder, _found(row["mask"], folder)) if "mask" in row else None,
+        settings=tuple(f"{key}={value}" for key, value in sorted(chosen)),
+    )
+
+
+def _found(name: str, folder: str) -> str:
+    """The name of a file, where it was written on Windows as this system has it.
+
+    Raises:
+      InputError: it is on a drive, of which this system has none.
+    """
+    foreign = os.sep == "/" and not is_url(name) and re.search(r"\\|^[A-Za-z]:/", name)
+    if not foreign or _exists(name, folder):
+        return name
+    if drive := ntpath.splitdrive(name)[0]:
+        raise InputError(
+            f"{quoted(name)} is a path of Windows: this system has no drive {drive}; give paths from the "
+            "manifest's folder"
+        )
+    turned = name.replace("\\", "/")
+    return turned if is_url(folder) or _exists(turned, folder) else name
+
+
+def _exists(name: str, folder: str) -> bool:
+    return not is_url(folder) and os.path.exists(join(folder, name))
+
+
+def _default_id(image: str, folder: str) -> str:
+    """The id by a picture's path below the manifest; of others by their file's name and where they are."""
+    path = local_path(image)
+    if path is None or (is_url(folder) and os.path.isabs(path)):
+        return own_id(base_name(image), public(image))
+    if os.path.isabs(path):
+        with suppress(ValueError):  # on another drive
+            path = os.path.relpath(path, folder or ".")  # all may be moved together
+    path = posixpath.normpath(path.replace(os.sep, "/"))
+    outside = path.startswith("../") or os.path.isabs(path)
+    return own_id(posixpath.basename(path), path) if outside else own_id(path)
+
+
+def _settings(table: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys of a nested table and their values in TOML, in which each keeps its type.
+
+    Raises:
+      InputError: a key is no text, or a value is nothing that JSON knows.
+    """
+    for key, value in table.items():
+        if not isinstance(key, str) or not all(part.isidentifier() for part in key.split(".")):
+            raise InputError(f"set has the key {quoted(key)}: give names, as mask.quantile")
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{prefix}{key}.")
+            continue
+        try:
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"set has {prefix}{key} = {quoted(value)}: text or a number is needed"
+            ) from None
+
+
+def _jsonl(url: str, content: bytes) -> Iterable[tuple[str, Any]]:
+    text = decode_text(content, url)
+    for number, line in enumerate(io.StringIO(text), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield f"{url} line {number}", json.loads(line, object_pairs_hook=_once)
+        except InputError as error:
+            raise InputError(f"{url} line {number}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{url} line {number}: not JSON ({error}); give a JSON object a line, as in "
+                '{"image": "a.jpg", "target": "a red shoe"}, a Parquet table, or a folder of pictures'
+            ) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, of which JSON itself would keep the last value of a key that comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise InputError(f"{quoted(twice)} is given twice; several targets are a list")
+    return found
+
+
+def _parquet(url: str, content: bytes) -> Iterable[tuple[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(io.BytesIO(content))
+    except (pyarrow.ArrowException, OSError) as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise InputError(f"{url}: not a Parquet file ({first})") from None
+    if len({*table.column_names}) < table.num_columns:
+        raise InputError(f"{url}: two columns have the same name: give each its own")
+    for name in {"image", "mask"} & {*table.column_names}:
+        kind = table.schema.field(name).type
+        if pyarrow.types.is_nested(kind) or "binary" in str(kind):
+            raise InputError(
+                f"{url}: the column {name!r} holds pictures ({shortened(str(kind), 80)}), which are not read "
+                "from a table: write them to files, and give their paths"
+            )
+    told = (table.schema.pandas_metadata or {}).get("index_columns", [])
+    index = {name for name in told if isinstance(name, str)} - _KEYS
+    index |= {name for name in table.column_names if re.fullmatch(r"__index_level_\d+__", name)}
+    rows = table.drop_columns(sorted(index & {*table.column_names})).to_pylist()
+    for number, row in enumerate(rows, start=1):
+        own = row.get("set")
+        if isinstance(own, list) and all(isinstance(pair, tuple) for pair in own):  # a map
+            own = dict(own)
+        if isinstance(own, dict):
+            row["set"] = _given(own)
+        yield f"{url} row {number}", row
+
+
+def _given(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested table without what is null: Parquet has every key in every row."""
+    return {
+        key: _given(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if value is not None
+    }
+
+
+def _raise(faults: list[str]) -> None:
+    if faults:
+        more = len(faults) - _SHOWN
+        shown = [*faults[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+        raise InputError("; ".join(shown))

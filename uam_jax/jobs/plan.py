@@ -1,0 +1,191 @@
+"""A data-set job, decided: its settings, its groups of pictures, and what they take."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from uam_jax.engine.arguments import source_prompts
+from uam_jax.errors import InputError
+from uam_jax.files import base_name
+from uam_jax.io.encoding import default_suffix, output_format
+from uam_jax.io.images import quietly
+from uam_jax.jobs.batches import Bucket, Group, Size, count_by, group
+from uam_jax.jobs.manifest import Item
+from uam_jax.jobs.names import told_apart
+from uam_jax.jobs.originals import read_item
+from uam_jax.method.config import EditConfig
+
+if TYPE_CHECKING:
+    from uam_jax.editor import Editor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a job's results, besides the manifest: kept in `job.json`, and compared when it goes on.
+
+    Attributes:
+      model: as it was asked for.
+      weights: their hash.
+      model_hash: of all that decides what the model computes, the weights too.
+      dtype: of the computation.
+      precision: of matrix products; None: the platform's own.
+      config: the edits' settings.
+      side: pictures are worked on at about side² pixels.
+      multiple: of which their sides are multiples.
+      micro: pictures per device at a time.
+      suffix: of the results; None: as the originals'.
+    """
+
+    model: str
+    weights: str
+    model_hash: str
+    dtype: str
+    config: Mapping[str, Any]
+    side: int
+    multiple: int
+    micro: int
+    suffix: str | None = None
+    precision: str | None = None
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """A job, decided.
+
+    Attributes:
+      items: of the whole manifest.
+      sizes: of the items' pictures.
+      groups: of the whole job, whatever part of it this process takes.
+      settings: of all.
+      config: of items without settings of their own.
+    """
+
+    items: Sequence[Item]
+    sizes: Sequence[Size | InputError]
+    groups: Sequence[Group]
+    settings: Settings
+    config: EditConfig
+
+    @cached_property
+    def expected(self) -> list[str]:
+        """The ids of all results, in the manifest's order."""
+        return [name for item in self.items for name in item.results]
+
+    @cached_property
+    def file_names(self) -> dict[str, str]:
+        """The names that the files of items and results have, without their suffixes, by their ids."""
+        return told_apart([*(item.id for item in self.items), *self.expected])
+
+    @property
+    def known_sizes(self) -> dict[str, Size]:
+        """Of pictures that could be measured, by item."""
+        pairs = zip(self.items, self.sizes, strict=True)
+        return {item.id: size for item, size in pairs if not isinstance(size, InputError)}
+
+    @property
+    def files(self) -> list[str]:
+        """The longest of each result's files, as far as their names are known beforehand."""
+        suffix = self.settings.suffix or ".jpeg"
+        return [f"originals/{name}{suffix}" for name in self.file_names.values()]
+
+    def part(self, shard: tuple[int, int]) -> list[Group]:
+        """The groups of process I of N: every N-th, so that each has some of every size."""
+        index, count = shard
+        return list(self.groups[index::count])
+
+    def config_of(self, bucket: Bucket) -> EditConfig:
+        return self.config.overridden(bucket.settings)
+
+    def describe(self, editor: "Editor", done: int) -> dict[str, Any]:
+        """What the job takes, told before it runs."""
+        rows, programs = [], set()
+        for bucket, count in count_by(self.groups).items():
+            if not all(bucket.size):
+                continue
+            config = self.config_of(bucket)
+            programs |= editor.programs(config, bucket.size, user_mask=bucket.masked)
+            each = editor.evaluations(config, targets=bucket.targets, user_mask=bucket.masked)
+            rows.append(
+                {
+                    "size": str(bucket),
+                    "pixels": bucket.size[0] * bucket.size[1],
+                    "pictures": count,
+                    "targets": bucket.targets,
+                    "settings": ", ".join(bucket.settings) or None,
+                    "evaluations_per_picture": each,
+                    "evaluations": each * count,
+                }
+            )
+        shapes: dict[str, int] = {}
+        for row in rows:
+            name = " with ".join(filter(None, (row["size"], row["settings"])))
+            shapes[name] = shapes.get(name, 0) + row["pictures"]
+        return {
+            "pictures": len(self.items),
+            "results": len(self.expected),
+            "done_before": done,
+            "shapes": [f"{name} ({count})" for name, count in shapes.items()],
+            # And the text's: of the null prompt, and of a batch.
+            "programs": len(programs) + len({1, self.settings.micro * len(editor.devices or (0,))}),
+            "evaluations": sum(row["evaluations"] for row in rows),
+            "buckets": rows,
+        }
+
+
+def plan_job(
+    items: Sequence[Item],
+    sizes: Sequence[Size | InputError],
+    config: EditConfig,
+    settings: Settings,
+) -> JobPlan:
+    """Sorts items into groups, and checks the settings of each.
+
+    Raises:
+      InputError: an item's settings are at fault.
+    """
+    groups = group(
+        items, sizes, side=settings.side, multiple=settings.multiple, micro=settings.micro
+    )
+    plan = JobPlan(items, sizes, groups, settings, config)
+    for members in groups:
+        first = members.items[0]
+        try:
+            own = plan.config_of(members.bucket)
+        except InputError as error:
+            raise InputError(f"item {first.id}: {error}") from None
+        if own.region.inversion and not members.bucket.masked:
+            raise InputError(
+                f"item {first.id} has no mask, and region.inversion is uniform outside of it: give it, "
+                "or --set region.inversion=0"
+            )
+        if own.source_context == "prompt":
+            for item in members.items:
+                if item.source is None:
+                    raise InputError(
+                        f'item {item.id} has no source prompt, and source_context is "prompt": give it, '
+                        "or --set source_context=null"
+                    )
+        else:
+            told = next((item.source for item in members.items if item.source is not None), None)
+            source_prompts(told, own)  # warns that it is ignored
+    return plan
+
+
+def check_items(
+    items: Sequence[Item], sizes: Sequence[Size | InputError], suffix: str | None
+) -> list[str]:
+    """Reads every picture and mask as the job would, and says what is wrong with which."""
+    faults = []
+    for item, size in zip(items, sizes, strict=True):
+        try:
+            if isinstance(size, InputError):
+                raise size
+            picture, _ = read_item(item)
+            with quietly():
+                output_format(
+                    f"x{suffix or default_suffix(base_name(item.image), picture)}", picture
+                )
+        except InputError as error:
+            faults.append(f"{item.id}: {error}")
+    return faults

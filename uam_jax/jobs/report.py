@@ -1,0 +1,166 @@
+"""The gallery of a batch job: a page that opens from the file system, made from the job's ledger."""
+
+import json
+import math
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, StrictUndefined
+
+from uam_jax.errors import InputError
+
+ROWS_PER_FILE = 20_000
+
+_FOLDER = "gallery"
+_ASSETS = ("page.css", "data.js", "stage.js", "page.js")
+_TEXTS = ("id", "reason", "review", "image", "target", "source", "size")
+_PATHS = ("output", "shown", "preview", "mask", "error", "answer")
+_NUMBERS = ("confidence", "mask_share", "seconds")
+# Neither HTML nor a screen has a form for these; tab and line feed have one.
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+
+
+def render_report(
+    rows: Sequence[Mapping[str, Any]], *, title: str, facts: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """The files of a page that shows every row, to compare, search and sort.
+
+    Failures come first, then what is to be reviewed; the least confident come before the others.
+
+    The page needs no server: its data are scripts, since a browser reads nothing else from a disk.
+
+    Args:
+      rows: one mapping per edit, in the order of the job. Needed: `id`, and `status`, "ok" or
+        "failed". Shown where there: the texts `reason` (of a failure), `review` (why to look at a
+        result), `image` (the input's name), `target` and `source` (prompts), `size` ("640x480");
+        the pictures `output`, `shown` (a copy of it, where browsers don't show it), `preview` (the
+        original), `mask`, `error` (the reconstruction's) and `answer` (the exact result), as paths
+        relative to the page with "/"; `confidence` and
+        `mask_share` in [0, 1], `seconds`, and `figures`, a mapping of names to numbers. Whatever
+        else is there is ignored, and a number that is not finite is none.
+      title: the heading.
+      facts: what holds for the whole job, name to value, shown in this order.
+
+    Returns:
+      Names relative to the page, which is `index.html`, and their contents.
+
+    Raises:
+      InputError: a row has no `id`, or no known `status`.
+    """
+    for number, row in enumerate(rows, 1):
+        if row.get("id") in (None, ""):
+            raise InputError(f"row {number} of the report has no id")
+        if row.get("status") not in ("ok", "failed"):
+            raise InputError(
+                f"row {number} of the report ({row['id']}): status is {row.get('status')!r}, "
+                'must be "ok" or "failed"'
+            )
+    folder = resources.files("uam_jax.jobs") / _FOLDER
+    assets = {f"{_FOLDER}/{name}": (folder / name).read_bytes() for name in _ASSETS}
+    data = {f"{_FOLDER}/rows-{number}.js": chunk for number, chunk in enumerate(_chunks(rows))}
+
+    def address(name: str) -> str:
+        # A page made anew must not meet the data of the old one in a browser's cache.
+        return f"{name}?{zlib.crc32((assets | data)[name]):08x}"
+
+    # The data come between the script that receives them and those that show them.
+    names = [f"{_FOLDER}/data.js", *data, f"{_FOLDER}/stage.js", f"{_FOLDER}/page.js"]
+    template = (folder / "page.html.jinja").read_text(encoding="utf-8")
+    page = (
+        Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+        .from_string(template)
+        .render(
+            title=_visible(title),
+            facts=[(_words(name), _text(value)) for name, value in facts.items()],
+            count=len(rows),
+            style=address(f"{_FOLDER}/page.css"),
+            scripts=[address(name) for name in names],
+        )
+    )
+    return {"index.html": page.encode(), **assets, **data}
+
+
+def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
+    """Scripts that hand over the rows, column by column: names once, repeated texts once."""
+    figures = list(dict.fromkeys(str(name) for row in rows for name in row.get("figures") or {}))
+    for start in range(0, len(rows), ROWS_PER_FILE):
+        part = rows[start : start + ROWS_PER_FILE]
+        columns: dict[str, Any] = {"failed": [int(row["status"] == "failed") for row in part]}
+        for name in _TEXTS:
+            columns[name] = _shared([_label(row.get(name)) for row in part])
+        for name in _PATHS:
+            columns[name] = _shared([_address(row.get(name)) for row in part])
+        for name in _NUMBERS:
+            columns[name] = [_number(row.get(name)) for row in part]
+        measured = [{str(k): v for k, v in (row.get("figures") or {}).items()} for row in part]
+        chunk = {
+            "count": len(part),
+            "columns": columns,
+            # Pairs, not an object: a figure may have any name, and their order is to stay.
+            "figures": [
+                [_words(name), [_number(of.get(name)) for of in measured]] for name in figures
+            ],
+        }
+        # ASCII: no line separator ends a statement, and no guess at an encoding goes wrong. "<"
+        # matters only to those who paste the script into a page.
+        text = json.dumps(chunk, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+        yield f"addRows({text});\n".encode("ascii")
+
+
+def _shared(values: list[str | None]) -> Any:
+    """The column as it is or, if many of its values are equal, as its words and their places."""
+    places: dict[str | None, int] = {}
+    at = [places.setdefault(value, len(places)) for value in values]
+    return {"words": list(places), "at": at} if len(places) <= len(values) / 2 else values
+
+
+def _label(value: Any) -> str | None:
+    return None if value is None else _visible(str(value))
+
+
+def _visible(text: str) -> str:
+    r"""The text with an escape for each character that has no form: \x00 for the null character."""
+    return _INVISIBLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def _address(path: Any) -> str | None:
+    """The URL of a file in the page's folder or below it; what would lead elsewhere is left out."""
+    parts = [part for part in str(path or "").split("/") if part not in ("", ".", "..")]
+    name = "/".join(parts)
+    try:
+        # As Python reads a file's name that is not UTF-8.
+        return quote(name.encode("utf-8", "surrogateescape")) or None
+    except UnicodeEncodeError:  # half a character: no file is called so
+        return quote(name.encode("utf-8", "replace"))
+
+
+def _number(value: Any) -> int | float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not math.isfinite(number):
+        return None
+    # More digits than anybody reads would be half of the data.
+    number = number if abs(number) >= 1e6 else float(f"{number:.7g}")
+    return int(number) if number.is_integer() else number
+
+
+def _words(name: object) -> str:
+    return _visible(str(name).replace("_", " "))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_words(name)} {_text(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else "–"
+    return _visible(f"{value:,}" if type(value) is int else str(value))

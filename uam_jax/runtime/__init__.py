@@ -1,0 +1,1 @@
+"""The machine: kinds of devices, precision, the compilation cache, and the computer's memory."""

@@ -1,0 +1,218 @@
+"""What a command runs on: device, precision and compilation cache of JAX, and their description."""
+
+import contextlib
+import os
+import platform
+import tempfile
+import time
+import warnings
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from uam_jax.errors import InputError, shortened
+from uam_jax.files import at_home, local_path
+
+_PLATFORMS = "JAX_PLATFORMS"
+_PATIENCE_SECONDS = 7 * 24 * 3600
+
+Device = Literal["cpu", "gpu", "tpu"]
+Precision = Literal["default", "high", "highest"]
+
+
+def configure(
+    *,
+    device: Device | None = None,
+    devices: int | None = None,
+    precision: Precision | None = None,
+    cache: Path | None = None,
+) -> None:
+    """Sets up JAX; what is None stays as JAX and its environment variables have it.
+
+    A cache folder that can't be written gives a warning, since all works without.
+
+    Args:
+      device: what computes.
+      devices: how many at least a CPU shows as; they share its cores, each with a part of the batch.
+      precision: of matrix products.
+      cache: folder for compiled programs.
+
+    Raises:
+      InputError: there is no such device, or not what JAX_PLATFORMS names.
+    """
+    import jax
+
+    if devices and devices > jax.config.jax_num_cpu_devices:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_num_cpu_devices", devices)
+    if device == "cpu":
+        jax.config.update("jax_platforms", "cpu")  # leaves the accelerator's memory alone
+    elif device:
+        try:
+            jax.config.update("jax_default_device", jax.local_devices(backend=device)[0])
+        except (RuntimeError, AssertionError):
+            chosen = os.environ.get(_PLATFORMS)
+            told = f" ({_PLATFORMS}={chosen} is set: unset it)" if chosen else ""
+            raise InputError(
+                f"--device {device}: JAX finds none{told}; install the extra `cuda` or `tpu`, or leave it out"
+            ) from None
+    check_platforms()
+    if precision:
+        jax.config.update("jax_default_matmul_precision", precision)
+    if cache:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=cache):
+                pass
+        except OSError as error:
+            message = (
+                f"compiling without a cache, since {cache} cannot be written: {error.strerror}"
+            )
+            warnings.warn(message, UserWarning, stacklevel=2)
+        else:
+            jax.config.update("jax_compilation_cache_dir", str(cache))
+            # JAX's own threshold of a second would leave out most of a small model's programs.
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def check_platforms() -> None:
+    """Makes JAX look for its devices.
+
+    Raises:
+      InputError: it finds none, or not those that JAX_PLATFORMS names.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where a platform is not installed
+        chosen = os.environ.get(_PLATFORMS)
+        first = shortened(next(iter(str(error).splitlines()), "it is not installed"), 200)
+        if chosen:
+            raise InputError(
+                f"{_PLATFORMS}={chosen}: JAX can't use it ({first}); install the extra `cuda` or `tpu`, or unset "
+                f"{_PLATFORMS}"
+            ) from None
+        raise InputError(
+            f"JAX can't use its devices ({first}): --device cpu does without"
+        ) from None
+
+
+def cache_folder() -> Path | None:
+    """Where compiled programs are kept, unless told otherwise.
+
+    None where JAX itself knows, of a URL, and where the user has no home: then nothing is kept.
+    """
+    if own := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        path = local_path(own)
+        return None if path is None else Path(at_home(path))
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.expanduser("~/.cache")
+    # A user without an entry and without HOME, as in some containers, has no home.
+    return Path(base) / "uam_jax" / "xla" if os.path.isabs(base) else None
+
+
+def join_processes(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> tuple[int, int]:
+    """Joins the processes of several hosts, which each keep to their own devices; returns (index, count).
+
+    What is None is found by JAX: on TPU VMs, under SLURM and the like.
+
+    Raises:
+      InputError: there is nothing to join, or it can't be reached.
+    """
+    import jax
+
+    try:
+        # At the end they wait for each other, and one that waits in vain would end the others' work.
+        jax.distributed.initialize(
+            coordinator, processes, process, shutdown_timeout_seconds=_PATIENCE_SECONDS
+        )
+    except (RuntimeError, ValueError) as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise InputError(
+            f"--distributed: {first}; give --coordinator, --processes and --process, or use --shard"
+        ) from None
+    return jax.process_index(), jax.process_count()
+
+
+class CompileClock:
+    """Counts the seconds that JAX spends on tracing and compiling inside a `with` block."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[float, float]] = []
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return sum(end - start for start, end in self._spans)
+
+    def __enter__(self) -> Self:
+        import jax.monitoring
+
+        jax.monitoring.register_event_duration_secs_listener(self._hear)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        import jax.monitoring
+
+        jax.monitoring.unregister_event_duration_listener(self._hear)
+
+    def _hear(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event.startswith("/jax/core/compile/"):
+            end = time.perf_counter()
+            start = end - duration_secs
+            # A program traced within another's tracing has been heard before it.
+            self._spans = [span for span in self._spans if span[0] < start]
+            self._spans.append((start, end))
+
+
+def version() -> str:
+    """This package's version."""
+    return versions("uam_jax")["uam_jax"]
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions and devices, for a summary."""
+    import jax
+
+    from uam_jax.runtime.platforms import default_device
+
+    device = default_device()
+    return {
+        "versions": versions("uam_jax", "jax", "jaxlib", "flax"),
+        "device": f"{device.platform}: {device.device_kind}",
+        "devices": len(jax.devices(device.platform)),
+    }
+
+
+def describe_host() -> dict[str, Any]:
+    """Processor, cores that this process may use, system and Python, for a summary."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(": ")[2] for line in lines if "model name" in line), name)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "processor": name,
+        "cores": cores,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    def installed(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return "not installed"
+
+    return {package: installed(package) for package in packages}
