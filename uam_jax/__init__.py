@@ -1,9 +1,22 @@
 """Uniform Attention Maps in JAX: faithful re-editing of real images with Stable Diffusion.
 
-    files ─ images ─▶ image [-1, 1] ─ vae ─▶ latent z0 ─ ddim.invert ─▶ trajectory ─ edit ─▶ latent ─ vae ─▶ image
-    prompts ─ tokenizer ─ clip_text ─▶ conditioning ──────┘ (uniform | text)    └─ masks, control
+    files ─ images ─▶ image [-1, 1] ─ vae ─▶ latent z0 ─ invert ─▶ trajectory ─ edit ─▶ latent ─ vae ─▶ image ─▶ files
+    prompts ─ tokenizer ─ text encoder ─▶ condition ──────┘ (uniform | text maps)  └─ masks, control
 
-`Editor` is this flow with a model bound to it; an `EditConfig` says what an edit is to do.
+`Editor` is this flow with a model bound to it; an `EditConfig` holds the settings of an edit.
+
+Rooms, each of which imports only rooms of earlier lines:
+
+    errors                                  exceptions that end a command
+    types, files                            shapes and protocols; paths, URLs and small text files
+    runtime                                 the machine: platforms, precision, compilation cache, memory
+    io, models, method                      pictures and folders; Flax networks; the paper and its neighbours
+    checkpoints                             files to networks and weights
+    engine, scenes                          the method on devices; the procedural world
+    editor                                  `Editor`, the flow on one page
+    jobs                                    edits of files and of data sets
+    evaluation                              quality, speed, plots and the demo
+    cli                                     the command line
 """
 
 from importlib import import_module
