@@ -130,7 +130,6 @@ def test_help_version_and_bad_input_come_without_jax() -> None:
 import sys
 from typer.testing import CliRunner
 from uam_jax.cli import main
-from uam_jax.engine import loaded
 run = lambda *args: CliRunner().invoke(main.app, args)
 assert run("--help").exit_code == 0
 assert run("edit", "--help").exit_code == 0
