@@ -17,9 +17,11 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 # Most of the time goes to compiling small programs that run once: code that is made fast is made slowly, and the
-# newer emitters of fused operations take about as long as all the rest.
+# newer emitters of fused operations take about as long as all the rest. UAM_TESTS_OPTIMISED=1 leaves these flags
+# out: then the tests run the programs that users run.
 QUICKLY = "--xla_backend_optimization_level=0 --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}"
+if not os.environ.get("UAM_TESTS_OPTIMISED"):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}"
 # What one process has compiled the others need not: a cache of this run alone, which passes cold. Workers
 # inherit the folder from the process that starts them, which removes it.
 IS_FIRST = "UAM_TESTS_RUN" not in os.environ
