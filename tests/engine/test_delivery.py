@@ -6,6 +6,7 @@ import pytest
 from uam_jax import EditConfig
 from uam_jax.engine.delivery import Delivery, deliver
 from uam_jax.io.compose import keep_unedited
+from uam_jax.io.focus import Crop
 from uam_jax.io.images import resize
 from uam_jax.method.confidence import MASKED, UNCHANGED, Calibration
 
@@ -105,3 +106,53 @@ def test_a_few_pixels_of_a_large_photograph_are_changed() -> None:
     assert (found.pixels[300:312, 700:712] != 0).mean() > 0.9
     assert not found.pixels[within == 0].any()
     assert found.mask_share == pytest.approx(found.mask.mean()) and found.review is None
+
+
+CROP = Crop(20, 30, 48, 64)
+
+
+def in_the_crop() -> np.ndarray:
+    within = np.zeros((96, 128), np.float32)
+    within[30:60, 40:80] = 1
+    return within
+
+
+@pytest.mark.parametrize("preserve", ["pixels", "latent"])
+def test_a_crop_is_delivered_as_a_picture_of_its_own_and_pasted_into_the_whole(
+    preserve: str,
+) -> None:
+    within = in_the_crop()
+    found = made(within=within, crop=CROP, preserve=preserve)
+    # Nothing else is free to be the latent's alone: there the user's mask decides.
+    free = FREE if preserve == "pixels" else np.ones_like(FREE)
+    part, allowed = CROP.cut(ORIGINAL), CROP.cut(within)
+    pixels, mask = keep_unedited(part, EDITED, free, within=allowed, threshold=0.5)
+    np.testing.assert_array_equal(CROP.cut(found.pixels), pixels)
+    np.testing.assert_array_equal(CROP.cut(found.mask), mask)
+    np.testing.assert_array_equal(found.pixels[within == 0], ORIGINAL[within == 0])
+    assert not found.mask[within == 0].any() and found.crop == CROP
+    assert (found.pixels != ORIGINAL).any(axis=-1).sum() > 200
+    # Confidence is of the picture that the model saw, the share of the one that is delivered.
+    assert found.signals["share"] == pytest.approx(mask.mean())
+    assert found.mask_share == pytest.approx(mask.sum() / (96 * 128))
+
+
+def test_the_crop_of_all_of_a_picture_is_no_crop() -> None:
+    for preserve in ("pixels", "latent"):
+        plain = made(preserve=preserve, within=in_the_crop())
+        found = made(preserve=preserve, within=in_the_crop(), crop=Crop.whole(ORIGINAL.shape))
+        np.testing.assert_array_equal(found.pixels, plain.pixels)
+        np.testing.assert_array_equal(found.mask, plain.mask)
+        assert found.crop is None and found.signals == plain.signals
+
+
+def test_a_grey_pictures_crop_stays_grey_and_the_rest_as_it_was() -> None:
+    grey = np.repeat(ORIGINAL[..., :1], 3, axis=-1)
+    tinted = EDITED * np.float32([1, 0.2, -0.5])
+    options = {"config": EditConfig(), "calibration": CALIBRATION, "grey": True}
+    found = deliver(grey, tinted, FREE, SIGNALS, within=in_the_crop(), crop=CROP, **options)
+    assert np.ptp(found.pixels, axis=-1).max() == 0
+    outside = in_the_crop() == 0
+    levels = [np.rint((picture[outside] + 1) * 127.5) for picture in (found.pixels, grey)]
+    np.testing.assert_array_equal(*levels)
+    assert (np.abs(found.pixels - grey) > 0.1).any()

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from uam_jax.io.compose import keep_unedited
+from uam_jax.io.focus import Crop
 from uam_jax.io.images import LUMA, resize
 from uam_jax.method.confidence import Calibration, Signals, picture_signals
 from uam_jax.method.config import EditConfig
@@ -19,11 +20,12 @@ class Delivery:
 
     Attributes:
       pixels: in [-1, 1], at the original's size.
-      mask: how much of each pixel is the model's; where nothing is composed (`preserve = "latent"`), how
-        free it was.
-      signals: of the edit; what they say of picture and mask holds for these ones.
+      mask: how much of each pixel is the model's; where nothing is composed (`preserve = "latent"`, without
+        a crop), how free it was.
+      signals: of the edit; what they say of picture and mask holds for these ones, within the crop.
       confidence: in [0, 1], from the signals.
       review: why it should be looked at; None where it need not be.
+      crop: the part that was edited; None: all of it.
     """
 
     pixels: Float[np.ndarray, "h w 3"]
@@ -31,11 +33,12 @@ class Delivery:
     signals: Mapping[str, float]
     confidence: float
     review: str | None
+    crop: Crop | None = None
 
     @property
     def mask_share(self) -> float:
         """Mean of the mask."""
-        return self.signals["share"]
+        return float(self.mask.mean())
 
 
 def deliver(
@@ -47,10 +50,13 @@ def deliver(
     config: EditConfig,
     calibration: Calibration,
     within: Float[np.ndarray, "H W"] | None = None,
+    crop: Crop | None = None,
     levels: int = 255,
     grey: bool = False,
 ) -> Delivery:
     """Brings an edit to the original's size and keeps what was not edited, as `config.preserve` says.
+
+    A crop is pasted through the mask: with `preserve = "latent"` through the user's alone.
 
     Args:
       original: the picture as it was read, in [-1, 1].
@@ -60,22 +66,34 @@ def deliver(
       config: the edit's settings.
       calibration: makes signals a confidence.
       within: the user's mask, if there is one, at the original's size.
+      crop: the part of the original that was edited, around that mask; None: all of it.
       levels: the largest integer of the file's channels.
       grey: the file has one channel, as its original.
     """
-    size = (original.shape[0], original.shape[1])
-    if config.preserve == "pixels":
+    whole = Crop.whole(original.shape)
+    crop = crop or whole
+    part = crop.cut(original)
+    allowed = None if within is None else crop.cut(within)
+    if config.preserve == "pixels" or crop != whole:
+        taken = free if config.preserve == "pixels" else np.ones_like(free)
         threshold = config.mask.threshold
-        pixels, mask = keep_unedited(original, edited, free, within=within, threshold=threshold)
+        pixels, mask = keep_unedited(part, edited, taken, within=allowed, threshold=threshold)
     else:
-        pixels, mask = resize(edited, size), resize(free, size, linear=True)
+        pixels, mask = resize(edited, crop.size), resize(free, crop.size, linear=True)
     if grey:  # what changes in colour alone is no change of the file
         pixels = np.repeat((pixels @ LUMA)[..., None], 3, axis=-1)
-    own = {**signals, **picture_signals(original, pixels, mask, levels)}
+    own = {**signals, **picture_signals(part, pixels, mask, levels)}
     own = {name: float(value) for name, value in own.items()}
     listed = {name: np.asarray([value]) for name, value in own.items()}
     [confidence], [review] = calibration.confidence(listed), calibration.review(listed)
-    return Delivery(pixels, mask, own, float(confidence), review)
+    return Delivery(
+        pixels=crop.paste(original, pixels),
+        mask=crop.paste(np.zeros(original.shape[:2], np.float32), mask),
+        signals=own,
+        confidence=float(confidence),
+        review=review,
+        crop=None if crop == whole else crop,
+    )
 
 
 @dataclass(frozen=True)
