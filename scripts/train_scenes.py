@@ -38,7 +38,7 @@ from uam_jax.checkpoints.weights import save_safetensors
 from uam_jax.editor import Editor
 from uam_jax.engine.parallel import Devices, program
 from uam_jax.method.schedule import Schedule
-from uam_jax.models import VAE, TextConfig, TextEncoder, UNet, UNetConfig, VAEConfig, text_attention
+from uam_jax.models import VAE, TextConfig, TextEncoder, UNet, UNetConfig, VAEConfig
 from uam_jax.scenes.bpe import train_tokenizer
 
 
@@ -296,7 +296,7 @@ def train_unet(
         noise = jax.random.normal(key_noise, latent.shape)
         noisy = jnp.sqrt(level) * latent + jnp.sqrt(1 - level) * noise
         states = text.apply({"params": params["text_encoder"]}, tokens)
-        predicted = unet.apply({"params": params["unet"]}, noisy, timestep, text_attention(states))
+        predicted, _ = unet.apply({"params": params["unet"]}, noisy, timestep, states)
         squared = jnp.mean((predicted - noise) ** 2, axis=(1, 2, 3))
         snr = (level / (1 - level))[:, 0, 0, 0]
         loss = jnp.mean(jnp.minimum(snr, preset.snr_limit) / snr * squared)

@@ -17,6 +17,7 @@ from uam_jax.method.confidence import MASKED
 from uam_jax.method.ddim import clean_estimate
 from uam_jax.method.masks import edit_mask, threshold
 from uam_jax.method.schedule import Schedule, warn_of_little_noise
+from uam_jax.models import StableDiffusion
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +61,12 @@ def test_evaluations_are_those_that_ran(
     masks = np.ones((2, 8, 8), np.float32) if config.region.inversion else None
     calls: list[int] = []
 
-    def counted(self, params, latent, step, *rules):
+    def counted(self, params, latent, time, condition, rules):
         # Called back as the loop runs, once per evaluation. No network: only the calls matter.
         jax.debug.callback(lambda: calls.append(latent.shape[0]))
-        return 0.1 * latent + step.alpha_bar
+        return 0.1 * latent + time / 1000, {}
 
-    monkeypatch.setattr(programs.Network, "noise", counted)
+    monkeypatch.setattr(StableDiffusion, "predict", counted)
     compiled = (programs.invert, programs.denoise, programs.edit)
     for program in compiled:
         program.clear_cache()
@@ -123,8 +124,8 @@ def test_a_batch_equals_its_singles_in_every_step(editor: Editor) -> None:
     @jax.jit
     def cleaned(latents, target):
         predict = branch_predictor(
-            programs.Network(editor.checkpoint.unet, editor.checkpoint.schedule),
-            editor.params["unet"],
+            programs.Network(editor.checkpoint.denoiser, editor.checkpoint.schedule),
+            editor.params,
             plan,
             null=editor.condition(""),
             source=editor.condition(""),

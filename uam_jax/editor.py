@@ -40,7 +40,7 @@ from uam_jax.engine.loaded import LoadedModel
 from uam_jax.engine.prepared import Prepared
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig
-from uam_jax.types import Conditioning, Image, ImageLike, Latent, LatentLike, MaskLike
+from uam_jax.types import Condition, Image, ImageLike, Latent, LatentLike, MaskLike
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Editor(LoadedModel):
         latents = checked_latents(latents, channels=self.latent_channels, finite=False)
         return programs.decode(self.checkpoint.vae, self.params["vae"], latents, on=self.devices)
 
-    def condition(self, prompts: Prompts) -> Conditioning:
+    def condition(self, prompts: Prompts) -> Condition:
         """Text -> what the U-Net is told; over-long prompts are cut with a warning."""
         return self.inverter.condition(prompts)
 
@@ -326,7 +326,7 @@ class Editor(LoadedModel):
 
         trace = programs.edit(
             self.inverter.network(config.spacing),
-            self.params["unet"],
+            self.params,
             jnp.copy(per_target(prepared.start)),
             per_target(prepared.trajectory, 1),
             {
@@ -384,8 +384,8 @@ class Editor(LoadedModel):
         """Pictures from text alone, at the native size; the i-th depends on seed, i and its prompt."""
         texts, guidance = prompt_list(prompts), checked_number("guidance", guidance)
         self.check_prompts(texts)
-        config = self.checkpoint.unet.config
-        shape = (config.sample_size, config.sample_size, config.in_channels)
+        side = self.checkpoint.denoiser.native_side
+        shape = (side, side, self.latent_channels)
         keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(
             jnp.arange(len(texts))
         )

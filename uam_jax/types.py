@@ -1,8 +1,8 @@
-"""Shape aliases and the protocols that the flow's parts meet at: predictors, attention rules, text conditions."""
+"""Shape aliases, and the types at which the rooms meet: conditions, steps, attention sites, rules."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -24,8 +24,8 @@ Scalar = float | Float[Array, ""]
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Conditioning:
-    """What a text tells the network.
+class Condition:
+    """Text as the network takes it.
 
     Attributes:
       states: (b, s, d) hidden states of the text encoder, one row per token.
@@ -48,7 +48,7 @@ class Regions(NamedTuple):
     """
 
     uniformity: Float[Array, "#blocks b h w"]
-    null: Conditioning
+    null: Condition
 
 
 class Step(NamedTuple):
@@ -73,28 +73,115 @@ class NoisePredictor(Protocol):
     def __call__(self, latent: Latent, step: Step) -> Latent: ...
 
 
+class Site(NamedTuple):
+    """A place in the network where a rule is called.
+
+    Attributes:
+      number: of the transformer block, or of the ResNet block, in execution order. The two kinds of
+        block are counted separately, and the two attention layers of a transformer block share its number.
+      level: how many times the latent's sides have been halved.
+      kind: a self-attention layer ("own"), a cross-attention layer ("cross") or a ResNet block ("residual").
+      channels: of the hidden state.
+    """
+
+    number: int
+    level: int
+    kind: Literal["own", "cross", "residual"]
+    channels: int
+
+
 class AttentionSite(Protocol):
-    """One attention layer as an attention rule sees it; what a rule does not call is not computed."""
+    """An attention layer as a rule sees it: a `Site` that offers the layer's parts.
 
-    def query(self, x: Float[Array, "b n c"]) -> Float[Array, "b n heads d"]: ...
+    A part that a rule does not call is not computed.
+    """
 
-    def key(self, context: Float[Array, "b s e"]) -> Float[Array, "b s heads d"]: ...
+    number: int
+    level: int
+    kind: Literal["own", "cross", "residual"]
+    channels: int
 
-    def value(self, context: Float[Array, "b s e"]) -> Float[Array, "b s heads d"]: ...
+    def query(self, x: Float[Array, "b n c"]) -> Float[Array, "b n heads d"]:
+        """Q, a head at a time."""
+        ...
+
+    def key(self, context: Float[Array, "b s e"]) -> Float[Array, "b s heads d"]:
+        """K, a head at a time."""
+        ...
+
+    def value(self, context: Float[Array, "b s e"]) -> Float[Array, "b s heads d"]:
+        """V, a head at a time."""
+        ...
 
     def attend(
         self,
         q: Float[Array, "b n heads d"],
-        k: Float[Array, "b s heads d"],
-        v: Float[Array, "b s heads d"],
-    ) -> Float[Array, "b n heads d"]: ...
+        k: Float[Array, "#b s heads d"],
+        v: Float[Array, "#b s heads d"],
+    ) -> Float[Array, "b n heads d"]:
+        """softmax(QKᵀ/√d)V, without the maps in memory where the device can do that."""
+        ...
 
-    def project(self, out: Float[Array, "b n heads d"]) -> Float[Array, "b n c"]: ...
+    def maps(
+        self, q: Float[Array, "b n heads d"], k: Float[Array, "#b s heads d"]
+    ) -> Float[Array, "b heads n s"]:
+        """softmax(QKᵀ/√d) in float32."""
+        ...
+
+    def project(self, out: Float[Array, "b n heads d"]) -> Float[Array, "b n c"]:
+        """The layer's output from the heads' outputs."""
+        ...
+
+
+Taps = dict[str, Array]
+"""Arrays that rules return beside their output, by name; what several sites return under one name is summed."""
 
 
 class AttentionRule(Protocol):
-    """How one layer turns its input into its output; `block` counts transformer blocks in execution order."""
+    """Computes the output of an attention layer.
+
+    A rule is a pytree, so that it may hold arrays and pass into a traced function: a frozen dataclass
+    registered with `jax.tree_util`, or a `jax.tree_util.Partial` of a function. It is called for every
+    layer of its kind with the layer, the layer's input and the context: the text's states for
+    cross-attention, `x` itself for self-attention. It returns the output, or the output and taps.
+    """
 
     def __call__(
-        self, site: AttentionSite, x: Float[Array, "b n c"], block: int
-    ) -> Float[Array, "#b #n c"]: ...
+        self, site: AttentionSite, x: Float[Array, "b n c"], context: Float[Array, "#b s e"]
+    ) -> Float[Array, "#b #n c"] | tuple[Float[Array, "#b #n c"], Taps]: ...
+
+
+class ResidualRule(Protocol):
+    """Replaces a ResNet block's hidden state, after its last convolution and before the shortcut is added.
+
+    A pytree, as an `AttentionRule`.
+    """
+
+    def __call__(self, site: Site, h: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]: ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rules:
+    """The rules of one network call; None computes what the layer was trained to compute.
+
+    Attributes:
+      cross: of the cross-attention layers.
+      own: of the self-attention layers.
+      residual: of the ResNet blocks.
+    """
+
+    cross: AttentionRule | None = None
+    own: AttentionRule | None = None
+    residual: ResidualRule | None = None
+
+
+PLAIN = Rules()
+"""No rule anywhere."""
+
+
+def plain_attention(
+    site: AttentionSite, x: Float[Array, "b n c"], context: Float[Array, "#b s e"]
+) -> Float[Array, "b n c"]:
+    """The output that the layer was trained to compute: every pixel attends to all of the context."""
+    return site.project(site.attend(site.query(x), site.key(context), site.value(context)))

@@ -16,6 +16,7 @@ from tiny import SMALL, TARGET, VARIANTS, assert_close, tiny_editor
 from uam_jax import Editor, InputError
 from uam_jax.engine import programs
 from uam_jax.engine.parallel import Devices, Program, program
+from uam_jax.models import StableDiffusion
 from uam_jax.models.attention import attend
 from uam_jax.runtime.platforms import Platform
 
@@ -144,7 +145,7 @@ def test_every_kind_of_edit_under_shard_map(
     editor: Editor, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a stand-in for the network: what matters is what the loops carry."""
-    monkeypatch.setattr(programs.Network, "noise", stand_in)
+    monkeypatch.setattr(StableDiffusion, "predict", stand_in)
     config = SMALL.updated((VARIANTS | MASKED)[name])
     rng = np.random.default_rng(3)
     z0 = jnp.asarray(rng.normal(size=(3, 4, 4, 4)), jnp.float32)
@@ -172,7 +173,7 @@ def test_a_program_has_the_form_of_its_platform(editor: Editor) -> None:
     z0 = jnp.zeros((2, 4, 4, 4))
     arguments = (
         editor.inverter.network(),
-        editor.params["unet"],
+        editor.params,
         z0,
         None,
         editor.condition(""),
@@ -244,7 +245,7 @@ PLACES = {
 def test_arrays_may_lie_on_any_devices(
     editor: Editor, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(programs.Network, "noise", stand_in)
+    monkeypatch.setattr(StableDiffusion, "predict", stand_in)
     for each in LOOPS:
         each.clear_cache()
     config = SMALL.updated({"steps": 3, "source": "anchored", "preserve": "pixels"})
@@ -281,11 +282,10 @@ def test_arrays_may_lie_on_any_devices(
         each.clear_cache()
 
 
-def stand_in(self: Any, params: Any, latent: Any, step: Any, *rules: Any) -> Any:
-    """In place of `Network.noise`."""
-    text = jax.tree.leaves(rules)[0]
-    text = text.reshape(text.shape[0], -1)[:, -1].reshape(-1, 1, 1, 1)
-    return jnp.tanh(0.3 * latent + step.timestep / 1000) + text * jnp.cos(latent)
+def stand_in(self: Any, params: Any, latent: Any, time: Any, condition: Any, rules: Any) -> Any:
+    """In place of `StableDiffusion.predict`."""
+    text = condition.states.reshape(condition.states.shape[0], -1)[:, -1].reshape(-1, 1, 1, 1)
+    return jnp.tanh(0.3 * latent + time / 1000) + text * jnp.cos(latent), {}
 
 
 def compiled_text(each: Program, args: Any, kwargs: Any) -> str:

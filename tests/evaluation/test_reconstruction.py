@@ -1,7 +1,6 @@
 """The reconstruction study on a tiny random model, and its drift where it is known."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from uam_jax.evaluation.reconstruction import (
 from uam_jax.evaluation.scenes_bench import Items, draw_items
 from uam_jax.io.storage import Folder
 from uam_jax.method import ddim
-from uam_jax.models import text_attention, uniform_attention, uniform_vectors
+from uam_jax.method.uniform import UniformMaps
+from uam_jax.types import Rules, plain_attention
 
 
 @pytest.fixture(scope="module")
@@ -67,25 +67,23 @@ def test_drift_ends_with_the_error_of_the_latent(editor: Editor, items: Items) -
     np.testing.assert_allclose(drift[-1], error, rtol=1e-3, atol=1e-6)
 
 
-def with_rule(network: Network, params: Any, rule: Any, latent: Any, step: Any) -> Any:
-    return network.noise(params, latent, step, rule)
-
-
 def test_uniform_in_one_layer_leaves_the_others(editor: Editor, items: Items) -> None:
     images = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
     z0, told = editor.encode(images), list(items.sources)
-    network = Network(editor.checkpoint.unet, editor.checkpoint.schedule)
-    params = editor.params["unet"]
-    text = text_attention(editor.condition(told).states)
-    uniform = uniform_attention(uniform_vectors(params, editor.condition("").states))
+    network = Network(editor.checkpoint.denoiser, editor.checkpoint.schedule)
+    condition, uniform = editor.condition(told), UniformMaps(editor.condition("").states)
     found = []
     for layer in (0, editor.checkpoint.unet.config.transformer_blocks - 1):
         one = invert_case(editor, Case("source", 3, uniform=layer), z0, told).at(3)
 
-        def rule(site: Any, x: Any, block: int, layer: int = layer) -> Any:
-            return (uniform if block == layer else text)(site, x, block)
+        def rule(site: Any, x: Any, context: Any, layer: int = layer) -> Any:
+            return (uniform if site.number == layer else plain_attention)(site, x, context)
 
-        predict = partial(with_rule, network, params, Partial(rule))
+        rules = Rules(cross=Partial(rule))
+
+        def predict(latent: Any, step: Any, rules: Rules = rules) -> Any:
+            return network.noise(editor.params, latent, step, condition, rules)[0]
+
         steps = editor.checkpoint.schedule.inverting(3)
         np.testing.assert_allclose(one, ddim.invert(predict, z0, steps), rtol=0, atol=1e-5)
         found.append(np.asarray(one))

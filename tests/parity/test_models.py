@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 
 from uam_jax.checkpoints.load import EMBEDDED
 from uam_jax.checkpoints.tokenizer import Tokenizer
-from uam_jax.models import attention, clip_text, layers, self_attention, text_attention, unet, vae
-from uam_jax.types import Params
+from uam_jax.models import attention, clip_text, layers, unet, vae
+from uam_jax.models.rules import RuleCalls
+from uam_jax.types import Params, Rules, Site, plain_attention
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -148,16 +150,24 @@ def timed(block: Any, x: jax.Array, more: Any) -> jax.Array:
     return block(x, more["time"])
 
 
+def site(kind: Any, width: int) -> Site:
+    return Site(0, 0, kind, width)
+
+
+OWN, CROSS = partial(site, "own"), partial(site, "cross")
+
+
 def attending(block: Any, x: jax.Array, more: Any) -> jax.Array:
-    return block(x, text_attention(more["states"]), self_attention)
+    width = x.shape[-1]
+    return block(x, RuleCalls(Rules(), more["states"], [OWN(width), CROSS(width)]))
 
 
 def own(block: Any, x: jax.Array, _: Any) -> jax.Array:
-    return self_attention(block, x, 0)
+    return plain_attention(block, x, x)
 
 
 def cross(block: Any, x: jax.Array, more: Any) -> jax.Array:
-    return text_attention(more["states"])(block, x, 0)
+    return plain_attention(block, x, more["states"])
 
 
 T = "down_blocks.1.attentions.0"
@@ -169,13 +179,13 @@ BLOCKS = [
     ("sd1", "down_blocks.1.resnets.0", layers.ResnetBlock(32, 4, 1e-5, F32), timed),
     ("sd1", "down_blocks.0.downsamplers.0", layers.Downsample(1, F32), plain),
     ("sd1", "up_blocks.0.upsamplers.0", layers.Upsample(F32), plain),
-    ("sd1", T, unet.Transformer(8, 4, 0, F32), attending),
-    ("sd2", T, unet.Transformer(4, 4, 0, F32), attending),
+    ("sd1", T, unet.Transformer(8, 4, F32), attending),
+    ("sd2", T, unet.Transformer(4, 4, F32), attending),
     ("sd1", f"{T}.norm", layers.GroupNorm(4, 1e-6), plain),
-    ("sd1", B, unet.TransformerBlock(8, 0, F32), attending),
+    ("sd1", B, unet.TransformerBlock(8, F32), attending),
     ("sd1", f"{B}.norm1", layers.LayerNorm(), plain),
-    ("sd1", f"{B}.attn1", attention.Attention(32, 8, F32), own),
-    ("sd1", f"{B}.attn2", attention.Attention(32, 8, F32), cross),
+    ("sd1", f"{B}.attn1", attention.Attention(*OWN(32), 8, F32), own),
+    ("sd1", f"{B}.attn2", attention.Attention(*CROSS(32), 8, F32), cross),
     ("sd1", f"{B}.ff", unet.FeedForward(F32), plain),
     ("vae", "encoder.down_blocks.1", vae._Level(16, 2, 4, F32, "down"), plain),
     ("vae", "encoder.down_blocks.1.resnets.0", layers.ResnetBlock(16, 4, 1e-6, F32), plain),
@@ -183,7 +193,7 @@ BLOCKS = [
     (
         "vae",
         "encoder.mid_block.attentions.0",
-        vae._PixelAttention(16, 1, F32, qkv_bias=True, groups=4),
+        vae._PixelAttention(*OWN(16), 1, F32, qkv_bias=True, groups=4),
         plain,
     ),
     ("vae", "decoder.mid_block", vae._Middle(16, 4, F32), plain),

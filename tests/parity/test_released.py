@@ -23,7 +23,7 @@ from uam_jax.method.edit import edit as run_branches
 from uam_jax.method.masks import quantiles
 from uam_jax.method.plan import Plan, Segment
 from uam_jax.scenes.bpe import train_tokenizer
-from uam_jax.types import Conditioning, Params, Step
+from uam_jax.types import Condition, Params, Step
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -300,18 +300,18 @@ def test_a_step_from_shared_latents(
     segment = next(part for part in plan.segments if part.start <= i < part.stop)
     conditions = {"null": reference.null, "source": told, "target": reference.targets}
     ours = one_step(
-        Network(editor.checkpoint.unet, editor.checkpoint.schedule),
+        Network(editor.checkpoint.denoiser, editor.checkpoint.schedule),
         plan,
         # The step is the second of two, so that the ramp of quantiles ends at its own.
         replace(segment, start=1, stop=2),
         config.mask.rule,
-        editor.params["unet"],
+        editor.params,
         *(both.as_numpy(part) for part in (state.source, state.target, expected.auxiliary_clean)),
         jax.tree.map(
             lambda values: values[jnp.array([i, i])], editor.checkpoint.schedule.denoising(STEPS)
         ),
         quantiles(config.mask.quantile, STEPS)[i],
-        {name: Conditioning(jnp.asarray(part.numpy())) for name, part in conditions.items()},
+        {name: Condition(jnp.asarray(part.numpy())) for name, part in conditions.items()},
     )
     assert segment.blended == (expected.edit is not None)
     if segment.blended:
@@ -336,7 +336,7 @@ def one_step(
     clean: jax.Array,
     steps: Step,
     quantile: jax.Array,
-    conditions: dict[str, Conditioning],
+    conditions: dict[str, Condition],
 ) -> EditTrace:
     blocks = (CONTROL_BLOCK, 1000)
     predict = branch_predictor(

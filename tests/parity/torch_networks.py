@@ -66,8 +66,8 @@ def our_outputs(component: str, module: Any, params: Params, inputs: Arrays) -> 
     def compute(params: Params, inputs: Mapping[str, Any]) -> dict[str, Any]:
         network = module.bind({"params": params})
         if component == "unet":
-            rule = models.text_attention(inputs["states"])
-            return {"noise": network(inputs["latent"], inputs["timestep"], rule)}
+            noise, _ = network(inputs["latent"], inputs["timestep"], inputs["states"])
+            return {"noise": noise}
         if component == "vae":
             mean, log_variance = network.encode(inputs["image"])
             picture = network.decode(inputs["latent"])

@@ -64,6 +64,11 @@ class Checkpoint:
     weights_hash: str
     settings: Mapping[str, Any]
 
+    @property
+    def denoiser(self) -> models.Denoiser:
+        """The model family that these networks make up."""
+        return models.StableDiffusion(self.unet, self.text_encoder)
+
     @functools.cached_property
     def model_hash(self) -> str:
         """A short name of all that decides what the model computes, see `model_hash.hash_model`."""

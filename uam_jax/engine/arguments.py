@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from uam_jax.engine.inversion import Inversion
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig
-from uam_jax.types import Conditioning, Image, ImageLike, Latent, LatentLike, MaskLike
+from uam_jax.types import Condition, Image, ImageLike, Latent, LatentLike, MaskLike
 
 Prompts = str | Sequence[str]
 Targets = Sequence[str] | Sequence[Sequence[str]]
@@ -73,7 +73,7 @@ def settle_context(config: EditConfig, source: Prompts | None) -> EditConfig:
     return replace(config, source_context="null")
 
 
-def per_image(condition: Conditioning, count: int) -> Conditioning:
+def per_image(condition: Condition, count: int) -> Condition:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape[1:])), condition)
 
 

@@ -20,7 +20,7 @@ from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig
 from uam_jax.method.plan import Plan
 from uam_jax.method.schedule import warn_of_little_noise
-from uam_jax.types import Conditioning, Latent
+from uam_jax.types import Condition, Latent
 
 Shares = Float[Array | np.ndarray, "blocks images rows columns"]
 """Uniformity of every transformer block, example and pixel of the latent, see `types.Regions`."""
@@ -55,14 +55,13 @@ class Inverter:
     devices: Devices | None = None
 
     def network(self, spacing: str = "") -> Network:
-        """The U-Net with its schedule, whose timesteps may be spaced otherwise than the model's own."""
-        return Network(self.checkpoint.unet, self.checkpoint.schedule.spaced(spacing))
+        """The denoiser with its schedule, whose timesteps may be spaced otherwise than the model's own."""
+        return Network(self.checkpoint.denoiser, self.checkpoint.schedule.spaced(spacing))
 
-    def condition(self, prompts: Prompts) -> Conditioning:
+    def condition(self, prompts: Prompts) -> Condition:
         """See `Editor.condition`."""
         ids = jnp.asarray(self.checkpoint.tokenizer.encode(prompt_list(prompts)))
-        params = self.checkpoint.params["text_encoder"]
-        return programs.condition(self.checkpoint.text_encoder, params, ids)
+        return programs.condition(self.checkpoint.denoiser, self.checkpoint.params, ids)
 
     def key(
         self,
@@ -134,7 +133,7 @@ class Inverter:
         count = z0.shape[0]
         latents = programs.invert(
             self.network(key.spacing),
-            self.checkpoint.params["unet"],
+            self.checkpoint.params,
             jnp.asarray(z0),
             *self._told(key, count),
             key.guidance,
@@ -153,7 +152,7 @@ class Inverter:
         key, latents = inversion.key, inversion.at(depth)
         return programs.denoise(
             self.network(key.spacing),
-            self.checkpoint.params["unet"],
+            self.checkpoint.params,
             latents,
             *self._told(key, latents.shape[0]),
             key.guidance,
@@ -222,9 +221,7 @@ class Inverter:
             found[inversion.key] = inversion
         return found
 
-    def _told(
-        self, key: InversionKey, count: int
-    ) -> tuple[Conditioning | None, Conditioning | None]:
+    def _told(self, key: InversionKey, count: int) -> tuple[Condition | None, Condition | None]:
         """A row for each image, so that one program serves one prompt for all and one each; and null's."""
         if len(key.prompts) not in (1, count):
             raise InputError(
@@ -237,7 +234,7 @@ class Inverter:
 
     def _regions(
         self, regions: Shares | None, shape: Sequence[int]
-    ) -> tuple[Float[Array, "blocks b h w"] | None, Conditioning | None]:
+    ) -> tuple[Float[Array, "blocks b h w"] | None, Condition | None]:
         """The regions with a row for each image, and the null prompt's condition."""
         if regions is None:
             return None, None

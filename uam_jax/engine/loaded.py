@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 
 from uam_jax.checkpoints.load import Checkpoint, load_checkpoint
 from uam_jax.checkpoints.recommended import Recommended, recommended_by
@@ -21,7 +22,6 @@ from uam_jax.engine.arguments import (
 from uam_jax.engine.inversion import InversionKey
 from uam_jax.engine.inverter import Inverter
 from uam_jax.engine.parallel import Devices, gather, platform_of
-from uam_jax.engine.predictors import Network
 from uam_jax.method.confidence import Calibration
 from uam_jax.method.config import EditConfig
 from uam_jax.method.plan import Plan
@@ -102,7 +102,7 @@ class LoadedModel:
     @property
     def native_size(self) -> int:
         """The side, in pixels, of the pictures that the model was trained on."""
-        return self.checkpoint.unet.config.sample_size * self.checkpoint.vae.config.factor
+        return self.checkpoint.denoiser.native_side * self.checkpoint.vae.config.factor
 
     @property
     def size_factor(self) -> int:
@@ -117,7 +117,7 @@ class LoadedModel:
     @property
     def latent_multiple(self) -> int:
         """Sides of latents are multiples of this."""
-        return 2 ** (len(self.checkpoint.unet.config.channels) - 1)
+        return self.checkpoint.denoiser.side_multiple
 
     @functools.cached_property
     def recommended(self) -> Recommended:
@@ -227,10 +227,11 @@ class LoadedModel:
 
 def describe_model(model: LoadedModel) -> dict[str, Any]:
     """A model's parts, sizes and the cost of one of its evaluations, for a summary."""
-    network = Network(model.checkpoint.unet, model.checkpoint.schedule)
+    denoiser = model.checkpoint.denoiser
+    latent = jnp.zeros((1, *[denoiser.native_side] * 2, model.latent_channels))
     null = model.inverter.condition("")
     flops = {
-        name: programs.evaluation_flops(network, model.params["unet"], null, uniform=uniform)
+        name: programs.evaluation_flops(denoiser, model.params, null, latent, uniform=uniform)
         for name, uniform in {"text": False, "uniform": True}.items()
     }
     return {
@@ -244,6 +245,6 @@ def describe_model(model: LoadedModel) -> dict[str, Any]:
         "native_size": model.native_size,
         "size_multiple": model.size_multiple,
         "latent_channels": model.latent_channels,
-        "attention": programs.attention_of(network, model.platform),
+        "attention": " and ".join(sorted(denoiser.attention_backends(model.platform))),
         "gflop_per_evaluation": {name: count and count / 1e9 for name, count in flops.items()},
     }

@@ -1,87 +1,66 @@
-"""The U-Net with weights, text and guidance bound: what the samplers and the edit call.
+"""The denoiser with weights, condition, rules and guidance bound: what the samplers and the edit call.
 
 Each function here is a partial of one network, chosen when the loop is traced; nothing is looked up or
 branched on inside it.
 """
 
-import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from uam_jax.method.controls.masactrl import mutual_self_attention, source_of_rows
 from uam_jax.method.edit import Branches, BranchPredictor
 from uam_jax.method.plan import Plan
 from uam_jax.method.schedule import Schedule, to_noise
-from uam_jax.models import (
-    UNet,
-    mixed_attention,
-    self_attention,
-    text_attention,
-    uniform_attention,
-    uniform_vectors,
-)
+from uam_jax.method.uniform import MixedMaps, UniformMaps
+from uam_jax.models import Denoiser
 from uam_jax.types import (
     AttentionRule,
-    Conditioning,
+    Condition,
     Latent,
     NoisePredictor,
     Params,
     Regions,
+    Rules,
     Scalar,
     Step,
+    Taps,
 )
-
-SELF_ATTENTION = Partial(self_attention)
-"""The plain rule, as a pytree."""
 
 
 @dataclass(frozen=True)
 class Network:
     """The static half of a noise predictor: everything but arrays."""
 
-    unet: UNet
+    denoiser: Denoiser
     schedule: Schedule
 
-    # Traced once for all programs and loops with the same shapes and rules.
-    @functools.partial(jax.jit, static_argnames="self")
     def noise(
-        self,
-        params: Params,
-        latent: Latent,
-        step: Step,
-        cross: AttentionRule,
-        own: AttentionRule = SELF_ATTENTION,
-    ) -> Latent:
-        """One evaluation, as epsilon."""
-        output = self.unet.apply({"params": params}, latent, step.timestep[None], cross, own)
-        return to_noise(output, latent, step.alpha_bar, self.schedule.prediction_type)
+        self, params: Params, latent: Latent, step: Step, condition: Condition, rules: Rules
+    ) -> tuple[Latent, Taps]:
+        """One evaluation, as epsilon, and what the rules tapped."""
+        output, taps = self.denoiser.predict(params, latent, step.timestep, condition, rules)
+        return to_noise(output, latent, step.alpha_bar, self.schedule.prediction_type), taps
 
 
-def _cross_rule(
-    params: Params, states: Array, uniformity: float, regions: Regions | None
-) -> AttentionRule:
+def _map_rule(uniformity: float, regions: Regions | None) -> AttentionRule | None:
     """Text maps (0), uniform ones (1), for which the text's are not computed, or between."""
     if regions is not None:
-        null = uniform_vectors(params, regions.null.states)
-        return mixed_attention(states, null, regions.uniformity)
+        return MixedMaps(regions.uniformity, regions.null.states)
     if uniformity == 0:
-        return text_attention(states)
-    vectors = uniform_vectors(params, states)
-    if uniformity == 1:
-        return uniform_attention(vectors)
-    return mixed_attention(states, vectors, uniformity)
+        return None
+    return UniformMaps() if uniformity == 1 else MixedMaps(uniformity)
 
 
 def predictor(
     network: Network,
     params: Params,
-    condition: Conditioning | None,
-    null: Conditioning | None,
+    condition: Condition | None,
+    null: Condition | None,
     uniformity: float,
     guidance: Scalar,
     batch: int,
@@ -90,9 +69,9 @@ def predictor(
     """One branch alone: an inversion, a reconstruction, the auxiliary branch.
 
     Args:
-      network: the U-Net and its schedule.
-      params: of the U-Net.
-      condition: of every example; None if all are told the null prompt.
+      network: the denoiser and its schedule.
+      params: of the checkpoint.
+      condition: of every example; None if all take the null prompt's.
       null: the null prompt's (one row); with a condition, each step takes two rows, and `guidance`
         scales between.
       uniformity: of the cross-attention maps, towards uniform ones of the same condition.
@@ -100,19 +79,19 @@ def predictor(
       batch: how many examples there will be.
       regions: in place of `uniformity`.
     """
-    told = [given for given in (null, condition) if given is not None]
-    guided = len(told) == 2
-    # Of uniform maps, one row's vectors serve all.
-    rows = batch if guided or uniformity != 1 or regions else told[0].states.shape[0]
-    states = jnp.concatenate([_rows(given.states, rows) for given in told])
+    given = [each for each in (null, condition) if each is not None]
+    guided = len(given) == 2
+    # One row of uniform maps serves all.
+    rows = batch if guided or uniformity != 1 or regions else given[0].states.shape[0]
+    whole = _stack([_rows(each, rows) for each in given])
     if regions is not None and guided:
         regions = regions._replace(uniformity=jnp.concatenate([regions.uniformity] * 2, axis=1))
-    rule = _cross_rule(params, states, uniformity, regions)
+    rules = Rules(cross=_map_rule(uniformity, regions))
 
     def predict(latent: Latent, step: Step) -> Latent:
-        if not guided:
-            return network.noise(params, latent, step, rule)
-        return _guide(network.noise(params, jnp.concatenate([latent] * 2), step, rule), guidance)
+        latent = jnp.concatenate([latent] * 2) if guided else latent
+        noise, _ = network.noise(params, latent, step, whole, rules)
+        return _guide(noise, guidance) if guided else noise
 
     return predict
 
@@ -122,21 +101,21 @@ def branch_predictor(
     params: Params,
     plan: Plan,
     *,
-    null: Conditioning,
-    source: Conditioning,
-    target: Conditioning,
+    null: Condition,
+    source: Condition,
+    target: Condition,
     guidance: Scalar,
     blocks: tuple[int, int],
 ) -> BranchPredictor:
     """Source and target side by side in one batch, with mutual self-attention where it is active.
 
     Args:
-      network: the U-Net and its schedule.
-      params: of the U-Net.
+      network: the denoiser and its schedule.
+      params: of the checkpoint.
       plan: says how many rows each branch takes: [unconditional,] conditional.
       null: the null prompt's condition (one row).
-      source: what the source branch is told.
-      target: what the target branch is told.
+      source: the source branch's condition.
+      target: the target branch's condition.
       guidance: scale of both branches.
       blocks: the transformer blocks that the control acts on, [first, end).
     """
@@ -150,13 +129,12 @@ def branch_predictor(
         uniformity: Float[Array, "b h w 1"] | None = None,
     ) -> Branches:
         names = [name for name in ("source", "target") if name in latents]
-        batch, states = [], []
+        batch, given = [], []
         for name in names:
             pairs = latents[name].shape[0]
-            told = [null, conditions[name]][-rows[name] :]
             batch += [latents[name]] * rows[name]
-            states += [_rows(condition.states, pairs) for condition in told]
-        own = SELF_ATTENTION
+            given += [_rows(each, pairs) for each in (null, conditions[name])[-rows[name] :]]
+        own = None
         if controlled:
             taken_from = source_of_rows(
                 latents["target"].shape[0],
@@ -169,8 +147,8 @@ def branch_predictor(
             share = {"target": uniformity, "source": jnp.zeros_like(uniformity)}
             shares = [share[name] for name in names for _ in range(rows[name])]
             regions = Regions(jnp.concatenate(shares)[None, ..., 0], null)
-        rule = _cross_rule(params, jnp.concatenate(states), 0.0, regions)
-        noise = network.noise(params, jnp.concatenate(batch), step, rule, own)
+        rules = Rules(cross=_map_rule(0.0, regions), own=own)
+        noise, _ = network.noise(params, jnp.concatenate(batch), step, _stack(given), rules)
         guided, first = {}, 0
         for name in names:
             count = rows[name] * latents[name].shape[0]
@@ -182,8 +160,14 @@ def branch_predictor(
     return predict
 
 
-def _rows(states: Float[Array, "#b s d"], count: int) -> Float[Array, "b s d"]:
-    return jnp.broadcast_to(states, (count, *states.shape[1:]))
+def _rows(condition: Condition, count: int) -> Condition:
+    """A condition with `count` rows, from as many or from one."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape[1:])), condition)
+
+
+def _stack(conditions: Sequence[Condition]) -> Condition:
+    """The rows of several conditions, one after the other."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conditions)
 
 
 def _guide(noise: Any, guidance: Scalar) -> Latent:

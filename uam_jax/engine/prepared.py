@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from uam_jax.engine.inversion import Inversion
 from uam_jax.method.config import EditConfig
 from uam_jax.method.plan import Plan
-from uam_jax.types import Conditioning, Image, Latent
+from uam_jax.types import Condition, Image, Latent
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Prepared:
     z0: Latent
     start: Latent
     trajectory: Float[Array, "n b h w c"] | None
-    told: Conditioning
+    told: Condition
     auxiliary: Latent | None
     auxiliary_clean: Float[Array, "m b h w c"] | None
     masks: Float[Array, "b h w 1"] | None

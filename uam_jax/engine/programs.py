@@ -5,7 +5,6 @@ Each says where its batch axes are, so that it runs on any number of devices (`o
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -20,18 +19,10 @@ from uam_jax.method.edit import EditTrace
 from uam_jax.method.edit import edit as run_branches
 from uam_jax.method.masks import Rule
 from uam_jax.method.plan import Plan
-from uam_jax.models import (
-    VAE,
-    TextEncoder,
-    attention_backend,
-    decode_in_tiles,
-    encode_in_tiles,
-    text_attention,
-    uniform_attention,
-    uniform_vectors,
-)
-from uam_jax.runtime.platforms import Platform, tracing_for
-from uam_jax.types import Conditioning, Image, Latent, Params, Regions, Scalar
+from uam_jax.method.uniform import UniformMaps
+from uam_jax.models import VAE, Denoiser, decode_in_tiles, encode_in_tiles
+from uam_jax.runtime.platforms import tracing_for
+from uam_jax.types import Condition, Image, Latent, Params, Regions, Rules, Scalar
 
 TILED_ABOVE = 1024 * 1024
 """Pixels of a picture above which the VAE runs in tiles: slower, the same up to rounding, in little memory."""
@@ -63,12 +54,10 @@ def decode(vae: VAE, params: Params, latents: Latent) -> Image:
     return jnp.clip(images, -1.0, 1.0)
 
 
-@program(static=["text_encoder"], batched={"ids": 0}, out=0)
-def condition(text_encoder: TextEncoder, params: Params, ids: Int[Array, "b s"]) -> Conditioning:
-    """What the U-Net is told; text by text, so that a text's states never depend on what else is in the batch."""
-    return Conditioning(
-        jax.lax.map(lambda text: text_encoder.apply({"params": params}, text[None])[0], ids)
-    )
+@program(static=["denoiser"], batched={"ids": 0}, out=0)
+def condition(denoiser: Denoiser, params: Params, ids: Int[Array, "b s"]) -> Condition:
+    """See `Denoiser.condition`."""
+    return denoiser.condition(params, ids)
 
 
 @program(
@@ -80,11 +69,11 @@ def invert(
     network: Network,
     params: Params,
     z0: Latent,
-    condition: Conditioning | None,
-    null: Conditioning | None,
+    condition: Condition | None,
+    null: Condition | None,
     guidance: Scalar,
     regions: Float[Array, "blocks b h w"] | None = None,
-    regions_null: Conditioning | None = None,
+    regions_null: Condition | None = None,
     *,
     uniformity: float,
     steps: int,
@@ -106,11 +95,11 @@ def denoise(
     network: Network,
     params: Params,
     latent: Latent,
-    condition: Conditioning | None,
-    null: Conditioning | None,
+    condition: Condition | None,
+    null: Condition | None,
     guidance: Scalar,
     regions: Float[Array, "blocks b h w"] | None = None,
-    regions_null: Conditioning | None = None,
+    regions_null: Condition | None = None,
     *,
     uniformity: float,
     steps: int,
@@ -145,7 +134,7 @@ def edit(
     params: Params,
     start: Latent,
     trajectory: Float[Array, "n b h w c"] | None,
-    conditions: dict[str, Conditioning],
+    conditions: dict[str, Condition],
     auxiliary_clean: Float[Array, "m b h w c"] | None,
     user_mask: Float[Array, "b h w 1"] | None,
     guidance: Scalar,
@@ -206,50 +195,33 @@ def error_map(images: Image, rebuilt: Image) -> Float[Array, "b height width"]:
 
 
 def evaluation_flops(
-    network: Network,
+    denoiser: Denoiser,
     params: Params,
-    condition: Conditioning,
+    condition: Condition,
+    latent: Latent,
     *,
     uniform: bool,
-    size: tuple[int, int] | None = None,
 ) -> float | None:
-    """Floating-point operations of one evaluation of one sample by the compiler's count; None if it doesn't tell.
+    """Floating-point operations of one evaluation by the compiler's count; None where it gives none.
 
     Args:
-      network: the U-Net and its schedule.
-      params: of the U-Net.
+      denoiser: the model.
+      params: of the checkpoint.
       condition: of one text.
+      latent: of the size in question; its values don't matter.
       uniform: with uniform cross-attention maps, in place of the text's.
-      size: of the latent; the native one if not given.
     """
-    config = network.unet.config
-    height, width = size or (config.sample_size, config.sample_size)
-    latent = jnp.zeros((1, height, width, config.in_channels))
     # The compiler sees into this kind of attention alone: not into a fused kernel, and of a loop one turn.
-    network = replace(network, unet=network.unet.clone(backend="xla"))
-    step = jax.tree.map(lambda x: x[0], network.schedule.denoising(1))
-    # The vectors are an argument: computed once per context, they are no part of an evaluation.
-    vectors = uniform_vectors(params, condition.states)
+    denoiser = denoiser.with_attention("xla")
+    rules = Rules(cross=UniformMaps() if uniform else None)
 
-    def evaluate(params: Params, states: Array, vectors: Sequence[Array]) -> Latent:
-        rule = uniform_attention(vectors) if uniform else text_attention(states)
-        return network.noise(params, latent, step, rule)
+    def evaluate(params: Params, latent: Latent, condition: Condition) -> Latent:
+        return denoiser.predict(params, latent, jnp.int32(1), condition, rules)[0]
 
     with tracing_for(platform_of(params)):
-        lowered = jax.jit(evaluate).lower(params, condition.states, vectors)
+        lowered = jax.jit(evaluate).lower(params, latent, condition)
     try:
         costs: Any = lowered.cost_analysis()
     except NotImplementedError:  # on this backend
         return None
     return float(costs["flops"]) if costs and "flops" in costs else None
-
-
-def attention_of(network: Network, platform: Platform) -> str:
-    """What computes the U-Net's self-attention there at the native size: "cudnn", "xla", "chunked", or several."""
-    config = network.unet.config
-    found = set()
-    for level, (width, heads) in enumerate(zip(config.channels, config.heads, strict=True)):
-        pixels = (config.sample_size // 2**level) ** 2
-        shape = (1, pixels, heads, width // heads)
-        found.add(attention_backend(shape, network.unet.dtype, platform))
-    return " and ".join(sorted(found))

@@ -306,16 +306,15 @@ def _timed(
 
 def _flops_per_evaluation(editor: "Editor", size: int | None) -> dict[str, float]:
     """By kind of maps, of one sample; {} where the compiler does not tell."""
-    from uam_jax.engine import programs
-    from uam_jax.engine.predictors import Network
+    import jax.numpy as jnp
 
-    network = Network(editor.checkpoint.unet, editor.checkpoint.schedule)
+    from uam_jax.engine.programs import evaluation_flops
+
+    denoiser, null = editor.checkpoint.denoiser, editor.condition("")
     side = (size or editor.native_size) // editor.size_factor
-    null = editor.condition("")
+    latent = jnp.zeros((1, side, side, editor.latent_channels))
     counts = {
-        name: programs.evaluation_flops(
-            network, editor.params["unet"], null, uniform=uniform, size=(side, side)
-        )
+        name: evaluation_flops(denoiser, editor.params, null, latent, uniform=uniform)
         for name, uniform in {"text": False, "uniform": True}.items()
     }
     return {name: count for name, count in counts.items() if count is not None}

@@ -1,8 +1,4 @@
-"""Attention: one layer, and the rules that say what it computes (text maps, uniform maps, its own pixels).
-
-A rule is any function `(site, x, block) -> output` (see `types.AttentionRule`); a control is another. What a
-rule closes over is a pytree (`Partial`), so that one trace of the network serves every program with its shapes.
-"""
+"""An attention layer as a rule sees it, and the implementations of softmax(QKᵀ/√d)V."""
 
 import functools
 import math
@@ -13,13 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.tree_util import Partial
 from jaxtyping import Array, Float, Shaped
 
 from uam_jax.models.layers import Dense
 from uam_jax.runtime import platforms
 from uam_jax.runtime.platforms import Platform
-from uam_jax.types import AttentionRule, AttentionSite, Params
 
 Backend = Literal["cudnn", "xla", "chunked"]
 
@@ -28,22 +22,28 @@ _MOST_LOGITS = 2**23
 
 
 class Attention(nn.Module):
-    """Multi-head attention's four projections, offered one by one to a rule (an `AttentionSite`)."""
+    """Multi-head attention's four projections, offered one by one to a rule: an `AttentionSite`.
 
-    width: int
+    The first four fields are those of a `Site`.
+    """
+
+    number: int
+    level: int
+    kind: Literal["own", "cross", "residual"]
+    channels: int
     heads: int
     dtype: Any
     qkv_bias: bool = False
     backend: Backend | None = None
 
     def setup(self):
-        self.to_q = Dense(self.width, use_bias=self.qkv_bias, dtype=self.dtype)
-        self.to_k = Dense(self.width, use_bias=self.qkv_bias, dtype=self.dtype)
-        self.to_v = Dense(self.width, use_bias=self.qkv_bias, dtype=self.dtype)
-        self.to_out_0 = Dense(self.width, dtype=self.dtype)
+        self.to_q = Dense(self.channels, use_bias=self.qkv_bias, dtype=self.dtype)
+        self.to_k = Dense(self.channels, use_bias=self.qkv_bias, dtype=self.dtype)
+        self.to_v = Dense(self.channels, use_bias=self.qkv_bias, dtype=self.dtype)
+        self.to_out_0 = Dense(self.channels, dtype=self.dtype)
 
     def _split(self, x: Array) -> Array:
-        return x.reshape(*x.shape[:-1], self.heads, self.width // self.heads)
+        return x.reshape(*x.shape[:-1], self.heads, self.channels // self.heads)
 
     def query(self, x: Float[Array, "b n c"]) -> Float[Array, "b n heads d"]:
         return self._split(self.to_q(x))
@@ -57,8 +57,23 @@ class Attention(nn.Module):
     def attend(self, q: Array, k: Array, v: Array) -> Float[Array, "b n heads d"]:
         return attend(q, k, v, backend=self.backend)
 
+    def maps(self, q: Array, k: Array) -> Float[Array, "b heads n s"]:
+        return attention_maps(q, k)
+
     def project(self, out: Float[Array, "b n heads d"]) -> Float[Array, "b n c"]:
-        return self.to_out_0(out.reshape(*out.shape[:2], self.width))
+        return self.to_out_0(out.reshape(*out.shape[:2], self.channels))
+
+
+def attention_maps(
+    q: Float[Array, "b n heads d"], k: Float[Array, "#b s heads d"]
+) -> Float[Array, "b heads n s"]:
+    """softmax(QKᵀ/√d) in float32; one row of keys may serve all."""
+    if q.dtype == jnp.float16:
+        # XLA's CPU has no float16 product with float32 sums.
+        q, k = q.astype(jnp.float32), k.astype(jnp.float32)
+    k = jnp.broadcast_to(k, (q.shape[0], *k.shape[1:]))
+    logits = jnp.einsum("bnhd,bshd->bhns", q, k, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(q.shape[-1] ** -0.5 * logits, axis=-1)
 
 
 def attend(
@@ -161,107 +176,3 @@ def _split(x: Shaped[Array, "b n *rest"], chunk: int) -> Shaped[Array, "chunks b
     missing = count * size - x.shape[1]
     filled = jnp.pad(x, [(0, missing) if axis == 1 else (0, 0) for axis in range(x.ndim)])
     return jnp.moveaxis(filled.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
-
-
-def self_attention(site: AttentionSite, x: Float[Array, "b n c"], block: int) -> Array:
-    """The plain rule for self-attention: every pixel attends to every pixel."""
-    del block
-    return site.project(site.attend(site.query(x), site.key(x), site.value(x)))
-
-
-def text_attention(states: Float[Array, "b s e"]) -> AttentionRule:
-    """The plain rule for cross-attention: every pixel attends to the text."""
-    return Partial(_text, states)
-
-
-def uniform_attention(vectors: Sequence[Float[Array, "#b _"]]) -> AttentionRule:
-    """Uniform maps (§3.3.1): the layer's output is one vector for all pixels, known in advance.
-
-    Args:
-      vectors: `uniform_vectors` of the context, one per transformer block.
-    """
-    return Partial(_uniform, vectors)
-
-
-def mixed_attention(
-    states: Float[Array, "b s e"],
-    vectors: Sequence[Float[Array, "#b _"]],
-    uniformity: float | Float[Array, ""] | Float[Array, "#blocks #b h w"],
-) -> AttentionRule:
-    """Maps between the text's (0) and uniform ones (1): `(1 - u) softmax(QKᵀ/√d) + u / S`.
-
-    The output projection is affine, so mixing its outputs is mixing the maps.
-
-    Args:
-      states: of the text.
-      vectors: `uniform_vectors`, of the same text or of another, one per transformer block.
-      uniformity: u, in [0, 1]: one for all; or one for every block, example and pixel of the latent
-        (any of the four axes may be 1), averaged over what a pixel of a coarser level covers.
-    """
-    return Partial(_mixed, states, vectors, uniformity)
-
-
-def _text(states: Array, site: AttentionSite, x: Array, block: int) -> Array:
-    del block
-    return site.project(site.attend(site.query(x), site.key(states), site.value(states)))
-
-
-def _uniform(vectors: Sequence[Array], site: AttentionSite, x: Array, block: int) -> Array:
-    del site
-    return vectors[block][:, None, :].astype(x.dtype)
-
-
-def _mixed(
-    states: Array,
-    vectors: Sequence[Array],
-    uniformity: Any,
-    site: AttentionSite,
-    x: Array,
-    block: int,
-) -> Array:
-    text, uniform = _text(states, site, x, block), _uniform(vectors, site, x, block)
-    if jnp.ndim(uniformity):
-        own = uniformity[min(block, uniformity.shape[0] - 1)]
-        uniformity = _at_level(own, x.shape[1]).astype(x.dtype)
-    return (1 - uniformity) * text + uniformity * uniform
-
-
-def _at_level(share: Float[Array, "#b h w"], pixels: int) -> Float[Array, "#b #n 1"]:
-    """A latent's map at a level of so many pixels, row by row."""
-    _, height, width = share.shape
-    if (height, width) != (1, 1):
-        # Every level halves both sides; an odd one is filled up with its border.
-        while share.shape[1] * share.shape[2] > pixels:
-            odd = [(0, 0), (0, share.shape[1] % 2), (0, share.shape[2] % 2)]
-            share = jnp.pad(share, odd, mode="edge")
-            rows, columns = share.shape[1] // 2, share.shape[2] // 2
-            share = share.reshape(share.shape[0], rows, 2, columns, 2).mean(axis=(2, 4))
-    return share.reshape(share.shape[0], -1, 1)
-
-
-def uniform_vectors(
-    unet_params: Params, states: Float[Array, "b s e"]
-) -> tuple[Float[Array, "b _"], ...]:
-    """`to_out(mean_s V)` of every cross-attention layer, in execution order (§3.3.1).
-
-    They depend on weights and context alone: computed once, used in every step and for every image.
-    """
-    mean = states.astype(jnp.float32).mean(axis=1)
-    vectors = []
-    for attn in _cross_attention_params(unet_params):
-        value = mean @ attn["to_v"]["kernel"].astype(jnp.float32)
-        out = attn["to_out_0"]
-        vectors.append(value @ out["kernel"].astype(jnp.float32) + out["bias"].astype(jnp.float32))
-    return tuple(vectors)
-
-
-def _cross_attention_params(tree: Params) -> list[Params]:
-    def order(name: str) -> tuple[int, int]:
-        index = name.rsplit("_", 1)[-1]
-        rank = next((i for i, part in enumerate(("down", "mid", "up")) if name.startswith(part)), 0)
-        return rank, int(index) if index.isdigit() else 0
-
-    if "attn2" in tree:
-        return [tree["attn2"]]
-    inner = [tree[name] for name in sorted(tree, key=order) if isinstance(tree[name], dict)]
-    return [found for subtree in inner for found in _cross_attention_params(subtree)]

@@ -1,6 +1,6 @@
 """The pieces that U-Net and VAE share: float32 norms, convolutions, ResNet block, resampling."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -142,8 +142,18 @@ class ResnetBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], time: Float[Array, "#b e"] | None = None
+        self,
+        x: Float[Array, "b h w c"],
+        time: Float[Array, "#b e"] | None = None,
+        change: Callable[[Array], Array] | None = None,
     ) -> Float[Array, "b h w d"]:
+        """Applies the block.
+
+        Args:
+          x: hidden state.
+          time: embedding of the time, for the U-Net's blocks.
+          change: replaces the hidden state before the shortcut is added.
+        """
         h = nn.silu(GroupNorm(self.groups, self.epsilon, name="norm1")(x))
         h = conv(self.features, dtype=self.dtype, name="conv1")(h)
         if time is not None:
@@ -151,6 +161,8 @@ class ResnetBlock(nn.Module):
             h = h + shift[:, None, None, :]
         h = nn.silu(GroupNorm(self.groups, self.epsilon, name="norm2")(h))
         h = conv(self.features, dtype=self.dtype, name="conv2")(h)
+        if change is not None:
+            h = change(h)
         if x.shape[-1] != self.features:
             x = conv(self.features, size=1, dtype=self.dtype, name="conv_shortcut")(x)
         return x + h

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from uam_jax.models.attention import Attention, Backend, self_attention, text_attention
+from uam_jax.models.attention import Attention, Backend
 from uam_jax.models.configs import UNetConfig
 from uam_jax.models.layers import (
     Dense,
@@ -18,7 +18,27 @@ from uam_jax.models.layers import (
     Upsample,
     conv,
 )
-from uam_jax.types import AttentionRule
+from uam_jax.models.rules import RuleCalls
+from uam_jax.types import PLAIN, Rules, Site, Taps
+
+
+def sites_of(config: UNetConfig) -> tuple[Site, ...]:
+    """Where a U-Net of this shape calls rules, in execution order.
+
+    With SD's shape the transformer blocks are: down 0-5, mid 6, up 7-15.
+    """
+    levels, layers = range(len(config.channels)), config.layers_per_block
+    down = [(level, config.attends[level]) for level in levels for _ in range(layers)]
+    middle = [(levels[-1], True), (levels[-1], False)]
+    up = [(level, config.attends[level]) for level in levels[::-1] for _ in range(layers + 1)]
+    sites, block = list[Site](), 0
+    for number, (level, attends) in enumerate(down + middle + up):
+        channels = config.channels[level]
+        sites.append(Site(number, level, "residual", channels))
+        if attends:
+            sites += Site(block, level, "own", channels), Site(block, level, "cross", channels)
+            block += 1
+    return tuple(sites)
 
 
 def sinusoidal(
@@ -71,21 +91,16 @@ class TransformerBlock(nn.Module):
     """Self-attention, cross-attention, feed-forward; the two attentions follow the given rules."""
 
     heads: int
-    block: int
     dtype: Any
     backend: Backend | None = None
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b n c"], cross: AttentionRule, own: AttentionRule
-    ) -> Float[Array, "b n c"]:
-        width = x.shape[-1]
-        attn1, attn2 = (
-            Attention(width, self.heads, self.dtype, backend=self.backend, name=name)
-            for name in ("attn1", "attn2")
-        )
-        x = x + own(attn1, LayerNorm(name="norm1")(x), self.block)
-        x = x + cross(attn2, LayerNorm(name="norm2")(x), self.block)
+    def __call__(self, x: Float[Array, "b n c"], rules: RuleCalls) -> Float[Array, "b n c"]:
+        for name, norm in (("attn1", "norm1"), ("attn2", "norm2")):
+            site = Attention(
+                *rules.next_site(), self.heads, self.dtype, backend=self.backend, name=name
+            )
+            x = x + rules.attention(site, LayerNorm(name=norm)(x))
         return x + FeedForward(self.dtype, name="ff")(LayerNorm(name="norm3")(x))
 
 
@@ -94,54 +109,51 @@ class Transformer(nn.Module):
 
     heads: int
     groups: int
-    block: int
     dtype: Any
     backend: Backend | None = None
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], cross: AttentionRule, own: AttentionRule
-    ) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Float[Array, "b h w c"], rules: RuleCalls) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
         hidden = GroupNorm(self.groups, 1e-6, name="norm")(x).reshape(b, h * w, c)
         # SD 1.x saves these two as 1x1 convolutions: the same computation, another weight shape.
         hidden = Dense(c, dtype=self.dtype, name="proj_in")(hidden)
-        hidden = TransformerBlock(
-            self.heads, self.block, self.dtype, self.backend, name="transformer_blocks_0"
-        )(hidden, cross, own)
-        hidden = Dense(c, dtype=self.dtype, name="proj_out")(hidden)
+        block = TransformerBlock(self.heads, self.dtype, self.backend, name="transformer_blocks_0")
+        hidden = Dense(c, dtype=self.dtype, name="proj_out")(block(hidden, rules))
         return x + hidden.reshape(b, h, w, c)
 
 
 class _Level(nn.Module):
     """ResNet blocks of one resolution, each followed by a transformer where the level attends."""
 
-    features: int
-    heads: int
-    attends: bool
-    first_block: int
+    level: int
     config: UNetConfig
     dtype: Any
     backend: Backend | None = None
 
-    def resnet(self, index: int) -> ResnetBlock:
-        return ResnetBlock(
-            self.features,
+    @property
+    def attends(self) -> bool:
+        return self.config.attends[self.level]
+
+    def resnet(self, index: int, x: Array, time: Array, rules: RuleCalls) -> Array:
+        block = ResnetBlock(
+            self.config.channels[self.level],
             self.config.norm_groups,
             self.config.norm_eps,
             self.dtype,
             name=f"resnets_{index}",
         )
+        return block(x, time, rules.residual)
 
-    def transformer(self, index: int) -> Transformer:
-        return Transformer(
-            self.heads,
+    def transformer(self, index: int, x: Array, rules: RuleCalls) -> Array:
+        block = Transformer(
+            self.config.heads[self.level],
             self.config.norm_groups,
-            self.first_block + index,
             self.dtype,
             self.backend,
             name=f"attentions_{index}",
         )
+        return block(x, rules)
 
 
 class DownLevel(_Level):
@@ -150,14 +162,12 @@ class DownLevel(_Level):
     downsamples: bool = True
 
     @nn.compact
-    def __call__(
-        self, x: Array, time: Array, cross: AttentionRule, own: AttentionRule
-    ) -> tuple[Array, list[Array]]:
+    def __call__(self, x: Array, time: Array, rules: RuleCalls) -> tuple[Array, list[Array]]:
         skips = []
         for i in range(self.config.layers_per_block):
-            x = self.resnet(i)(x, time)
+            x = self.resnet(i, x, time, rules)
             if self.attends:
-                x = self.transformer(i)(x, cross, own)
+                x = self.transformer(i, x, rules)
             skips.append(x)
         if self.downsamples:
             x = Downsample(1, self.dtype, name="downsamplers_0")(x)
@@ -169,9 +179,9 @@ class MidLevel(_Level):
     """ResNet block, transformer, ResNet block."""
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, cross: AttentionRule, own: AttentionRule) -> Array:
-        x = self.transformer(0)(self.resnet(0)(x, time), cross, own)
-        return self.resnet(1)(x, time)
+    def __call__(self, x: Array, time: Array, rules: RuleCalls) -> Array:
+        x = self.transformer(0, self.resnet(0, x, time, rules), rules)
+        return self.resnet(1, x, time, rules)
 
 
 class UpLevel(_Level):
@@ -180,20 +190,16 @@ class UpLevel(_Level):
     upsamples: bool = True
 
     @nn.compact
-    def __call__(
-        self, x: Array, skips: list[Array], time: Array, cross: AttentionRule, own: AttentionRule
-    ) -> Array:
+    def __call__(self, x: Array, skips: list[Array], time: Array, rules: RuleCalls) -> Array:
         for i in range(self.config.layers_per_block + 1):
-            x = self.resnet(i)(jnp.concatenate([x, skips.pop()], axis=-1), time)
+            x = self.resnet(i, jnp.concatenate([x, skips.pop()], axis=-1), time, rules)
             if self.attends:
-                x = self.transformer(i)(x, cross, own)
+                x = self.transformer(i, x, rules)
         return Upsample(self.dtype, name="upsamplers_0")(x) if self.upsamples else x
 
 
 class UNet(nn.Module):
-    """The noise (or velocity) network.
-
-    Transformer blocks are numbered in execution order; with SD's shape: down 0-5, mid 6, up 7-15.
+    """The network that predicts noise or velocity.
 
     Attributes:
       config: its shape.
@@ -210,18 +216,22 @@ class UNet(nn.Module):
         self,
         latent: Float[Array, "b h w c"],
         timestep: Num[Array, "#b"],
-        cross: AttentionRule,
-        own: AttentionRule = self_attention,
-    ) -> Float[Array, "b h w c2"]:
+        context: Float[Array, "#b s e"],
+        rules: Rules = PLAIN,
+    ) -> tuple[Float[Array, "b h w c2"], Taps]:
         """Predicts in float32, computing in `dtype`.
 
         Args:
           latent: sides are multiples of 2^(levels - 1).
           timestep: one for all or one per example.
-          cross: rule of the cross-attention layers, text bound.
-          own: rule of the self-attention layers.
+          context: the text's states, of every example or one for all.
+          rules: of the attention layers and the ResNet blocks.
+
+        Returns:
+          The prediction, and the sums of what the rules tapped.
         """
         config, last = self.config, len(self.config.channels) - 1
+        calls = RuleCalls(rules, context, sites_of(config))
         features = sinusoidal(
             timestep,
             config.channels[0],
@@ -232,39 +242,22 @@ class UNet(nn.Module):
             features.astype(self.dtype)
         )
         x = conv(config.channels[0], dtype=self.dtype, name="conv_in")(latent)
-        skips, blocks = [x], 0
-
-        def shape_of(level: int, name: str) -> dict[str, Any]:
-            return {
-                "features": config.channels[level],
-                "heads": config.heads[level],
-                "attends": config.attends[level],
-                "first_block": blocks,
-                "config": config,
-                "dtype": self.dtype,
-                "backend": self.backend,
-                "name": name,
-            }
-
+        skips, shape = [x], (config, self.dtype, self.backend)
         for i in range(last + 1):
-            level = DownLevel(**shape_of(i, f"down_blocks_{i}"), downsamples=i < last)
-            x, new = level(x, time, cross, own)
+            level = DownLevel(i, *shape, downsamples=i < last, name=f"down_blocks_{i}")
+            x, new = level(x, time, calls)
             skips += new
-            blocks += config.layers_per_block * config.attends[i]
-        x = MidLevel(**shape_of(last, "mid_block"))(x, time, cross, own)
-        blocks += 1
+        x = MidLevel(last, *shape, name="mid_block")(x, time, calls)
         for i in range(last + 1):
-            j = last - i
-            level = UpLevel(**shape_of(j, f"up_blocks_{i}"), upsamples=i < last)
-            x = level(x, skips, time, cross, own)
-            blocks += (config.layers_per_block + 1) * config.attends[j]
+            level = UpLevel(last - i, *shape, upsamples=i < last, name=f"up_blocks_{i}")
+            x = level(x, skips, time, calls)
         x = nn.silu(GroupNorm(config.norm_groups, config.norm_eps, name="conv_norm_out")(x))
         x = conv(config.out_channels, dtype=self.dtype, name="conv_out")(x)
-        return x.astype(jnp.float32)
+        return x.astype(jnp.float32), calls.taps
 
     def example_inputs(self) -> tuple[Any, ...]:
         """Arguments of the smallest call, for `expected_params`."""
         side = 2 ** (len(self.config.channels) - 1)
         states = jnp.zeros((1, 1, self.config.context_width))
         latent = jnp.zeros((1, side, side, self.config.in_channels))
-        return latent, jnp.zeros((1,), jnp.int32), text_attention(states)
+        return latent, jnp.zeros((1,), jnp.int32), states

@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from uam_jax.models.attention import Attention, self_attention
+from uam_jax.models.attention import Attention
 from uam_jax.models.configs import VAEConfig
 from uam_jax.models.layers import Conv, Downsample, GroupNorm, ResnetBlock, Upsample, conv
+from uam_jax.types import Site, plain_attention
 
 _EPSILON = 1e-6
 
@@ -25,7 +26,7 @@ class _PixelAttention(Attention):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
         pixels = self.group_norm(x).reshape(b, h * w, c)
-        return x + self_attention(self, pixels, 0).reshape(b, h, w, c)
+        return x + plain_attention(self, pixels, pixels).reshape(b, h, w, c)
 
 
 class _Level(nn.Module):
@@ -72,7 +73,12 @@ class _Middle(nn.Module):
             )
 
         attention = _PixelAttention(
-            self.features, 1, self.dtype, qkv_bias=True, groups=self.groups, name="attentions_0"
+            *Site(0, 0, "own", self.features),
+            heads=1,
+            dtype=self.dtype,
+            qkv_bias=True,
+            groups=self.groups,
+            name="attentions_0",
         )
         return resnet(1)(attention(resnet(0)(x)))
 

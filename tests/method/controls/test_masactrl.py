@@ -13,7 +13,10 @@ ROWS, TOKENS, HEADS, WIDTH = 5, 6, 2, 3
 class Site:
     """One self-attention layer; remembers how many rows its keys and values were asked for."""
 
-    def __init__(self) -> None:
+    level, kind, channels = 0, "own", HEADS * WIDTH
+
+    def __init__(self, number: int = 10) -> None:
+        self.number = number
         keys = jax.random.split(jax.random.key(0), 4)
         self.weights = [jax.random.normal(key, (HEADS * WIDTH, HEADS * WIDTH)) for key in keys]
         self.projected: list[int] = []
@@ -60,7 +63,7 @@ def x() -> jax.Array:
 @pytest.mark.parametrize("source_of", [(0, 0, 0, 0, 0), (0, 1, 0, 1, 0), (4, 3, 2, 1, 0)])
 def test_every_row_attends_to_its_source(x: jax.Array, source_of: tuple[int, ...]) -> None:
     site = Site()
-    found = mutual_self_attention(source_of, block_start=10, block_end=16)(site, x, 10)
+    found = mutual_self_attention(source_of, block_start=10, block_end=16)(site, x, x)
     for row, source in enumerate(source_of):
         np.testing.assert_allclose(found[row], by_hand(site, x[row], x[source]), atol=1e-5)
     assert site.projected == [len(set(source_of))] * 2
@@ -68,8 +71,8 @@ def test_every_row_attends_to_its_source(x: jax.Array, source_of: tuple[int, ...
 
 @pytest.mark.parametrize(("block", "acts"), [(9, False), (10, True), (12, True), (13, False)])
 def test_acts_in_its_blocks_only(x: jax.Array, block: int, acts: bool) -> None:
-    site = Site()
-    found = mutual_self_attention((0,) * ROWS, block_start=10, block_end=13)(site, x, block)
+    site = Site(block)
+    found = mutual_self_attention((0,) * ROWS, block_start=10, block_end=13)(site, x, x)
     source = x[0] if acts else x[4]
     np.testing.assert_allclose(found[4], by_hand(site, x[4], source), atol=1e-5)
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from uam_jax.types import AttentionRule, AttentionSite
+from uam_jax.types import AttentionRule, AttentionSite, plain_attention
 
 
 def source_of_rows(pairs: int, *, source_rows: int, target_rows: int) -> tuple[int, ...]:
@@ -47,12 +47,10 @@ class _MutualSelfAttention:
     block_end: int
 
     def __call__(
-        self, site: AttentionSite, x: Float[Array, "b n c"], block: int
+        self, site: AttentionSite, x: Float[Array, "b n c"], context: Float[Array, "b n c"]
     ) -> Float[Array, "b n c"]:
-        query = site.query(x)
-        if self.block_start <= block < self.block_end:
-            taken, place = np.asarray(self.taken), np.asarray(self.place)
-            key, value = (part[place] for part in (site.key(x[taken]), site.value(x[taken])))
-        else:
-            key, value = site.key(x), site.value(x)
-        return site.project(site.attend(query, key, value))
+        if not self.block_start <= site.number < self.block_end:
+            return plain_attention(site, x, context)
+        taken, place = np.asarray(self.taken), np.asarray(self.place)
+        key, value = (part[place] for part in (site.key(x[taken]), site.value(x[taken])))
+        return site.project(site.attend(site.query(x), key, value))
