@@ -17,7 +17,7 @@ from uam_jax import Editor, InputError
 from uam_jax.engine import programs
 from uam_jax.engine.parallel import Devices, Program, program
 from uam_jax.models import StableDiffusion
-from uam_jax.models.attention import attend
+from uam_jax.models.kernels.attention import attend
 from uam_jax.runtime.platforms import Platform
 
 COLLECTIVES = re.compile(

@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 from random_networks import DEEPER, LATENT, STATES, TINY, assert_close, params_of
 
 from uam_jax import models
+from uam_jax.models.attention import Attention
 from uam_jax.runtime.platforms import Platform
 from uam_jax.types import AttentionSite, Condition, Rules, Site, plain_attention
 
@@ -105,7 +106,7 @@ def test_own_rules_tap_beside_cross_rules() -> None:
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_maps_are_those_that_attention_applies(dtype: Any) -> None:
-    site = models.attention.Attention(*Site(0, 0, "own", 6), heads=2, dtype=dtype)
+    site = Attention(*Site(0, 0, "own", 6), heads=2, dtype=dtype)
     q, k, v = (
         jax.random.normal(key, (2, 5, 2, 3), dtype)
         for key in jax.random.split(jax.random.key(0), 3)

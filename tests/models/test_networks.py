@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoint_files import MODULES
-from jax import Array, lax
+from jax import Array
 from random_networks import LATENT, STATES, assert_close, normal, params_of
 
 from uam_jax import models
@@ -29,21 +29,6 @@ def test_what_is_expected_is_what_training_starts_from(name: str) -> None:
     assert all(jnp.std(kernel) > 0 for kernel in kernels)
     with pytest.raises(flax.errors.ScopeCollectionNotFound):
         module.apply({}, *module.example_inputs())
-
-
-@pytest.mark.parametrize("sides", [(1, 1), (2, 2), (5, 4), (1, 3)])
-@pytest.mark.parametrize(
-    ("size", "stride", "padding"),
-    [(3, 1, "SAME"), (3, 1, [(1, 1), (1, 1)]), (3, 2, [(1, 1), (1, 1)]), (3, 2, [(0, 1), (0, 1)]), (1, 1, "SAME")],
-)  # fmt: skip
-def test_products_equal_the_convolution(
-    sides: tuple[int, int], size: int, stride: int, padding: Any
-) -> None:
-    picture, kernel = normal(0, 2, *sides, 3), normal(1, size, size, 3, 5)
-    numbers = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-    ours = layers._convolve(picture, kernel, (stride, stride), padding, **numbers)
-    direct = lax.conv_general_dilated(picture, kernel, (stride, stride), padding, **numbers)
-    np.testing.assert_allclose(ours, direct, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from checkpoint_files import VAE
 from jax import Array
+from random_networks import assert_close, params_of
 
 from uam_jax import models
 from uam_jax.checkpoints.load import load_checkpoint
 from uam_jax.engine import programs
 from uam_jax.engine.parallel import Devices
-from uam_jax.models import attention
-from uam_jax.types import Params
+from uam_jax.models.kernels import attention
 
 TWO = models.VAE(models.VAEConfig.from_dict(VAE))
 # Two stages in tiles, one of which takes what the other gives.
@@ -29,17 +29,6 @@ THREE = models.VAE(
         }
     )
 )
-
-
-@cache
-def params_of(vae: models.VAE) -> Params:
-    rng = np.random.default_rng(0)
-
-    def draw(leaf: jax.ShapeDtypeStruct) -> Array:
-        fan_in = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 4
-        return jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(fan_in), jnp.float32)
-
-    return jax.tree.map(draw, models.expected_params(vae))
 
 
 def uneven(seed: int, *shape: int) -> Array:
@@ -69,11 +58,6 @@ def decoders(vae: models.VAE, tile: int) -> tuple[Any, Any]:
     """As `encoders`, of (params, latents)."""
     whole = jax.jit(lambda params, z: vae.apply({"params": params}, z, method="decode"))
     return whole, jax.jit(partial(models.decode_in_tiles, vae, tile=tile))
-
-
-def assert_close(actual: Any, expected: Any, relative: float) -> None:
-    error = np.abs(np.asarray(actual) - np.asarray(expected)).max() / np.abs(expected).max()
-    assert error <= relative
 
 
 def decibels(actual: Array, expected: Array) -> float:

@@ -7,8 +7,8 @@ from typing import Protocol, Self
 import jax
 from jaxtyping import Array, Int, Num
 
-from uam_jax.models.attention import Backend, attention_backend
 from uam_jax.models.clip_text import TextEncoder
+from uam_jax.models.kernels.attention import Backend, attention_backend
 from uam_jax.models.unet import UNet, sites_of
 from uam_jax.runtime.platforms import Platform
 from uam_jax.types import PLAIN, Condition, Latent, Params, Rules, Site, Taps

@@ -1,6 +1,6 @@
 """The pieces that U-Net and VAE share: float32 norms, convolutions, ResNet block, resampling."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -9,47 +9,24 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from uam_jax.runtime import platforms
+from uam_jax.models.kernels.convolution import convolve
+from uam_jax.models.kernels.weighted import Weighted
 from uam_jax.types import Params
 
 
-class _Weighted(nn.Module):
-    """A layer with weights, which cost little to trace.
-
-    A weight that is there is taken as it is: `load_params` has compared its shape, and flax would trace every
-    initialiser in every program to compare it again. Without a key, as `expected_params` calls, a missing one
-    is zeros.
-    """
-
-    def param(
-        self,
-        name: str,
-        init_fn: Any,
-        shape: Sequence[int],
-        dtype: Any = jnp.float32,
-        **options: Any,
-    ) -> Any:
-        if self.has_variable("params", name):
-            return self.get_variable("params", name)
-        if self.is_mutable_collection("params") and not self.has_rng("params"):
-            self.put_variable("params", name, jnp.zeros(shape, dtype))
-            return self.get_variable("params", name)
-        return super().param(name, init_fn, shape, dtype, **options)
-
-
-class Dense(_Weighted, nn.Dense):
+class Dense(Weighted, nn.Dense):
     """A linear layer over the last axis."""
 
 
-class Conv(_Weighted, nn.Conv):
+class Conv(Weighted, nn.Conv):
     """A convolution; `conv` makes the usual one."""
 
 
-class Embed(_Weighted, nn.Embed):
+class Embed(Weighted, nn.Embed):
     """A table of vectors, looked up by index."""
 
 
-class GroupNorm(_Weighted):
+class GroupNorm(Weighted):
     """Group normalisation in float32, returned in the input's dtype."""
 
     groups: int
@@ -76,7 +53,7 @@ class GroupNorm(_Weighted):
         return mean, jnp.square(grouped - mean).mean(axis=(1, 3), keepdims=True)
 
 
-class LayerNorm(_Weighted, nn.LayerNorm):
+class LayerNorm(Weighted, nn.LayerNorm):
     """Layer normalisation in float32, returned in the input's dtype."""
 
     epsilon: float = 1e-5
@@ -85,30 +62,6 @@ class LayerNorm(_Weighted, nn.LayerNorm):
 
     def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
         return super().__call__(x).astype(x.dtype)
-
-
-def _convolve(lhs: Array, rhs: Array, strides: Any, padding: Any, **options: Any) -> Array:
-    """`lax.conv_general_dilated`; where the picture is small and on a CPU, as one matrix product.
-
-    Each pixel is joined with its neighbours, first those of its row and then the rows, in the kernel's own
-    order: nothing of the weights is copied. XLA's CPU convolution takes up to twice as long on 8x8 pixels,
-    which the embedded model has at most, and many times as long on 2x2.
-    """
-    margin = len(rhs) // 2
-    same = padding == [(margin, margin)] * 2 or (padding == "SAME" and tuple(strides) == (1, 1))
-    small = lhs.shape[1] * lhs.shape[2] <= 64 and lhs.dtype == jnp.float32
-    if not (same and small and platforms.current().name == "cpu"):
-        return lax.conv_general_dilated(lhs, rhs, strides, padding, **options)
-    (_, h, w, _), (down, right) = lhs.shape, strides
-    # Where a picture is one pixel high or wide, all but the kernel's middle meets padding.
-    middle = slice(margin, margin + 1)
-    kernel = rhs[middle if h == 1 else slice(None), middle if w == 1 else slice(None)]
-    high, wide, c, d = kernel.shape
-    rim = ((0, 0), (high // 2, high // 2), (wide // 2, wide // 2), (0, 0))
-    x = jnp.pad(lhs, rim)
-    x = jnp.concatenate([x[:, :, j : j + w : right] for j in range(wide)], axis=-1)
-    x = jnp.concatenate([x[:, i : i + h : down] for i in range(high)], axis=-1)
-    return jnp.dot(x, kernel.reshape(high * wide * c, d), precision=options.get("precision"))
 
 
 def conv(
@@ -127,7 +80,7 @@ def conv(
         strides=stride,
         padding=padding,
         dtype=dtype,
-        conv_general_dilated=_convolve,
+        conv_general_dilated=convolve,
         name=name,
     )
 

@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from uam_jax.models.attention import Attention, Backend
+from uam_jax.models.attention import Attention
 from uam_jax.models.configs import UNetConfig
+from uam_jax.models.kernels.attention import Backend
 from uam_jax.models.layers import (
     Dense,
     Downsample,

@@ -7,14 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
+from random_networks import assert_close, normal
 
-from uam_jax import models
-from uam_jax.models import attention
+from uam_jax.models.kernels import attention
 from uam_jax.runtime.platforms import Platform, tracing_for
-
-
-def draw(seed: int, *shape: int) -> Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def definition(q: Array, k: Array, v: Array) -> np.ndarray:
@@ -24,20 +20,15 @@ def definition(q: Array, k: Array, v: Array) -> np.ndarray:
     return np.einsum("bhns,bshd->bnhd", maps / maps.sum(axis=-1, keepdims=True), v)
 
 
-def assert_close(actual: Array, expected: np.ndarray, relative: float) -> None:
-    error = np.abs(np.asarray(actual, np.float64) - expected).max() / np.abs(expected).max()
-    assert error <= relative
-
-
 @pytest.mark.parametrize(("queries", "keys"), [(64, 64), (37, 53), (70, 5), (3, 41), (1, 1)])
 def test_chunks_add_up_to_the_definition(queries: int, keys: int) -> None:
-    q, k, v = draw(0, 2, queries, 3, 8), draw(1, 2, keys, 3, 8), draw(2, 2, keys, 3, 8)
+    q, k, v = normal(0, 2, queries, 3, 8), normal(1, 2, keys, 3, 8), normal(2, 2, keys, 3, 8)
     chunked = attention._attend_in_chunks(q, k, v, 16)
     assert_close(chunked, definition(q, k, v), 1e-5)
 
 
 def test_logits_may_be_far_apart_and_rise_from_chunk_to_chunk() -> None:
-    q, v = jnp.ones((1, 5, 1, 4)), draw(2, 1, 60, 1, 4)
+    q, v = jnp.ones((1, 5, 1, 4)), normal(2, 1, 60, 1, 4)
     k = jnp.broadcast_to(jnp.linspace(-3000, 3000, 60)[None, :, None, None], (1, 60, 1, 4))
     for keys in (k, k[:, ::-1]):
         assert_close(attention._attend_in_chunks(q, keys, v, 16), definition(q, keys, v), 1e-5)
@@ -47,7 +38,7 @@ def test_logits_may_be_far_apart_and_rise_from_chunk_to_chunk() -> None:
     ("dtype", "near"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2), (jnp.float16, 2e-3)]
 )
 def test_many_logits_are_chunked(monkeypatch: Any, dtype: Any, near: float) -> None:
-    q, k, v = draw(0, 2, 37, 3, 8), draw(1, 1, 53, 3, 8), draw(2, 1, 53, 3, 8)
+    q, k, v = normal(0, 2, 37, 3, 8), normal(1, 1, 53, 3, 8), normal(2, 1, 53, 3, 8)
     q, k, v = (x.astype(dtype) for x in (q, k, v))
     calls, chunked = [], attention._attend_in_chunks
 
@@ -88,7 +79,7 @@ AMD, OTHER = Platform("gpu"), Platform("tpu")
 def test_fused_attention_only_where_it_works(
     shape: tuple, dtype: Any, platform: Platform, backend: str
 ) -> None:
-    assert models.attention_backend(shape, dtype, platform) == backend
+    assert attention.attention_backend(shape, dtype, platform) == backend
 
 
 @pytest.mark.parametrize(
@@ -106,7 +97,7 @@ def test_fused_attention_only_where_it_works(
 def test_chunked_where_logits_are_many_and_nothing_is_fused(
     shape: tuple, keys: int | None, dtype: Any, platform: Platform, backend: str
 ) -> None:
-    assert models.attention_backend(shape, dtype, platform, keys=keys) == backend
+    assert attention.attention_backend(shape, dtype, platform, keys=keys) == backend
 
 
 def test_logits_are_never_all_in_memory() -> None:
