@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from checkpoint_files import SCHEDULER, TEXT, UNET, VAE, write_checkpoint
+from checkpoint_files import TEXT, UNET, VAE, write_checkpoint
 from tiny import tiny_editor
 from typer.testing import CliRunner, Result
 
@@ -22,6 +22,7 @@ from uam_jax.evaluation import speed
 from uam_jax.evaluation.peaks import peak_flops
 from uam_jax.evaluation.speed import Case, evaluations_by_maps
 from uam_jax.method.schedule import Schedule
+from uam_jax.models.configs import PUBLISHED
 
 
 def uam(*arguments: object) -> Result:
@@ -310,11 +311,11 @@ def test_peaks(kind: str, dtype: str, precision: str, tera: float | None) -> Non
 )
 def test_shapes_are_those_of_the_published_models(shape: str, unet: int, text: int) -> None:
     # The counts are those of runwayml's and stabilityai's files.
-    own = random.SHAPES[shape]
+    own = PUBLISHED[shape]
     networks = (
         (models.UNet(models.UNetConfig.from_dict(own["unet"])), unet),
         (models.TextEncoder(models.TextConfig.from_dict(own["text_encoder"])), text),
-        (models.VAE(models.VAEConfig.from_dict(random._VAE)), 83_653_863),
+        (models.VAE(models.VAEConfig.from_dict(own["vae"])), 83_653_863),
     )
     for network, count in networks:
         leaves = jax.tree.leaves(models.expected_params(network))
@@ -326,9 +327,9 @@ def test_random_weights_make_an_editor_that_runs(monkeypatch: pytest.MonkeyPatch
         return {key: value for key, value in config.items() if key[0] != "_"}
 
     text = {**TEXT, "vocab_size": 700}
-    small = {"unet": plain(UNET), "text_encoder": text, "scheduler": plain(SCHEDULER)}
-    monkeypatch.setattr(random, "SHAPES", {"small": small})
-    monkeypatch.setattr(random, "_VAE", plain(VAE))
+    small = {"unet": plain(UNET), "text_encoder": text, "vae": plain(VAE)}
+    monkeypatch.setattr(random, "PUBLISHED", {"small": small})
+    monkeypatch.setattr(random, "_PREDICTION_TYPES", {"small": "v_prediction"})
     checkpoint = random.random_checkpoint("small", dtype="bfloat16")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(checkpoint.params)} == {"bfloat16"}
     editor = Editor(checkpoint)

@@ -1,6 +1,5 @@
-"""Stable Diffusion's shapes with random weights: for measuring speed and memory where no checkpoint is at hand."""
+"""Stable Diffusion's published shapes with random weights, to measure speed and memory without a checkpoint."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +12,15 @@ from uam_jax.checkpoints.load import DTYPES, EMBEDDED, Checkpoint
 from uam_jax.checkpoints.tokenizer import Tokenizer
 from uam_jax.errors import InputError
 from uam_jax.method.schedule import Schedule
+from uam_jax.models.configs import PUBLISHED
 from uam_jax.types import Params
 
-_VAE = {
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "layers_per_block": 2,
-    "sample_size": 512,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-}
 _SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-
-SHAPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "sd15": {
-        "unet": {"attention_head_dim": 8, "cross_attention_dim": 768, "sample_size": 64},
-        "text_encoder": {
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_attention_heads": 12,
-        },
-        "scheduler": {"prediction_type": "epsilon"},
-    },
-    "sd21": {
-        "unet": {
-            "attention_head_dim": [5, 10, 20, 20],
-            "cross_attention_dim": 1024,
-            "sample_size": 96,
-        },
-        "text_encoder": {
-            "hidden_act": "gelu",
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_attention_heads": 16,
-            "num_hidden_layers": 23,
-        },
-        "scheduler": {"prediction_type": "v_prediction"},
-    },
-}
-"""What differs from diffusers' and transformers' defaults, as in the published `config.json` files."""
+_PREDICTION_TYPES = {"sd15": "epsilon", "sd21": "v_prediction"}
 
 
 def random_checkpoint(shape: str, *, dtype: str = "float32", seed: int = 0) -> Checkpoint:
-    """A model of a known shape whose weights are noise: as fast as a trained one, and of no other use.
+    """A model of a published shape whose weights are noise: as fast as a trained one, and of no other use.
 
     Prompts are cut into tokens by the embedded model's tokenizer, to 77 of them.
 
@@ -66,13 +32,13 @@ def random_checkpoint(shape: str, *, dtype: str = "float32", seed: int = 0) -> C
     Raises:
       InputError: there is no such shape or dtype.
     """
-    if shape not in SHAPES:
-        raise InputError(f"shape {shape!r} is not known; choose one of {', '.join(SHAPES)}")
+    if shape not in PUBLISHED:
+        raise InputError(f"shape {shape!r} is not known; choose one of {', '.join(PUBLISHED)}")
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not supported; choose one of {', '.join(DTYPES)}")
-    own, compute = SHAPES[shape], jnp.dtype(dtype)
+    own, compute = PUBLISHED[shape], jnp.dtype(dtype)
     unet = models.UNet(models.UNetConfig.from_dict(own["unet"]), compute)
-    vae = models.VAE(models.VAEConfig.from_dict(_VAE), compute)
+    vae = models.VAE(models.VAEConfig.from_dict(own["vae"]), compute)
     text_encoder = models.TextEncoder(models.TextConfig.from_dict(own["text_encoder"]), compute)
     networks = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
     # One block of noise serves all: drawing a billion numbers takes a minute, copying them a second.
@@ -85,7 +51,7 @@ def random_checkpoint(shape: str, *, dtype: str = "float32", seed: int = 0) -> C
         text_encoder=text_encoder,
         params={name: _random_params(network, block) for name, network in networks.items()},
         tokenizer=Tokenizer.from_folder(EMBEDDED["scenes"] / "tokenizer"),
-        schedule=Schedule.from_config({**_SCHEDULE, **own["scheduler"]}),
+        schedule=Schedule.from_config(_SCHEDULE | {"prediction_type": _PREDICTION_TYPES[shape]}),
         weights_hash=f"random-{shape}-{seed}",
         settings={},
     )

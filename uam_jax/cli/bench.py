@@ -68,9 +68,9 @@ class BenchOptions:
         _check("--attention", self.attention, _ATTENTION)
         _check("--task", self.task, TASKS)
         if self.shape:
-            from uam_jax.checkpoints.random import SHAPES
+            from uam_jax.models.configs import PUBLISHED
 
-            _check("--shape", [self.shape], SHAPES)
+            _check("--shape", [self.shape], PUBLISHED)
         EditConfig.load(self.config or "default", self.overrides)
         base = Case(
             model=None if self.shape else self.model or "scenes",

@@ -39,7 +39,7 @@ class Case:
 
     Attributes:
       model: see `Editor.load`, like `variant`; None for random weights of `shape`.
-      shape: a key of `shapes.SHAPES`.
+      shape: a key of `models.configs.PUBLISHED`.
       config: a preset or a TOML file; None: the model's own settings.
       overrides: of it, "key=value".
       device: "cpu", "gpu" or "tpu"; None: the best that JAX finds.
