@@ -58,12 +58,12 @@ class Editor(LoadedModel):
         return self._encode(self._images(images))
 
     def _encode(self, images: Image) -> Latent:
-        return programs.encode(self.checkpoint.vae, self.params["vae"], images, on=self.devices)
+        return programs.encode(self.checkpoint.vae, self.params, images, on=self.devices)
 
     def decode(self, latents: LatentLike) -> Image:
         """Scaled latents -> pictures, clipped to [-1, 1]."""
         latents = checked_latents(latents, channels=self.latent_channels, finite=False)
-        return programs.decode(self.checkpoint.vae, self.params["vae"], latents, on=self.devices)
+        return programs.decode(self.checkpoint.vae, self.params, latents, on=self.devices)
 
     def condition(self, prompts: Prompts) -> Condition:
         """Text -> what the U-Net is told; over-long prompts are cut with a warning."""

@@ -186,7 +186,7 @@ def test_a_program_has_the_form_of_its_platform(editor: Editor) -> None:
             assert (CONVOLUTION in str(traced.jaxpr)) != products
     assert CONVOLUTION not in str(programs.invert.trace(*arguments, **static).jaxpr)
     lowered = programs.decode.lower(
-        editor.checkpoint.vae, editor.params["vae"], z0, platform=Platform("tpu")
+        editor.checkpoint.vae, editor.params, z0, platform=Platform("tpu")
     )
     assert "stablehlo.convolution" in lowered.as_text()
 
@@ -198,7 +198,7 @@ def test_the_platform_is_that_of_the_devices_that_are_run_on(
         return Platform("tpu" if device.id >= 3 else "cpu")
 
     monkeypatch.setattr(Platform, "of", pretended)
-    vae, params, z0 = editor.checkpoint.vae, editor.params["vae"], jnp.ones((2, 4, 4, 4))
+    vae, params, z0 = editor.checkpoint.vae, editor.params, jnp.ones((2, 4, 4, 4))
     expected = programs.decode(vae, params, z0)
     far = jax.devices()[3]
     arguments = [

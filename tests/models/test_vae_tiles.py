@@ -89,7 +89,9 @@ def test_tiles_on_several_devices(count: int, mode: str, monkeypatch: pytest.Mon
     """The programs of `Editor`, with a batch that not every number of devices divides."""
     vae, params = TWO, params_of(TWO)
     images = uneven(0, 4, 50, 84, 3) / 4
-    encode, decode = (partial(each, vae, params) for each in (programs.encode, programs.decode))
+    encode, decode = (
+        partial(each, vae, {"vae": params}) for each in (programs.encode, programs.decode)
+    )
     latents = encode(images)
     pictures = decode(latents)
     on = Devices.local(count, mode)

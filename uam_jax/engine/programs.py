@@ -1,7 +1,8 @@
 """The compiled programs behind `Editor`: one pure function per arrow of the flow.
 
-What decides a program's shape is static (networks, schedule, plan); weights, pictures and text are arrays.
-Each says where its batch axes are, so that it runs on any number of devices (`on=`).
+The arguments that decide a program's shape are static (networks, schedule, plan); weights, pictures and text are
+arrays. `params` is the checkpoint's whole dict. Each program declares its batch axes, so that it runs on any number of
+devices (`on=`).
 """
 
 from collections.abc import Sequence
@@ -37,9 +38,9 @@ def _is_large(size: Sequence[int]) -> bool:
 def encode(vae: VAE, params: Params, images: Image) -> Latent:
     """The posterior's mean, scaled."""
     if _is_large(images.shape[1:3]):
-        mean, _ = encode_in_tiles(vae, params, images)
+        mean, _ = encode_in_tiles(vae, params["vae"], images)
     else:
-        mean, _ = vae.apply({"params": params}, images, method="encode")
+        mean, _ = vae.apply({"params": params["vae"]}, images, method="encode")
     return mean * vae.config.scaling_factor
 
 
@@ -48,9 +49,9 @@ def decode(vae: VAE, params: Params, latents: Latent) -> Image:
     """Pictures of scaled latents, clipped."""
     latents = latents / vae.config.scaling_factor
     if _is_large([side * vae.config.factor for side in latents.shape[1:3]]):
-        images = decode_in_tiles(vae, params, latents)
+        images = decode_in_tiles(vae, params["vae"], latents)
     else:
-        images = vae.apply({"params": params}, latents, method="decode")
+        images = vae.apply({"params": params["vae"]}, latents, method="decode")
     return jnp.clip(images, -1.0, 1.0)
 
 

@@ -74,7 +74,7 @@ class Denoiser(Protocol):
         ...
 
     def attention_backends(self, platform: Platform) -> set[Backend]:
-        """What computes self-attention on a platform at the native size."""
+        """The implementations of self-attention on a platform at the native size."""
         ...
 
 

@@ -47,7 +47,7 @@ class GroupNorm(Weighted):
     def moments(
         self, grouped: Float[Array, "b n groups d"]
     ) -> tuple[Float[Array, "b 1 groups 1"], Float[Array, "b 1 groups 1"]]:
-        """Mean and variance of each group; where `grouped` is but a part of a picture, `tiles` gives the whole's."""
+        """Mean and variance of each group; `vae_tiles` replaces them where `grouped` is only a part of a picture."""
         # Two passes: E[x²] - E[x]² would lose half the digits.
         mean = grouped.mean(axis=(1, 3), keepdims=True)
         return mean, jnp.square(grouped - mean).mean(axis=(1, 3), keepdims=True)

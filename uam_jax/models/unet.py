@@ -205,7 +205,7 @@ class UNet(nn.Module):
     Attributes:
       config: its shape.
       dtype: of the computation.
-      backend: what computes attention; None: the best for each level (`attention_backend`).
+      backend: of attention; None: the best for each level (`kernels.attention.attention_backend`).
     """
 
     config: UNetConfig

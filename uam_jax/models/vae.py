@@ -182,7 +182,7 @@ class VAE(nn.Module):
         """The picture of an unscaled latent, float32, nominally in [-1, 1] (not clipped)."""
         return self.decoder(self.post_quant_conv(latent)).astype(jnp.float32)
 
-    # The same in parts, for `tiles`
+    # The same in parts, for `vae_tiles`
 
     def encode_stage(self, x: Float[Array, "b h w _"], stage: int) -> Float[Array, "b h2 w2 _"]:
         return self.encoder.stage(x, stage)

@@ -16,7 +16,7 @@ from uam_jax.runtime.platforms import Platform
 Backend = Literal["cudnn", "xla", "chunked"]
 
 _MOST_LOGITS = 2**23
-"""That are held at once: 32 MiB in float32. Many more are several times slower on a CPU."""
+"""Logits held in memory at once: 32 MiB in float32. With many more, a CPU is several times slower."""
 
 
 def attention_maps(
@@ -38,9 +38,9 @@ def attend(
     *,
     backend: Backend | None = None,
 ) -> Float[Array, "b n heads d"]:
-    """softmax(QKᵀ/√d)V, logits and softmax in float32; one row of keys and values may serve all.
+    """softmax(QKᵀ/√d)V with float32 logits and softmax; one row of keys and values may serve all.
 
-    `backend` is what `attention_backend` says, unless given.
+    Without a `backend`, `attention_backend` chooses it.
     """
     k, v = (jnp.broadcast_to(x, (q.shape[0], *x.shape[1:])) for x in (k, v))
     if backend is None:
@@ -64,7 +64,7 @@ def _attend(q: Array, k: Array, v: Array, backend: Backend) -> Array:
 def attention_backend(
     shape: Sequence[int], dtype: Any, platform: Platform, *, keys: int | None = None
 ) -> Backend:
-    """Which implementation computes `attend`: `"cudnn"` (fused), `"xla"` or `"chunked"`.
+    """The implementation that computes `attend`: `"cudnn"` (fused), `"xla"` or `"chunked"`.
 
     cuDNN's fused kernel takes half precision and head widths up to 128 that are multiples of 8, on NVIDIA's
     GPUs from compute capability 8.0 (Ampere) on. XLA holds all logits at once; where they are many, they
