@@ -16,8 +16,7 @@ from checkpoint_files import write_checkpoint
 from typer.testing import CliRunner, Result
 
 from uam_jax import InputError
-from uam_jax.cli import batch as batch_module
-from uam_jax.cli import main
+from uam_jax.cli import batch_run, main
 from uam_jax.io.encoding import write_image
 from uam_jax.jobs.runner import Stop
 from uam_jax.runtime import backend
@@ -214,7 +213,7 @@ def test_a_machine_that_is_taken_away_says_how_to_go_on(
 
         def __init__(self) -> None: ...
 
-    monkeypatch.setattr(batch_module, "Stop", Told)
+    monkeypatch.setattr(batch_run, "Stop", Told)
     command = batch(model, pictures, tmp_path / "my out")
     monkeypatch.setattr(sys, "argv", ["uam", *map(str, command)])
     result = uam(*command, "--devices", 1)

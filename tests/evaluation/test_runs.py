@@ -10,8 +10,9 @@ from tiny import tiny_editor
 from typer.testing import CliRunner
 
 from uam_jax import EditConfig, Editor, InputError
-from uam_jax.cli import evaluate, main
-from uam_jax.cli.evaluate import as_files, as_markdown, best_median_worst, read_methods
+from uam_jax.cli import main
+from uam_jax.cli.eval_methods import read_methods
+from uam_jax.cli.eval_report import as_files, as_markdown, best_median_worst
 from uam_jax.evaluation import metrics
 from uam_jax.evaluation.runs import Chunk, Evaluation, score_edits, summarise
 from uam_jax.evaluation.scenes_bench import Items, draw_items, render_truth
@@ -244,12 +245,12 @@ def test_methods_are_presets_files_and_studies(editor: Editor, tmp_path: Path) -
     [
         ("[methods.a]\nconfg = 'default'\n", r"\[methods.a\] has confg"),
         ("[methods.a]\nset = ['steps=0']\n", "steps is 0"),
-        ("[methods.'a/b']\n", "a method is called 'a/b'"),
+        ("[methods.'a/b']\n", "the method's name 'a/b'"),
         ("[methods", "study.toml"),
-        ("methods = 3\n", r"study.toml: methods is no table.*\[methods.NAME\]"),
+        ("methods = 3\n", r"study.toml: methods is not a table.*\[methods.NAME\]"),
         ("[methods]\na = 'default'\n", r"write \[methods.NAME\]"),
         ("[methods.a]\nset = 'steps=20'\n", "set a list of texts"),
-        ("[methods.a]\nconfig = 3\n", "config is a text"),
+        ("[methods.a]\nconfig = 3\n", "config must be a text"),
     ],
 )
 def test_bad_studies_are_named(editor: Editor, tmp_path: Path, text: str, says: str) -> None:
@@ -257,7 +258,7 @@ def test_bad_studies_are_named(editor: Editor, tmp_path: Path, text: str, says: 
     study.write_text(text)
     with pytest.raises(InputError, match=says):
         read_methods(str(study), editor)
-    with pytest.raises(InputError, match="names none"):
+    with pytest.raises(InputError, match="names no method"):
         read_methods(" , ", editor)
 
 
@@ -266,7 +267,7 @@ def test_two_methods_of_one_name_are_refused(editor: Editor, tmp_path: Path) -> 
     study.write_text("[methods.released]\n")
     (tmp_path / "default.toml").write_text("guidance = 2.0\n")
     for names in (f"released,{study}", f"default,{tmp_path}/default.toml"):
-        with pytest.raises(InputError, match="two are called"):
+        with pytest.raises(InputError, match="two methods are called"):
             read_methods(names, editor)
 
 
@@ -300,7 +301,7 @@ def test_what_is_not_finite_fails_its_row(
     one.run(folder)
     good, bad = one.rows(folder)
     assert (good["status"], bad["status"]) == ("ok", "failed") and "not finite" in bad["reason"]
-    assert evaluate.best_median_worst([good, bad])[-1]["status"] == "failed"
+    assert best_median_worst([good, bad])[-1]["status"] == "failed"
 
 
 def test_from_the_command_line(

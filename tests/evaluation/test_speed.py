@@ -15,8 +15,11 @@ from typer.testing import CliRunner, Result
 
 from uam_jax import EditConfig, Editor, InputError, models
 from uam_jax.checkpoints import random
-from uam_jax.cli import bench, main
-from uam_jax.cli.bench import RESULT, BenchOptions, run_bench, run_compare
+from uam_jax.cli import bench_compare, bench_run, main
+from uam_jax.cli.bench import BenchOptions
+from uam_jax.cli.bench_compare import run_compare
+from uam_jax.cli.bench_run import run_bench
+from uam_jax.cli.bench_tables import RESULT
 from uam_jax.cli.console import Console
 from uam_jax.evaluation import speed
 from uam_jax.evaluation.peaks import peak_flops
@@ -65,7 +68,7 @@ def measured(folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, **op
     def apart(case: Case, say: Any) -> dict[str, Any]:
         return outcome(case, seconds)
 
-    monkeypatch.setattr(bench, "_measure_apart", apart)
+    monkeypatch.setattr(bench_run, "_measure_apart", apart)
     run_bench(BenchOptions(out=str(folder), **options), Console())
     return folder
 
@@ -109,7 +112,7 @@ def test_a_variant_is_that_of_the_models_files(monkeypatch: pytest.MonkeyPatch) 
     )
     assert speed._load(case) == (loaded, EditConfig())
     assert asked == {"model": "m", "dtype": "float32", "variant": "fp16"}
-    with pytest.raises(InputError, match="--variant is of a model's files"):
+    with pytest.raises(InputError, match="--variant chooses among a model's files"):
         BenchOptions(out="x", shape="sd15", variant="fp16").cases()
 
 
@@ -172,7 +175,7 @@ def test_a_compiler_that_counts_nothing(
 
 
 def test_nothing_measured_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_measure_apart", lambda *_: {"refused": "no such model"})
+    monkeypatch.setattr(bench_run, "_measure_apart", lambda *_: {"refused": "no such model"})
     with pytest.raises(InputError, match="no case could be measured: no such model"):
         run_bench(BenchOptions(out=str(tmp_path)), Console())
 
@@ -249,9 +252,9 @@ def test_one_record_compares_its_own_setups(
 def test_a_record_is_called_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path / "mine")
-    labels = bench._labels(["bench.json", "../other/bench.json", "../old.json", "."])
+    labels = bench_compare._labels(["bench.json", "../other/bench.json", "../old.json", "."])
     assert labels == ["bench.json", "other", "old", "."]  # the first and the last are the same
-    assert bench._labels(["bench.json", "../other"]) == ["mine", "other"]
+    assert bench_compare._labels(["bench.json", "../other"]) == ["mine", "other"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""`uam edit`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Option
+
+from uam_jax.cli.console import Console
+from uam_jax.cli.options import (
+    SCENES,
+    Compute,
+    Images,
+    Model,
+    Overwrite,
+    ResultPlace,
+    Settings,
+    Size,
+)
+from uam_jax.cli.pictures import process_pictures
+from uam_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from uam_jax.io.outputs import Files
+    from uam_jax.jobs.single import Job, Rows
+
+
+def edit(
+    console: Console,
+    images: Images,
+    target: Annotated[
+        tuple[str, ...],
+        Option(help="Text that describes the result. Repeat it for several results."),
+    ],
+    out: ResultPlace,
+    source: Annotated[str | None, Option(help="Text that describes the picture.")] = None,
+    model: Model = SCENES,
+    *,
+    settings: Settings,
+    mask: Annotated[
+        Path | None,
+        Option(
+            help="Mask picture of the same size: only its white part may change (or its one colour, class or hole)."
+        ),
+    ] = None,
+    save_mask: Annotated[
+        bool, Option("--save-mask", help="Write the mask of the edit beside each result.")
+    ] = False,
+    report: Annotated[
+        bool, Option("--report", help="Write index.html in --out, a page that shows all results.")
+    ] = False,
+    size: Size = None,
+    overwrite: Overwrite = False,
+    compute: Compute,
+) -> dict[str, Any]:
+    """Edits pictures by text."""
+    from uam_jax.jobs.single import edit_job, plan_jobs, report_page
+
+    if not all(text.strip() for text in target):
+        raise InputError("--target is empty: describe the result")
+    settings.check()
+    jobs = plan_jobs(
+        images, out, targets=len(target), mask=mask, save_mask=save_mask, report=report,
+        overwrite=overwrite,
+    )  # fmt: skip
+    editor = compute.load_editor(model, console)
+    config = settings.of(editor)
+    evaluations = editor.evaluations(config, targets=len(target), user_mask=mask is not None)
+    console.say(f"{evaluations} network evaluations per picture")
+
+    def work(job: "Job") -> "tuple[Files, Rows]":
+        return edit_job(editor, job, targets=target, source=source, config=config, size=size)
+
+    def page(rows: "Rows") -> "Files":
+        facts = {"model": editor.name, "weights": editor.weights_hash, "results": len(rows)}
+        return report_page(Path(out), jobs, rows, facts) if report else {}
+
+    return {
+        "command": "edit",
+        **process_pictures(console, editor, jobs, work, page),
+        "evaluations": evaluations * len(jobs),
+        "config": config.fingerprint(),
+    }

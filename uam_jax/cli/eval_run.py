@@ -1,0 +1,160 @@
+"""The work of `uam eval`: from options to an evaluation that runs, and its files."""
+
+from typing import TYPE_CHECKING, Any
+
+from uam_jax.cli.console import Console
+from uam_jax.cli.eval import EvalOptions
+from uam_jax.cli.eval_methods import read_methods
+from uam_jax.cli.eval_report import as_files
+from uam_jax.cli.options import Compute
+from uam_jax.errors import Preempted
+from uam_jax.evaluation.reconstruction import ReconstructionStudy, study, study_files, study_summary
+from uam_jax.evaluation.runs import Evaluation, summarise
+from uam_jax.evaluation.scenes_bench import VERSION, draw_items
+from uam_jax.io.storage import Folder
+from uam_jax.jobs.ledger import refuse_all_failed
+from uam_jax.jobs.runner import Progress, Stop
+from uam_jax.runtime import backend
+
+if TYPE_CHECKING:
+    from uam_jax.editor import Editor
+
+_OUTPUTS = ("job.json", "images/x", "masks/x", "truth/x", "gallery/x")
+"""A file in each folder that is written to; together they are checked before anything runs."""
+
+
+def run_scenes(
+    options: EvalOptions,
+    compute: Compute,
+    console: Console,
+    *,
+    methods: str,
+    count: int | None,
+    share: bool,
+) -> dict[str, Any]:
+    """Runs or continues Scenes-Bench, and writes its summary, table, plots and page.
+
+    Args:
+      options: the options of both evaluations.
+      compute: the options that choose device and precision.
+      console: shows progress, messages and warnings.
+      methods: names of presets and files, separated by commas; see `read_methods`.
+      count: number of items; None for all of the chosen parts.
+      share: whether methods that need the same inversion share it.
+
+    Returns:
+      The summary: every method's main figures, the number of failed edits, and the places of table and page.
+
+    Raises:
+      InputError: an option is at fault; nothing has been computed.
+      JobFailed: every edit failed.
+      Preempted: SIGTERM arrived; the same command continues the run.
+    """
+    folder = Folder(options.out)
+    folder.check(_OUTPUTS)
+    editor = compute.load_editor(options.model, console)
+    settings = read_methods(methods, editor)
+    console.stage("drawing the benchmark")
+    evaluation = Evaluation(
+        editor=editor,
+        methods=settings,
+        items=draw_items(options.seed).select(options.third.split(","), count),
+        chunk=options.chunk,
+        share=share,
+        seed=options.seed,
+        settings={"dtype": compute.dtype, "precision": compute.precision},
+    )
+    title = f"{len(settings)} methods on {len(evaluation.items)} items"
+    _run_to_the_end(evaluation, folder, console, title)
+    rows = evaluation.rows(folder)
+    refuse_all_failed(rows)
+    facts = _facts(options, editor, len(evaluation.items))
+    summary = {"facts": facts, "methods": summarise(rows)}
+    for name, content in as_files(rows, summary).items():
+        folder.write(name, content)
+    overall = {name: of["overall"] for name, of in summary["methods"].items()}
+    return {
+        "command": "eval scenes",
+        "methods": [
+            {
+                "method": name,
+                **{
+                    key: means.get(key, [None])[0]
+                    for key in ("success", "background_psnr", "background_gap")
+                },
+                "evaluations": summary["methods"][name]["evaluations"],
+            }
+            for name, means in overall.items()
+        ],
+        "failed": sum(row["status"] != "ok" for row in rows),
+        "table": folder.path("summary.md"),
+        "page": folder.path("index.html"),
+    }
+
+
+def run_reconstruction(
+    options: EvalOptions, compute: Compute, console: Console, *, count: int
+) -> dict[str, Any]:
+    """Runs or continues the reconstruction study on `count` items; see `run_scenes`."""
+    folder = Folder(options.out)
+    folder.check(_OUTPUTS)
+    editor = compute.load_editor(options.model, console)
+    cases = study(editor.checkpoint.unet.config.transformer_blocks)
+    job = ReconstructionStudy(
+        editor=editor,
+        cases=cases,
+        items=draw_items(options.seed).select(options.third.split(","), count),
+        chunk=options.chunk,
+        settings={"dtype": compute.dtype, "precision": compute.precision},
+    )
+    _run_to_the_end(job, folder, console, f"{len(cases)} cases on {len(job.items)} items")
+    rows = job.rows(folder)
+    refuse_all_failed(rows)
+    rows = [row for row in rows if row["status"] == "ok"]
+    summary = {"facts": _facts(options, editor, len(job.items)), **study_summary(rows, cases)}
+    for name, content in study_files(summary, cases).items():
+        folder.write(name, content)
+    return {
+        "command": "eval reconstruction",
+        "psnr": [
+            {"case": name, "mean": of["psnr"][0], "low": of["psnr"][1], "high": of["psnr"][2]}
+            for name, of in summary["cases"].items()
+        ],
+        "table": folder.path("summary.md"),
+    }
+
+
+def _run_to_the_end(
+    job: Evaluation | ReconstructionStudy, folder: Folder, console: Console, title: str
+) -> None:
+    """Runs a job and shows its progress.
+
+    Raises:
+      Preempted: SIGTERM arrived before the end.
+    """
+
+    def report(progress: Progress) -> None:
+        left = "" if progress.left is None else f", {round(progress.left / 60)} min left"
+        console.advance(progress.done, progress.total, f"{progress.done} of {progress.total}{left}")
+
+    console.stage(title)
+    with Stop().listening() as stop:
+        progress = job.run(folder, report=report, say=console.say, stop=stop)
+    for reason in progress.reasons[:5]:
+        console.warn(reason)
+    if progress.done < progress.total:
+        raise Preempted(
+            f"stopped after {progress.done} of {progress.total}: the same command continues"
+        )
+
+
+def _facts(options: EvalOptions, editor: "Editor", items: int) -> dict[str, Any]:
+    machine = backend.describe_machine()
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    return {
+        "benchmark": f"Scenes-Bench {VERSION}, {options.third}, {items} items, seed {options.seed}",
+        "model": editor.name,
+        "weights": editor.weights_hash,
+        "device": f"{machine['devices']} x {machine['device']}",
+        "versions": versions,
+    }

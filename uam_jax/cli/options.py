@@ -1,0 +1,126 @@
+"""Options that several subcommands share."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from typer import Argument, Option
+
+from uam_jax.cli.console import Console
+from uam_jax.cli.subcommand import LocalName
+from uam_jax.runtime import backend
+
+if TYPE_CHECKING:
+    from uam_jax.editor import Editor
+    from uam_jax.method.config import EditConfig
+
+SCENES = LocalName("scenes")
+"""The embedded model, which is the default of every `--model`."""
+
+Images = Annotated[
+    tuple[Path, ...], Argument(metavar="IMAGE", help="Pictures in any common format.")
+]
+ResultPlace = Annotated[
+    LocalName, Option(help="The result's file; for several results, their folder.")
+]
+Model = Annotated[
+    LocalName,
+    Option(
+        metavar="NAME|PATH|ID",
+        help="`scenes` (embedded), a folder in the diffusers layout or written by `uam convert`, or a hub id.",
+    ),
+]
+Variant = Annotated[
+    str | None,
+    Option(
+        help="Variant of the model's weight files, such as fp16. Default: the plain files; for half precision, the "
+        "fp16 files if there are any."
+    ),
+]
+Size = Annotated[
+    int | None,
+    Option(min=1, help="Work at about N x N pixels instead of the model's own size."),
+]
+Overwrite = Annotated[bool, Option("--overwrite", help="Allow a result to replace an input.")]
+Precision = Annotated[
+    backend.Precision | None,
+    Option(help="Precision of matrix products. By default GPUs and TPUs reduce it."),
+]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options that choose the settings of an edit."""
+
+    config: Annotated[
+        LocalName | None, Option(metavar="NAME|FILE", help="`default`, `released` or a TOML file.")
+    ] = None
+    overrides: Annotated[
+        tuple[str, ...],
+        Option("--set", metavar="KEY=VALUE", help="Change one setting. Can be repeated."),
+    ] = ()
+
+    def check(self) -> None:
+        """Reads the settings as far as they are known before a model is loaded.
+
+        Raises:
+          InputError: the configuration or an override is at fault.
+        """
+        _ = self._without_model
+
+    @functools.cached_property
+    def _without_model(self) -> "EditConfig":
+        from uam_jax.method.config import EditConfig
+
+        return EditConfig.load(self.config or "default", self.overrides)
+
+    def of(self, editor: "Editor") -> "EditConfig":
+        """Reads the settings; without `--config`, the model's own settings take the place of the preset.
+
+        Raises:
+          InputError: the configuration or an override is at fault.
+        """
+        if self.config is None:
+            return editor.default_config.overridden(self.overrides)
+        return self._without_model
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Options that choose the device and the precision; every subcommand that computes has them."""
+
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        Option(help="Number format inside the networks."),
+    ] = "float32"
+    variant: Variant = None
+    device: Annotated[
+        backend.Device | None, Option(help="Kind of device. Default: the best that JAX finds.")
+    ] = None
+    precision: Precision = None
+    cache_dir: Annotated[Path | None, Option(help="Folder for compiled programs.")] = None
+    no_cache: Annotated[bool, Option("--no-cache", help="Do not keep compiled programs.")] = False
+
+    def configure(self, *, devices: int | None = None) -> None:
+        """Sets up JAX as these options say, with at least `devices` devices on a CPU.
+
+        Raises:
+          InputError: JAX has no such device.
+        """
+        cache = None if self.no_cache else self.cache_dir or backend.cache_folder()
+        backend.configure(
+            device=self.device, devices=devices, precision=self.precision, cache=cache
+        )
+
+    def load_editor(self, model: str, console: Console) -> "Editor":
+        """Sets up JAX and loads a model.
+
+        Raises:
+          InputError: JAX has no such device, or there is no such model.
+        """
+        console.stage(f"loading {model}")
+        self.configure()
+        from uam_jax.editor import Editor
+
+        return Editor.load(model, dtype=self.dtype, variant=self.variant)
