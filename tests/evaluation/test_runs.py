@@ -234,7 +234,8 @@ def test_methods_are_presets_files_and_studies(editor: Editor, tmp_path: Path) -
     )
     single = tmp_path / "mine.toml"
     single.write_text("guidance = 2.0\n")
-    found = read_methods(f"released, {study},{single}", editor)
+    methods = read_methods(f"released, {study},{single}")
+    found = {name: settings.of(editor) for name, settings in methods.items()}
     assert list(found) == ["released", "more steps", "base", "mine"]
     assert found["more steps"].steps == 60 and found["mine"].guidance == 2
     assert found["base"] == EditConfig.load("released")
@@ -253,22 +254,22 @@ def test_methods_are_presets_files_and_studies(editor: Editor, tmp_path: Path) -
         ("[methods.a]\nconfig = 3\n", "config must be a text"),
     ],
 )
-def test_bad_studies_are_named(editor: Editor, tmp_path: Path, text: str, says: str) -> None:
+def test_bad_studies_are_named(tmp_path: Path, text: str, says: str) -> None:
     study = tmp_path / "study.toml"
     study.write_text(text)
     with pytest.raises(InputError, match=says):
-        read_methods(str(study), editor)
+        read_methods(str(study))
     with pytest.raises(InputError, match="names no method"):
-        read_methods(" , ", editor)
+        read_methods(" , ")
 
 
-def test_two_methods_of_one_name_are_refused(editor: Editor, tmp_path: Path) -> None:
+def test_two_methods_of_one_name_are_refused(tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
     study.write_text("[methods.released]\n")
     (tmp_path / "default.toml").write_text("guidance = 2.0\n")
     for names in (f"released,{study}", f"default,{tmp_path}/default.toml"):
         with pytest.raises(InputError, match="two methods are called"):
-            read_methods(names, editor)
+            read_methods(names)
 
 
 def test_what_does_not_fit_into_memory_is_a_failed_row_of_the_summary(

@@ -273,7 +273,7 @@ def _job_settings(
 
 
 def _shard(options: BatchOptions) -> tuple[int, int]:
-    if options.distributed:
+    if options.distributed or options.coordinator:
         if options.shard:
             raise InputError("--shard and --distributed both say which part to take: give one")
         return backend.join_processes(options.coordinator, options.processes, options.process)

@@ -3,24 +3,21 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from uam_jax.cli.options import Settings
+from uam_jax.cli.subcommand import LocalName
 from uam_jax.errors import InputError
 from uam_jax.files import read_toml
-from uam_jax.method.config import EditConfig
-
-if TYPE_CHECKING:
-    from uam_jax.editor import Editor
 
 
-def read_methods(names: str, editor: "Editor") -> dict[str, EditConfig]:
-    """Reads the settings of several methods.
+def read_methods(names: str) -> dict[str, Settings]:
+    """Reads and checks the settings of several methods.
 
     Args:
       names: presets and TOML files, separated by commas. A TOML file holds the settings of one method, or a table
         `[methods.NAME]` for each of several. In such a table `config` names a preset or a file (default: "default")
-        and `set` is a list of overrides.
-      editor: the model, whose own settings take the place of the preset "default".
+        and `set` is a list of overrides. A model's own settings take the place of the preset "default".
 
     Returns:
       The settings by the method's name, in the order given.
@@ -28,14 +25,15 @@ def read_methods(names: str, editor: "Editor") -> dict[str, EditConfig]:
     Raises:
       InputError: a name, a file or a setting is at fault, or two methods have the same name.
     """
-    found: dict[str, EditConfig] = {}
+    found: dict[str, Settings] = {}
 
-    def add(label: str, method: EditConfig) -> None:
+    def add(label: str, name: str, overrides: Sequence[str] = ()) -> None:
         if label in found:
             raise InputError(
                 f"--methods {names}: two methods are called {label!r}; give each its own name"
             )
-        found[label] = method
+        found[label] = Settings(None if name == "default" else LocalName(name), tuple(overrides))
+        found[label].check()
 
     for name in filter(None, (part.strip() for part in names.split(","))):
         study = _study(name)
@@ -49,9 +47,9 @@ def read_methods(names: str, editor: "Editor") -> dict[str, EditConfig]:
                 raise InputError(
                     f'{name}: [methods.{label}]: config must be a text and set a list of texts, such as ["steps=20"]'
                 )
-            add(label, _load(config, chosen, editor))
+            add(label, config, chosen)
         if not study:
-            add(Path(name).stem, _load(name, [], editor))
+            add(Path(name).stem, name)
     if not found:
         raise InputError(
             "--methods names no method: give presets or TOML files, separated by commas"
@@ -79,9 +77,3 @@ def _study(name: str) -> Mapping[str, Any]:
 
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _load(name: str, overrides: Sequence[str], editor: "Editor") -> EditConfig:
-    if name == "default":  # a model's own settings take the place of the preset
-        return editor.default_config.overridden(overrides)
-    return EditConfig.load(name, overrides)

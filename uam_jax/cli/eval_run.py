@@ -52,12 +52,12 @@ def run_scenes(
     """
     folder = Folder(options.out)
     folder.check(_OUTPUTS)
+    settings = read_methods(methods)
     editor = compute.load_editor(options.model, console)
-    settings = read_methods(methods, editor)
     console.stage("drawing the benchmark")
     evaluation = Evaluation(
         editor=editor,
-        methods=settings,
+        methods={name: each.of(editor) for name, each in settings.items()},
         items=draw_items(options.seed).select(options.third.split(","), count),
         chunk=options.chunk,
         share=share,
