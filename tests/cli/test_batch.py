@@ -88,10 +88,10 @@ def test_bad_input_is_told_and_nothing_written(
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("file", "{file} is no folder"),
-        ("file/below", "{file} is no folder"),
-        ("begun", "images is no folder"),
-        ("cached", "{file} is no folder"),
+        ("file", "{file} is not a folder"),
+        ("file/below", "{file} is not a folder"),
+        ("begun", "images is not a folder"),
+        ("cached", "{file} is not a folder"),
     ],
 )
 def test_outputs_that_cannot_be_written_are_told_before_anything_runs(
@@ -115,7 +115,7 @@ def test_so_are_those_of_measurements(tmp_path: Path, command: tuple[str, ...]) 
     (tmp_path / "file").touch()
     result = uam(*command, "--out", tmp_path / "file")
     assert result.exit_code == 2 and "loading" not in result.stderr
-    assert f"{tmp_path / 'file'} is no folder" in result.stderr
+    assert f"{tmp_path / 'file'} is not a folder" in result.stderr
 
 
 def test_names_too_long_for_the_results_place_are_told_before(
@@ -138,7 +138,7 @@ def test_a_job_without_a_single_result_fails_and_tells_why(
     result = uam(*batch(model, pictures, out))
     assert result.exit_code == 1
     told = json.loads(result.stdout)["error"]
-    assert told.startswith("all 6 results failed, 5 of them as 1: ") and "is no picture" in told
+    assert told.startswith("all 6 results failed, 5 of them as 1: ") and "is not a picture" in told
     assert "--retry-failed" in told and (out / "index.html").exists()
     assert uam(*batch(model, pictures, out)).exit_code == 0  # nothing is left to do
     write_image(pictures / "0.png", np.zeros((8, 8, 3), np.float32), overwrite=True)
@@ -174,7 +174,7 @@ def test_a_job_from_beginning_to_end(tmp_path: Path, pictures: Path, model: Path
     assert result.exit_code == 0, result.stderr
     made = json.loads(result.stdout)
     assert (made["ok"], made["failed"], made["missing"]) == (6, 1, 0)
-    assert "bad.png is no picture" in result.stderr and "8x8 (6)" in result.stderr
+    assert "bad.png is not a picture" in result.stderr and "8x8 (6)" in result.stderr
     assert {path.name for path in (out / "images").iterdir()} == {f"{n}.png" for n in range(6)}
     assert (out / "index.html").exists() and (out / "results.parquet").exists()
 

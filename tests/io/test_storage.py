@@ -14,7 +14,7 @@ from threading import Barrier
 import pytest
 
 from uam_jax import InputError
-from uam_jax.io import storage
+from uam_jax.io import local_disk
 from uam_jax.io.storage import Folder, is_folder, open_binary, read_bytes, write_bytes
 
 
@@ -71,7 +71,7 @@ def test_what_has_no_end_is_not_read(kind: str, tmp_path: Path) -> None:
         os.mkfifo(path)
     for read in (read_bytes, open_binary):
         for url in (path, f"file://{path}"):
-            with pytest.raises(InputError, match="no plain file"):
+            with pytest.raises(InputError, match="not a plain file"):
                 read(url)
 
 
@@ -213,7 +213,7 @@ Folder({str(tmp_path)!r}).write("a", b"1")
     folder.sweep()
     assert file.exists()
     os.utime(file, (time.time() - 10,) * 2)
-    monkeypatch.setattr(storage, "lock_file", lambda file: None)  # nobody can lock here
+    monkeypatch.setattr(local_disk, "lock_file", lambda file: None)  # nobody can lock here
     folder.sweep()
     assert file.exists()
 
@@ -226,7 +226,7 @@ def test_where_nothing_can_be_written_is_told_before(
     (tmp_path / "file").touch()
     for place in ("file", "file/below"):
         folder = Folder(str(tmp_path / place))
-        with pytest.raises(InputError, match="file is no folder"):
+        with pytest.raises(InputError, match="file is not a folder"):
             folder.check()
         with pytest.raises(InputError, match="a file has the name of a folder above it"):
             folder.write("x", b"")
@@ -238,7 +238,7 @@ def test_where_nothing_can_be_written_is_told_before(
     (tmp_path / "res/masks").touch()
     folder = Folder(str(tmp_path / "res"))
     folder.check(["images/a/b.png", "x"])
-    with pytest.raises(InputError, match="res/masks is no folder"):
+    with pytest.raises(InputError, match="res/masks is not a folder"):
         folder.check(["images/a.png", "masks/a/b.png"])
     monkeypatch.setattr(tempfile, "TemporaryFile", fail)
     with pytest.raises(

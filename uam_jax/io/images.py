@@ -1,7 +1,7 @@
-"""Picture files to arrays: the first arrow of the flow; `encoding` is the way back.
+"""Reads picture files into arrays: the first arrow of the flow; `encoding` writes them.
 
-Pictures are float32 arrays (h, w, 3) in [-1, 1]. That carries 8- and 16-bit values exactly: what was
-read and not changed is written with the same integers.
+Pictures are float32 arrays (h, w, 3) in [-1, 1]. They represent 8- and 16-bit values exactly: pixels that are
+not changed are written with the same integers.
 """
 
 import io
@@ -18,35 +18,34 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from uam_jax.errors import InputError
+from uam_jax.io.channels import DEEP_GREY, Upright, deep_grey, opacity, shallow
 from uam_jax.io.formats import ALIASES, is_heif, is_raw, pillow_heif
-from uam_jax.io.metadata import Metadata, fits, read_metadata, turned, upright_size
+from uam_jax.io.metadata import fits, read_metadata, turned, upright_size
 from uam_jax.io.png import SIGNATURE, Chunks, read_chunks
 
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_MOST = 1.5
-"""Times the area that was asked for, at which a picture may be worked on at most."""
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
-DEEP_GREY = ("I", "F", *_SIXTEEN_BIT)
-"""Pillow's modes of grey with more than 8 bits."""
+"""Weights of red, green and blue in the grey value of a colour."""
+_LARGEST_SHARE = 1.5
+"""Largest working area of a picture, as a share of the requested area."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as it was read, upright, with what is needed to save its edited copy faithfully.
+    """An upright picture, with everything that is needed to save its edited copy faithfully.
 
     Attributes:
       pixels: values in [-1, 1]; grey pictures have three equal channels.
       levels: the largest integer of the file's channels, 255 or 65535.
-      grey: the file holds one colour channel; so will its copies.
-      alpha: opacity, kept apart because no model sees it.
-      file_format: Pillow's name of the format, "PNG" say.
-      icc_profile: the colour profile's bytes.
-      exif: what describes the photograph, without orientation and thumbnail.
+      grey: whether the file has one colour channel; its copies then have one too.
+      alpha: opacity in [0, 255], kept apart because no model uses it.
+      file_format: Pillow's name of the file's format, such as "PNG".
+      icc_profile: the bytes of the colour profile.
+      exif: the bytes of the EXIF tags that describe the photograph, without orientation and thumbnail.
       dpi: horizontal and vertical resolution.
     """
 
@@ -66,68 +65,57 @@ class Picture:
 
 
 def read_image(path: str | Path, content: bytes | None = None) -> Picture:
-    """Reads any picture that Pillow knows, turned upright as its metadata say.
+    """Reads a picture in any format that Pillow knows, and turns it upright as its metadata say.
 
-    Palette pictures become RGB or RGBA, 1-bit ones grey, CMYK and Lab ones sRGB. Of several frames the first
-    counts, with a warning, as for 16-bit colour, of which Pillow reads the upper 8 bits. A colour profile that
-    isn't one for the result's channels is left out.
+    Palette pictures become RGB or RGBA, 1-bit pictures become grey, CMYK and Lab pictures become sRGB. A file of
+    several frames gives its first frame, with a warning; 16-bit colour gives its upper 8 bits, with a warning. A
+    colour profile that does not fit the channels of the result is left out.
 
     Args:
       path: the file.
-      content: its bytes, if they are at hand; `path` is then only told.
+      content: its bytes, if they have been read already; `path` is then used in messages only.
 
     Raises:
-      InputError: the file is missing, no picture, damaged, or too large to be decoded safely.
+      InputError: the file is missing, damaged, not a picture, or too large to be decoded safely.
     """
     with opened(path, content) as upright:
         return _picture(upright)
 
 
 def picture_size(path: str | Path, file: Any) -> tuple[int, int]:
-    """The (height, width) of a picture, upright, without decoding its pixels.
+    """Reads the (height, width) of an upright picture without decoding its pixels.
+
+    Args:
+      path: the file's name, for messages.
+      file: the file, open for reading in binary mode.
 
     Raises:
-      InputError: as `read_image`.
+      InputError: as in `read_image`.
     """
-    with _faults_told(path):
+    with _named_errors(path):
         image, chunks = _open(file, pixels=False)
         with image:
             return upright_size(image, read_metadata(image, chunks).orientation)
 
 
-@dataclass(frozen=True)
-class Upright:
-    """A picture as Pillow loaded it, turned upright.
-
-    Attributes:
-      image: in the mode of its file.
-      file_format: Pillow's name.
-      rawmode: Pillow's name of the layout in the file.
-      white_is_zero: the file's numbers count from white to black, and Pillow has not turned them round.
-      metadata: of the file.
-    """
-
-    image: Image.Image
-    file_format: str
-    rawmode: str
-    white_is_zero: bool
-    metadata: Metadata
-
-
 @contextmanager
 def opened(path: str | Path, content: bytes | None = None) -> Iterator[Upright]:
-    """A picture file, for functions that look at its own numbers; faults inside name the file.
+    """Opens a picture file for functions that use the file's own numbers; errors inside name the file.
+
+    Args:
+      path: the file.
+      content: its bytes, if they have been read already.
 
     Raises:
-      InputError: as `read_image`.
+      InputError: as in `read_image`.
     """
     path = Path(path)
     if content is None:
         if os.path.isdir(path):
             raise InputError(f"{path} is a folder: name the picture files in it")
-        if not os.path.isfile(path):  # a pipe would be waited for, perhaps for ever
+        if not os.path.isfile(path):  # reading a pipe might wait for ever
             raise InputError(f"{path}: no such file; check the path")
-    with _faults_told(path):
+    with _named_errors(path):
         with path.open("rb") if content is None else io.BytesIO(content) as file:
             upright, notes = _load(file)
         yield upright
@@ -137,7 +125,7 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Upright]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without this module's warnings in this thread; `warnings.catch_warnings` would change all threads'."""
+    """Suppresses this module's warnings in this thread; `warnings.catch_warnings` would affect all threads."""
     before = _QUIET.set(True)
     try:
         yield
@@ -146,8 +134,8 @@ def quietly() -> Iterator[None]:
 
 
 @contextmanager
-def _faults_told(path: str | Path) -> Iterator[None]:
-    """Whatever Pillow raises, as an `InputError` that names the file."""
+def _named_errors(path: str | Path) -> Iterator[None]:
+    """Turns any error of Pillow into an `InputError` that names the file."""
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -156,35 +144,36 @@ def _faults_told(path: str | Path) -> Iterator[None]:
         ) from None
     except UnidentifiedImageError:
         raise InputError(
-            f"{path} is no picture in a format that can be read: convert it to PNG or JPEG"
+            f"{path} is not a picture in a format that can be read: convert it to PNG or JPEG"
         ) from None
     except PermissionError:
-        raise InputError(f"{path} may not be read: check its permissions") from None
+        raise InputError(f"{path} cannot be read: check its permissions") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    # Pillow's decoders raise nearly anything on damaged data: OSError, SyntaxError, struct.error, ...
+    # Pillow's decoders raise many kinds of errors on damaged data: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         raise InputError(
-            f"{path} cannot be decoded ({error}): it may be damaged or truncated, export it anew"
+            f"{path} cannot be decoded ({error}): it may be damaged or truncated; export it again"
         ) from error
 
 
 def working_size(
     size: tuple[int, int], side: int, multiple: int, path: str | Path = "the picture"
 ) -> tuple[int, int]:
-    """The (height, width) at which a model works on a picture of `size`: multiples of `multiple`, of about `side`².
+    """Computes the (height, width) in pixels at which a model works on a picture.
 
-    The sides of a rectangle of area `side`² with the picture's aspect ratio, each rounded to the nearest multiple. If
-    these have more than 1.5 times the area, neighbouring multiples that have less are taken.
+    They are the sides of a rectangle of area `side`² with the picture's aspect ratio, each rounded to the nearest
+    multiple of `multiple`. If the rounded sides have more than 1.5 times that area, neighbouring multiples with a
+    smaller area are taken.
 
     Args:
-      size: of the picture, (height, width).
-      side: of a square of the area.
-      multiple: of which both sides are multiples.
-      path: the picture's file, to be told.
+      size: (height, width) of the picture in pixels.
+      side: side of a square that has the wanted area.
+      multiple: number of which both sides must be multiples.
+      path: the picture's file, for messages.
 
     Raises:
-      InputError: `side` is smaller than `multiple`, or the picture is so narrow that no multiples hold the area.
+      InputError: `side` is smaller than `multiple`, or the picture is so narrow that no multiples have the area.
     """
     if side < multiple:
         raise InputError(f"size {side}: the model works on multiples of {multiple} pixels")
@@ -199,10 +188,10 @@ def working_size(
 
     nearest = [max(round(count), 1) for count in ideal]
     neighbours = itertools.product(*((max(math.floor(n), 1), math.ceil(n)) for n in ideal))
-    fitting = [counts for counts in (tuple(nearest), *neighbours) if area(counts) <= _MOST]
+    fitting = [counts for counts in (tuple(nearest), *neighbours) if area(counts) <= _LARGEST_SHARE]
     if not fitting:
         raise InputError(
-            f"{path}: {by(size)} pixels are too narrow a shape to be worked on at the area of {side}x{side} in "
+            f"{path}: a picture of {by(size)} pixels is too narrow to work on at the area of {side}x{side} pixels in "
             f"multiples of {multiple}: crop it, or give a larger --size"
         )
     height, width = fitting[0] if fitting[0] == tuple(nearest) else min(fitting, key=distance)
@@ -212,10 +201,13 @@ def working_size(
 def resize(
     values: Float[np.ndarray, "h w *c"], size: tuple[int, int], *, linear: bool = False
 ) -> Float[np.ndarray, "H W *c"]:
-    """Scales to `size` (height, width), antialiased, in floating point; the same size is no change.
+    """Scales an array to another size in floating point, with antialiasing; the same size returns it unchanged.
 
-    Lanczos, clipped to the range of the input, for pictures; `linear` weights, none of them
-    negative, for masks.
+    Args:
+      values: a picture or a mask, in any range.
+      size: (height, width) of the result.
+      linear: whether to interpolate linearly, without negative weights, as masks need. Otherwise Lanczos
+        interpolation is used, and its result is clipped to the range of the input.
     """
     if values.shape[:2] == size:
         return values
@@ -228,9 +220,10 @@ def resize(
 
 
 def _open(file: Any, *, pixels: bool = True) -> tuple[ImageFile.ImageFile, Chunks | None]:
-    """The picture with its head alone read, and a PNG file's chunks.
+    """Opens a picture of which only the header is read, and sorts the chunks of a PNG file.
 
-    Refuses what Pillow only warns of; a filter would not, when pictures are read in several threads.
+    Pictures of which Pillow only warns that they are too large are refused. A filter of warnings could not do that
+    reliably, because pictures are read in several threads.
     """
     head = file.read(12)
     file.seek(0)
@@ -240,12 +233,12 @@ def _open(file: Any, *, pixels: bool = True) -> tuple[ImageFile.ImageFile, Chunk
     except UnidentifiedImageError:
         if is_heif(head) and pillow_heif is None:
             raise InputError(
-                "a HEIC picture, which needs: python -m pip install 'uam_jax[heif]'"
+                "a HEIC picture, which needs the extra `heif`: python -m pip install 'uam_jax[heif]'"
             ) from None
         raise
     if isinstance(image, TiffImageFile) and is_raw(head, image.tag_v2):
         raise InputError(
-            "a camera's raw file, of which a small preview alone can be read: develop it to TIFF or JPEG"
+            "a camera's raw file, of which only a small preview can be read: develop it to TIFF or JPEG"
         )
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
@@ -253,7 +246,7 @@ def _open(file: Any, *, pixels: bool = True) -> tuple[ImageFile.ImageFile, Chunk
 
 
 def _load(file: Any) -> tuple[Upright, list[str]]:
-    """The picture, and what the user should know about how it was read."""
+    """Loads a picture, and lists notes for the user about the way it was read."""
     image, chunks = _open(file)
     with image:
         metadata = read_metadata(image, chunks)
@@ -269,10 +262,13 @@ def _load(file: Any) -> tuple[Upright, list[str]]:
         image.load()
     file_format = image.format or ""
     notes = [f"its {name} is too large and is left out" for name in (chunks or Chunks()).left_out]
-    if frames > 1 and file_format not in (*ALIASES, "PSD"):  # whose layers come after the whole
+    if frames > 1 and file_format not in (
+        *ALIASES,
+        "PSD",
+    ):  # a PSD file has the whole before its layers
         notes.append(f"holds {frames} frames; only the first is used")
     if deep_colour:
-        notes.append("colour of more than 8 bits is read with 8 bits per channel, and so written")
+        notes.append("colour of more than 8 bits is read, and written, with 8 bits per channel")
     if image.mode in ("CMYK", "LAB"):
         notes.append("its colours are converted to RGB")
     transparent = image.info.get("transparency")
@@ -286,7 +282,7 @@ def _load(file: Any) -> tuple[Upright, list[str]]:
 
 
 def _opacity_of_deep_png(upper: Image.Image, chunks: Chunks) -> Image.Image:
-    """Opacity of 16-bit colours of which one is transparent; Pillow would look for it among 8-bit ones."""
+    """Opacity of a 16-bit picture with one transparent colour, which Pillow would seek among 8-bit colours."""
     transparent = np.asarray(upper.info.pop("transparency"))
     chunks.rest.seek(0)
     with Image.open(chunks.rest) as image:
@@ -319,7 +315,7 @@ def _picture(upright: Upright) -> Picture:
 
 
 def _channels(upright: Upright) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """Integers (h, w, 1 or 3), alpha, and whether the picture is grey."""
+    """The integers (h, w, 1 or 3) of a picture, its alpha, and whether it is grey."""
     image = upright.image
     alpha = opacity(image)
     if image.mode in DEEP_GREY:
@@ -339,67 +335,12 @@ def _channels(upright: Upright) -> tuple[np.ndarray, np.ndarray | None, bool]:
     return values.reshape(*values.shape[:2], -1), alpha, values.ndim == 2
 
 
-def shallow(upright: Upright) -> UInt8[np.ndarray, "h w *c"]:
-    """Grey (h, w) or colours (h, w, 3) of a file that has no more than 8 bits for them, or is read with no more."""
-    image = upright.image
-    if image.mode in ("CMYK", "LAB"):
-        image = _to_srgb(image, upright.metadata.icc_profile)
-    return np.asarray(_plain(image).convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB"))
-
-
-def deep_grey(upright: Upright) -> tuple[np.ndarray, int]:
-    """The numbers in a grey file of more than 8 bits, and the one that stands for full."""
-    values = np.asarray(upright.image)
-    if upright.rawmode == "I;32N":  # unsigned, which Pillow has no mode for
-        values = values.view(np.uint32)
-    if upright.rawmode == "I;12":
-        return values, 4095
-    sixteen = upright.image.mode in _SIXTEEN_BIT or upright.rawmode in _SIXTEEN_BIT
-    if values.dtype.kind != "f" and (sixteen or upright.file_format == "PPM"):
-        return values, 65535
-    # Files of 32 bits hold numbers from elsewhere: shares up to 1, or those of 8 or 16 bits.
-    if values.dtype.kind == "f" and (values.max() <= 1 or (values != np.rint(values)).any()):
-        return values, 1
-    return values, 255 if values.max() <= 255 else 65535
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """The same with colours that aren't multiplied by alpha."""
-    return (
-        image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode]) if image.mode[-1] == "a" else image
-    )
-
-
-def opacity(image: Image.Image) -> UInt8[np.ndarray, "h w"] | None:
-    """Alpha, also where it is that of one transparent colour."""
-    if not image.has_transparency_data:
-        return None
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int) and image.mode in ("L", *DEEP_GREY):
-        return np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)
-    return np.asarray(_plain(image).convert("RGBA").getchannel("A"))
-
-
-def _to_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
-    if image.mode == "CMYK" and fits(icc_profile, b"CMYK"):
-        try:
-            srgb = ImageCms.createProfile("sRGB")
-            converted = ImageCms.profileToProfile(
-                image, io.BytesIO(icc_profile), srgb, outputMode="RGB"
-            )
-            if converted is not None:
-                return converted
-        except ImageCms.PyCMSError:  # damaged: as if there were none
-            pass
-    return image.convert("RGB")
-
-
 def by(size: tuple[int, ...]) -> str:
-    """A (height, width) as people write it."""
+    """Writes a (height, width) as "WIDTHxHEIGHT"."""
     return f"{size[1]}x{size[0]}"
 
 
 def warn(message: str) -> None:
-    """A warning to the user, unless this thread wants none; see `quietly`."""
+    """Warns the user, unless this thread is inside `quietly`."""
     if not _QUIET.get():
         warnings.warn(message, UserWarning, stacklevel=3)

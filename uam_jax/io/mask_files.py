@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from uam_jax.errors import InputError
-from uam_jax.io.images import DEEP_GREY, LUMA, Upright, by, deep_grey, opacity, opened, shallow
+from uam_jax.io.channels import DEEP_GREY, Upright, deep_grey, opacity, shallow
+from uam_jax.io.images import LUMA, by, opened
 
 _LOSSY = ("AVIF", "HEIF", "JPEG", "JPEG2000", "MPO", "WEBP")
 """Formats that may change values a little, so that they are no labels."""

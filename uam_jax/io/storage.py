@@ -1,16 +1,10 @@
-"""Folders and files, local or remote (fsspec), with writes that are there whole or not at all."""
+"""Local and remote (fsspec) folders and files, which are written whole or not at all."""
 
 import contextlib
-import errno
 import fnmatch
 import os
-import sys
-import tempfile
-import time
-import uuid
 from collections.abc import Collection, Iterator
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
@@ -18,21 +12,29 @@ from fsspec.spec import AbstractFileSystem
 
 from uam_jax.errors import InputError
 from uam_jax.files import at_home, base_name, local_path, parent
+from uam_jax.io.local_disk import (
+    append_whole,
+    check_writable,
+    lock_file,
+    reason,
+    rename_to_new,
+    sweep,
+    whole_file_beside,
+    write_failure,
+)
 
 _IN_REMOTE = ("http", "https", "s3", "s3a", "gs", "gcs")
-"""Protocols whose packages the extra `remote` brings."""
+"""Protocols whose packages the extra `remote` installs."""
 
 
 def locate(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a path or URL, and the path in it; whatever is no URL is a local path.
+    """Finds the file system of a path or URL, and the path inside it; any text that is not a URL is a local path.
 
     Raises:
-      InputError: it is empty, there is no such file system, or its package is not installed.
+      InputError: the text is empty, there is no such file system, or a package for it is not installed.
     """
     if not url:
-        raise InputError(
-            "a path is empty, as a variable that is not set makes it: give a file or folder"
-        )
+        raise InputError("a path is empty (perhaps a variable is not set): give a file or folder")
     path = local_path(url)
     if path is not None:
         # fsspec would take `::` for a chain.
@@ -42,52 +44,44 @@ def locate(url: str) -> tuple[AbstractFileSystem, str]:
     except ImportError as error:
         known = url.partition("://")[0].rpartition("::")[2].lower() in _IN_REMOTE
         extra = ", or all at once: python -m pip install '.[remote]'" if known else ""
-        raise InputError(f"{url}: a package is missing ({_reason(error)}{extra})") from None
+        raise InputError(f"{url}: a package is missing ({reason(error)}{extra})") from None
     except Exception as error:
-        raise InputError(f"{url}: no such file system ({_reason(error)})") from None
+        raise InputError(f"{url}: no such file system ({reason(error)})") from None
 
 
 def is_folder(url: str) -> bool:
-    """Whether there is a folder of that name.
+    """Whether a path or URL names a folder that exists.
 
     Raises:
-      InputError: that can't be told.
+      InputError: the place cannot be read.
     """
     filesystem, path = locate(url)
     try:
         return filesystem.isdir(path)
     except Exception as error:
-        raise InputError(f"{url}: can't be read ({_reason(error)})") from None
-
-
-_ABANDONED_SECONDS = 3600
-"""A temporary file that nobody has written to for so long is a killed process's."""
-_LOCKED_SECONDS = 2
-"""A new file is locked long before that, where files can be locked."""
-
-_TEMPORARY_LENGTH = len(f".uam-{uuid.UUID(int=0).hex}.tmp")
+        raise InputError(f"{url}: can't be read ({reason(error)})") from None
 
 
 def read_bytes(url: str) -> bytes:
-    """The content of a local or remote file.
+    """Reads a local or remote file.
 
     Raises:
-      InputError: it can't be read.
+      InputError: the file cannot be read.
     """
     filesystem, path = locate(url)
     _refuse_special(url, filesystem, path)
     try:
         return filesystem.cat_file(path)
-    # Every file system has errors of its own, down to botocore's and aiohttp's.
+    # Every file system has errors of its own, including those of botocore and aiohttp.
     except Exception as error:
-        raise InputError(f"{url}: can't be read ({_reason(error)})") from None
+        raise InputError(f"{url}: can't be read ({reason(error)})") from None
 
 
 def open_binary(url: str) -> Any:
-    """A file to read from; remote ones are fetched piece by piece.
+    """Opens a local or remote file for reading; remote files are fetched in pieces.
 
     Raises:
-      InputError: it is local and no plain file.
+      InputError: the file is a local device, pipe or folder.
     """
     filesystem, path = locate(url)
     _refuse_special(url, filesystem, path)
@@ -95,18 +89,22 @@ def open_binary(url: str) -> Any:
 
 
 def write_bytes(url: str, content: bytes) -> None:
-    """Writes a local or remote file, which appears whole."""
+    """Writes a local or remote file, which appears whole.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
     Folder(parent(url) or ".").write(base_name(url), content)
 
 
 class Folder:
-    """A folder that outputs go to; names in it are relative, with "/" between their parts."""
+    """A local or remote folder. Names of files in it are relative, with "/" between their parts."""
 
     def __init__(self, url: str):
-        """Names the folder, which need not exist.
+        """Locates the folder, which need not exist.
 
         Args:
-          url: a path, or a URL of anything that fsspec knows.
+          url: a path, or a URL that fsspec knows.
 
         Raises:
           InputError: there is no such file system.
@@ -117,120 +115,83 @@ class Folder:
         self.is_local = isinstance(self._files, LocalFileSystem)
 
     def path(self, name: str) -> str:
-        """The file system's own path of a name."""
+        """The path of a name in the folder's file system."""
         return f"{self._root}/{name}"
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file, which appears whole; an older one of that name is replaced.
+        """Writes a file, which appears whole and replaces an older one.
 
-        Object stores do that by themselves; on a local disk a file of another name is renamed. Other remote file
-        systems (sftp, smb) may leave half a file where the process is killed.
+        Object stores write files whole by themselves. On a local disk the file is written under another name and then
+        renamed. Other remote file systems (sftp, smb) may keep half of a file if the process is killed.
 
         Raises:
-          InputError: it can't be written, since the disk is full, say; an older file is still there.
+          InputError: the file cannot be written, for example because the disk is full; an older file stays.
         """
         with self._writing(name) as path:
             if not self.is_local:
                 self._files.pipe_file(path, content)
                 return
-            with _beside(path, content) as temporary:
+            with whole_file_beside(path, content) as temporary:
                 os.replace(temporary, path)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Writes a file unless there is one of that name: of several processes one alone does.
+        """Writes a file unless it exists, so that only one of several processes writes it.
 
-        Object stores decide that themselves where they can; other remote file systems leave a moment in which a
-        second process may write as well.
+        Object stores decide by themselves which process is first, if they can. Other remote file systems leave a
+        moment in which a second process may write as well.
 
         Returns:
-          Whether this call has written it.
+          Whether this call has written the file.
 
         Raises:
-          InputError: it can't be written.
+          InputError: the file cannot be written.
         """
         with self._writing(name) as path:
             try:
                 if self.is_local:
-                    with _beside(path, content) as temporary:
-                        _rename_to_new(temporary, path)
+                    with whole_file_beside(path, content) as temporary:
+                        rename_to_new(temporary, path)
                 elif self._exists(path):
                     return False
                 else:
                     self._files.pipe_file(path, content, mode="create")
             except FileExistsError:
                 return False
-            except TypeError:  # an older file system, which knows no such mode
+            except TypeError:  # an older version of a file system, which lacks this mode
                 self._files.pipe_file(path, content)
-            except Exception:  # some tell it by an error of their own
+            except Exception:  # some file systems have an error of their own for it
                 if self.is_local or not self._exists(path):
                     raise
                 return False
             return True
 
     def append(self, name: str, content: bytes) -> None:
-        """Adds to the end of a local file, and waits until it is on the disk.
+        """Adds to the end of a local file and waits until the content is on the disk.
 
         Raises:
-          InputError: it can't be written; then nothing is added.
+          InputError: the content cannot be written; then nothing is added.
         """
         with self._writing(name) as path:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "ab", buffering=0) as file:
-                before = file.seek(0, os.SEEK_END)
-                try:
-                    left = memoryview(content)
-                    while left:
-                        left = left[file.write(left) :]
-                    os.fsync(file.fileno())
-                except OSError:
-                    with contextlib.suppress(OSError):
-                        file.truncate(before)
-                    raise
+            append_whole(path, content)
 
     def check(self, names: Collection[str] = ()) -> None:
-        """Makes sure that files can be written, before long work is done for them; makes no folder and leaves no file.
+        """Checks before long work that files can be written; makes no folder and leaves no file.
 
         Args:
-          names: of files; that none is too long is checked, and that none lies below a file.
+          names: names of files, none of which may be too long or lie below a file.
 
         Raises:
-          InputError: they can't be written.
+          InputError: a file cannot be written.
         """
-        if not self.is_local:
-            return
-        nearest = _nearest(self._root)
-        below = {os.path.dirname(self.path(name)) for name in names}
-        for place in {nearest, *map(_nearest, below)}:
-            if not os.path.isdir(place):
-                raise InputError(
-                    f"{place} is no folder, so nothing can be written below it: choose another --out"
-                )
-            try:
-                with tempfile.TemporaryFile(dir=place, prefix=".uam-", suffix=".tmp"):
-                    pass
-            except OSError as error:
-                raise InputError(_unwritten(os.path.join(place, "new files"), error)) from None
-        if hasattr(os, "pathconf"):
-            longest_part = os.pathconf(nearest, "PC_NAME_MAX")
-            longest_path = os.pathconf(nearest, "PC_PATH_MAX")
-            for name in names:
-                part = max(len(os.fsencode(part)) for part in name.split("/"))
-                folder = len(os.fsencode(os.path.dirname(self.path(name))))
-                whole = (
-                    folder + max(_TEMPORARY_LENGTH, len(os.fsencode(os.path.basename(name)))) + 2
-                )
-                if part > longest_part or whole > longest_path:
-                    raise InputError(
-                        f"{self.url}: the name {name} is too long for this file system: give a shorter `id`, or choose "
-                        "an --out with a shorter path"
-                    )
+        if self.is_local:
+            check_writable(self._root, names)
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[bool]:
-        """Holds a lock of that name, which ends with the process however that ends, and yields whether it has it.
+        """Takes the lock of a name, and yields whether it is taken by this call.
 
-        Another process, or another holder in this one, does not have it meanwhile. File systems without locks, which
-        remote ones are, always give it.
+        No other process, and no other holder in this process, can take the lock at the same time. The lock ends with
+        the process, even if that is killed. Remote file systems, which have no locks, always yield True.
         """
         if not self.is_local:
             yield True
@@ -238,167 +199,71 @@ class Folder:
         with self._writing(f".uam-{name}.lock") as path:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             file = open(path, "ab")  # noqa: SIM115
-        with file:  # closing it gives the lock back
+        with file:  # closing the file releases the lock
             yield lock_file(file) is not False
 
     def sweep(self) -> None:
-        """Removes what killed processes had begun to write: what nobody holds, and what is older than any write."""
-        if not self.is_local:
-            return
-        for path in Path(self._root).rglob(".uam-*.tmp"):
-            with contextlib.suppress(OSError):
-                age = time.time() - path.stat().st_mtime
-                if age >= _ABANDONED_SECONDS or (age >= _LOCKED_SECONDS and _is_unheld(path)):
-                    path.unlink()
+        """Removes the unfinished files of processes that were killed."""
+        if self.is_local:
+            sweep(self._root)
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[str]:
-        """Yields a name's path, and tells of any fault what can be done."""
+        """Yields the path of a name, and turns errors into an `InputError` with the remedy."""
         path = self.path(name)
         try:
             yield path
         except InputError:
             raise
         except OSError as error:
-            raise InputError(_unwritten(path, error)) from error
-        except Exception as error:  # of a remote file system, which has errors of its own
+            raise InputError(write_failure(path, error)) from error
+        except Exception as error:  # a remote file system has errors of its own
             if self.is_local:
                 raise
-            raise InputError(f"{self.url}: can't be written ({_reason(error)})") from error
+            raise InputError(f"{self.url}: can't be written ({reason(error)})") from error
 
     def _exists(self, path: str) -> bool:
         self._files.invalidate_cache(path.rpartition("/")[0])
         return self._files.exists(path)
 
     def read(self, name: str) -> bytes | None:
-        """A file's content; None if there is none.
+        """Reads a file; None if it does not exist.
 
         Raises:
-          InputError: it can't be read.
+          InputError: the file cannot be read.
         """
         try:
             return self._files.cat_file(self.path(name))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except Exception as error:  # every file system has errors of its own
-            raise InputError(f"{self.path(name)}: can't be read ({_reason(error)})") from error
+            raise InputError(f"{self.path(name)}: can't be read ({reason(error)})") from error
 
     def names(self, pattern: str) -> list[str]:
-        """The names whose last part matches, sorted.
+        """Lists, sorted, the names of files and folders whose last part matches a pattern with `*`, `?` and `[]`.
 
         Raises:
-          InputError: the folder can't be read.
+          InputError: the folder cannot be read.
         """
         parent, _, wanted = pattern.rpartition("/")
         place = self.path(parent) if parent else self._root
         self._files.invalidate_cache(place)
-        try:  # no glob: the folder's own name may hold its special characters
+        try:  # not `glob`, because the folder's own name may have its special characters
             found = self._files.ls(place, detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
         except Exception as error:
-            raise InputError(f"{self.url}: can't be read ({_reason(error)})") from error
+            raise InputError(f"{self.url}: can't be read ({reason(error)})") from error
         names = [str(path).rstrip("/").rpartition("/")[2] for path in found]
         matching = sorted(fnmatch.filter(names, wanted))
         return [f"{parent}/{name}" if parent else name for name in matching]
 
 
-def _nearest(path: str) -> str:
-    """The path, or what there is of it."""
-    while not os.path.lexists(path) and os.path.dirname(path) != path:
-        path = os.path.dirname(path)
-    return path
-
-
-@contextlib.contextmanager
-def _beside(path: str, content: bytes) -> Iterator[str]:
-    """A whole file of another name in the same folder, which is gone in the end."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = os.path.join(os.path.dirname(path), f".uam-{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            lock_file(file)  # until it has its name, so that `Folder.sweep` leaves it alone
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            if sys.platform == "win32":  # where an open file can't be renamed
-                file.close()
-            yield temporary
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _rename_to_new(temporary: str, path: str) -> None:
-    """Gives a file a name that none has.
-
-    Raises:
-      FileExistsError: one has.
-    """
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        with open(path, "xb") as file:
-            file.write(Path(temporary).read_bytes())
-
-
-def lock_file(file: IO[bytes]) -> bool | None:
-    """Locks an open file until it is closed; tells whether it could, or None where nobody can."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def _is_unheld(path: Path) -> bool:
-    """Whether a temporary file of `_beside` has lost its process."""
-    if len(path.name) != _TEMPORARY_LENGTH:  # others are not locked
-        return False
-    with path.open("r+b") as file:
-        return lock_file(file) is True
-
-
-def _unwritten(path: str, error: OSError) -> str:
-    """Says why a file can't be written, and the way on."""
-    folder = os.path.dirname(path) or path
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"{folder}: the disk is full ({error.strerror}). What is finished is kept: free space and start the same "
-            "command again"
-        )
-    if isinstance(error, NotADirectoryError | FileExistsError):
-        return f"{path} can't be written: a file has the name of a folder above it; remove it, or choose another --out"
-    return (
-        f"{path} can't be written ({error.strerror or _reason(error)}): see to that, or choose another --out; what is "
-        "finished is kept"
-    )
-
-
 def _refuse_special(url: str, filesystem: AbstractFileSystem, path: str) -> None:
-    """Refuses devices and pipes, which have no end, or none in sight."""
+    """Refuses devices and pipes, which may have no end."""
     if (
         isinstance(filesystem, LocalFileSystem)
         and os.path.exists(path)
         and not os.path.isfile(path)
     ):
-        raise InputError(f"{url}: can't be read (no plain file)")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    first = next(iter(str(error).splitlines()), "")
-    return first or type(error).__name__
+        raise InputError(f"{url}: can't be read (not a plain file)")
