@@ -1,22 +1,23 @@
-"""The same edits in PyTorch over diffusers' networks, as fast as we can write them: `vs_torch.py` runs it against ours.
+"""The same edits in PyTorch with diffusers' networks, written to be fast: `vs_torch.py` compares them with ours.
 
-One network call a step: the rows of all branches go side by side, guidance's halves too. In the reduced form
-the uniform branch's vectors and the text's keys and values are computed once per edit. The form as released makes
-as many evaluations as the authors' code, 350 for 50 steps: the source's second half too, which the null prompt
-makes superfluous, and keys, values and uniform outputs from the text's states in every call. It has fused
-attention all the same, so it is rather faster than what was released.
+Each step is one network call for the rows of all branches and both halves of guidance. In the reduced form, the
+vectors of the uniform branch and the text's keys and values are computed once per edit. The released form makes as
+many evaluations as the authors' code, 350 for 50 steps: it also evaluates the unguided half of the source, which is
+superfluous with the null prompt, and computes keys, values and uniform outputs from the text's states in every
+call. It uses fused attention nevertheless, so it is somewhat faster than the authors' code.
 """
 
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.nn import functional as F
+from torch_attention import AttentionInputs, Tensor, replace_attention
 from transformers import CLIPTextModel
 
 from uam_jax import EditConfig
@@ -24,107 +25,12 @@ from uam_jax.checkpoints.tokenizer import Tokenizer
 from uam_jax.method.plan import Plan
 from uam_jax.method.schedule import Schedule
 
-Tensor = torch.Tensor
-
-
-class Told(NamedTuple):
-    """What the attention layers are told besides their input; rows lie in parts of a batch each.
-
-    Attributes:
-      uniform: how many rows, the first ones, have uniform maps.
-      states: (rows, 77, d), the text of every row; None where keys and values are given.
-      keys: (rows - uniform, heads, 77, d) of every transformer block, likewise the values.
-      values: see `keys`.
-      vectors: (1, 1, c), the cross-attention's output of the uniform rows, of every block.
-      source_of: (rows,), the row from which each takes its self-attention's keys and values; None
-        where each takes its own.
-      taken: rows from which any takes, the first ones.
-      blocks: [first, end) of the blocks where that holds.
-    """
-
-    uniform: int
-    states: Tensor | None = None
-    keys: tuple[Tensor, ...] = ()
-    values: tuple[Tensor, ...] = ()
-    vectors: tuple[Tensor, ...] = ()
-    source_of: Tensor | None = None
-    taken: int = 0
-    blocks: tuple[int, int] = (0, 0)
-
-
-class _Attention(torch.nn.Module):
-    """What both kinds share: heads and the output's projection, of one of diffusers' layers."""
-
-    def __init__(self, layer: Any, block: int) -> None:
-        super().__init__()
-        self.block, self.heads, self.to_out = block, layer.heads, layer.to_out[0]
-
-    def split(self, x: Tensor) -> Tensor:
-        """(b, n, c) -> (b, heads, n, d)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = F.scaled_dot_product_attention(query, key, value)
-        return self.to_out(out.transpose(1, 2).flatten(2))
-
-
-class SelfAttention(_Attention):
-    """Pixels to pixels, with one product for queries, keys and values, and MasaCtrl where it is told."""
-
-    def __init__(self, layer: Any, block: int) -> None:
-        super().__init__(layer, block)
-        weights = [layer.to_q.weight, layer.to_k.weight, layer.to_v.weight]
-        self.weight = torch.nn.Parameter(torch.cat(weights), requires_grad=False)
-
-    def forward(self, x: Tensor, *, told: Told, **unused: None) -> Tensor:
-        first, end = told.blocks
-        if told.source_of is None or not first <= self.block < end:
-            return self.attend(*(self.split(y) for y in F.linear(x, self.weight).chunk(3, -1)))
-        width = len(self.weight) // 3
-        query = F.linear(x, self.weight[:width])
-        both = F.linear(x[: told.taken], self.weight[width:]).index_select(0, told.source_of)
-        return self.attend(*(self.split(y) for y in (query, *both.chunk(2, -1))))
-
-
-class CrossAttention(_Attention):
-    """Pixels to text; the first rows uniformly."""
-
-    def __init__(self, layer: Any, block: int) -> None:
-        super().__init__(layer, block)
-        self.to_q, self.to_k, self.to_v = layer.to_q, layer.to_k, layer.to_v
-
-    def forward(self, x: Tensor, *, told: Told, **unused: None) -> Tensor:
-        query = self.split(self.to_q(x[told.uniform :]))
-        if told.states is None:
-            text = self.attend(query, told.keys[self.block], told.values[self.block])
-            vector = told.vectors[self.block] if told.uniform else None
-        else:
-            value = self.to_v(told.states)
-            key = self.split(self.to_k(told.states[told.uniform :]))
-            text = self.attend(query, key, self.split(value[told.uniform :]))
-            vector = self.to_out(value[: told.uniform].mean(1, keepdim=True))
-        if vector is None:
-            return text
-        return torch.cat([vector.expand(told.uniform, x.shape[1], -1), text])
-
-
-def replace_attention(unet: Any) -> list[CrossAttention]:
-    """Puts both layers into each transformer block, numbered as executed; returns those for the text."""
-    parts = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
-    layers = [layer for part in parts for layer in getattr(part, "attentions", ())]
-    found = []
-    for block, holder in enumerate(inner for layer in layers for inner in layer.transformer_blocks):
-        holder.attn1 = SelfAttention(holder.attn1, block)
-        holder.attn2 = CrossAttention(holder.attn2, block)
-        found.append(holder.attn2)
-    return found
-
 
 class TorchEditor:
-    """A checkpoint's networks in PyTorch and the edit with them.
+    """A checkpoint's networks in PyTorch, and edits with them.
 
     Attributes:
-      rows: single-sample U-Net evaluations made so far.
+      rows: the number of single-sample U-Net evaluations so far.
     """
 
     def __init__(
@@ -141,9 +47,9 @@ class TorchEditor:
         Args:
           folder: in diffusers' layout.
           device: "cpu" or "cuda".
-          dtype: of weights and computation; latents are float32 in any case.
+          dtype: of weights and computation; latents are always float32.
           compiled: mode of `torch.compile`; "" runs eagerly.
-          channels_last: memory format of U-Net and VAE.
+          channels_last: use this memory format for U-Net and VAE.
         """
         self.device, self.dtype, self.rows = device, getattr(torch, dtype), 0
         self.tokenizer = Tokenizer.from_folder(folder / "tokenizer")
@@ -166,7 +72,7 @@ class TorchEditor:
         self._noise, self._encode, self._decode = self._networks()
         torch.backends.cudnn.benchmark = True
         if compiled:
-            # A program for each set of rows and shapes, in which nothing is left open.
+            # One program for each combination of rows and shapes, without dynamic sizes.
             torch._dynamo.config.recompile_limit = 256
             torch._inductor.config.freezing = device == "cpu"
             self._noise, self._encode, self._decode = (
@@ -177,8 +83,8 @@ class TorchEditor:
     def _networks(self) -> tuple[Any, Any, Any]:
         unet, vae = self.unet, self.vae
 
-        def noise(latent: Tensor, timestep: Tensor, told: Told) -> Tensor:
-            return unet(latent, timestep, None, cross_attention_kwargs={"told": told}).sample
+        def noise(latent: Tensor, timestep: Tensor, inputs: AttentionInputs) -> Tensor:
+            return unet(latent, timestep, None, cross_attention_kwargs={"inputs": inputs}).sample
 
         def encode(pictures: Tensor) -> Tensor:
             return vae.encode(pictures).latent_dist.mean
@@ -204,7 +110,7 @@ class TorchEditor:
 
         Args:
           images: the originals.
-          targets: a prompt each.
+          targets: one prompt per picture.
           config: see `edit_latents`.
           as_released: make the evaluations of the released code.
         """
@@ -222,31 +128,34 @@ class TorchEditor:
 
         Args:
           z0: clean latents.
-          targets: a prompt each.
-          config: source told nothing, uniform auxiliary, rule "released", "auto" or "none"; no region.
+          targets: one prompt per latent.
+          config: with the null prompt for the source, a uniform auxiliary branch, the mask rule "released",
+            "auto" or "none", and no region.
           as_released: make the evaluations of the released code.
 
         Raises:
-          ValueError: the config asks for something else.
+          ValueError: the config has other values.
         """
         return _Edit(self, z0.to(self.device), targets, config, as_released).run()
 
     def condition(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> the encoder's states, (b, 77, d)."""
+        """The text encoder's states, (b, 77, d)."""
         ids = torch.from_numpy(self.tokenizer.encode(list(texts))).long().to(self.device)
         return self.text_encoder(ids).last_hidden_state
 
-    def noise(self, latent: Tensor, timestep: Tensor, level: float, told: Told) -> Tensor:
-        """One call, as epsilon in float32; `level` is ᾱ of the latent."""
+    def noise(
+        self, latent: Tensor, timestep: Tensor, level: float, inputs: AttentionInputs
+    ) -> Tensor:
+        """The predicted noise of one network call, in float32; `level` is ᾱ of the latent."""
         self.rows += len(latent)
-        output = self._noise(self._given(latent), timestep, told).float()
+        output = self._noise(self._given(latent), timestep, inputs).float()
         if self.schedule.prediction_type == "epsilon":
             return output
         return level**0.5 * output + (1 - level) ** 0.5 * latent
 
 
 class _Edit:
-    """One edit: what its steps share, and the steps."""
+    """One edit: the values that its steps share, and the steps."""
 
     def __init__(
         self,
@@ -265,12 +174,12 @@ class _Edit:
         self.levels = [*schedule.alpha_bar[timesteps].tolist(), schedule.final_alpha_bar]
         null = editor.condition([""])
         self.texts = {"null": null.expand(len(z0), -1, -1), "target": editor.condition(targets)}
-        self.made: dict[Any, Told] = {}
+        self.inputs: dict[Any, AttentionInputs] = {}
         if as_released:
             return
         mean = null.mean(1, keepdim=True)
         self.vectors = tuple(layer.to_out(layer.to_v(mean)) for layer in editor.cross)
-        # By text and block, a key and a value.
+        # Keys and values by text and block.
         self.pairs = {
             name: [
                 (layer.split(layer.to_k(states)), layer.split(layer.to_v(states)))
@@ -279,15 +188,17 @@ class _Edit:
             for name, states in self.texts.items()
         }
 
-    def told(self, uniform: bool, names: Sequence[str], controlled: bool = False) -> Told:
-        """Of rows [auxiliary,] then a part for each text; controlled: [auxiliary,] source, target."""
+    def attention_inputs(
+        self, uniform: bool, names: Sequence[str], controlled: bool = False
+    ) -> AttentionInputs:
+        """Inputs for rows [auxiliary,] and a part for each text; if controlled, for [auxiliary,] source, target."""
         key = uniform, tuple(names), controlled
-        if key in self.made:
-            return self.made[key]
+        if key in self.inputs:
+            return self.inputs[key]
         b, first = len(self.z0), int(uniform)
-        told = Told(b * first)
+        inputs = AttentionInputs(b * first)
         if self.as_released:
-            told = told._replace(
+            inputs = inputs._replace(
                 states=torch.cat([self.texts[name] for name in ["null"] * first + [*names]])
             )
         else:
@@ -296,34 +207,34 @@ class _Edit:
                 tuple(torch.cat([pair[part] for pair in block]) for block in blocks)
                 for part in (0, 1)
             )
-            told = told._replace(keys=keys, values=values, vectors=self.vectors)
+            inputs = inputs._replace(keys=keys, values=values, vectors=self.vectors)
         if controlled:
             sources = self.plan.source_rows
             parts = [min(part, sources - 1) for part in range(self.plan.target_rows)]
             order = [*range(first + sources), *(first + part for part in parts)]
             rows = (torch.tensor(order)[:, None] * b + torch.arange(b)).flatten()
             control = self.config.control
-            told = told._replace(
+            inputs = inputs._replace(
                 source_of=rows.to(self.editor.device),
                 taken=b * (first + sources),
                 blocks=(control.block_start, control.block_end),
             )
-        return self.made.setdefault(key, told)
+        return self.inputs.setdefault(key, inputs)
 
     def run(self) -> Tensor:
         trajectory, auxiliary = self.invert()
         return self.denoise(trajectory, auxiliary)
 
     def invert(self) -> tuple[list[Tensor], Tensor]:
-        """The text's latents of all levels, clean first, and the uniform one of the deepest that is needed."""
+        """All latents of the text's inversion, clean first, and the noisiest uniform one that is needed."""
         steps, depth = self.plan.steps, self.plan.depth
         reached, auxiliary = [self.z0], self.z0
         for level in range(steps):
             uniform, i = level < depth, steps - 1 - level
             latent = torch.cat([auxiliary, reached[-1]]) if uniform else reached[-1]
-            told = self.told(uniform, ["null"])
+            inputs = self.attention_inputs(uniform, ["null"])
             below, above = self.levels[i + 1], self.levels[i]
-            noise = self.editor.noise(latent, self.timesteps[i], below, told)
+            noise = self.editor.noise(latent, self.timesteps[i], below, inputs)
             latent = arrive(clean_estimate(latent, noise, below), noise, above)
             if uniform:
                 auxiliary, latent = latent.chunk(2)
@@ -349,7 +260,7 @@ class _Edit:
                     torch.cat(rows),
                     self.timesteps[i],
                     level,
-                    self.told(uniform, names, part.controlled),
+                    self.attention_inputs(uniform, names, part.controlled),
                 )
                 noise_u, noise_s, noise_t = noises.split(
                     [b * uniform, b * sources, b * plan.target_rows]
@@ -373,14 +284,14 @@ class _Edit:
         return target
 
     def guided(self, noise: Tensor) -> Tensor:
-        """Of [unconditional,] conditional rows."""
+        """The guided noise from [unguided,] guided rows."""
         if len(noise) <= len(self.z0):
             return noise
         without, prompted = noise.chunk(2)
         return without + self.config.guidance * (prompted - without)
 
     def mask(self, difference: Tensor, change: Tensor, quantile: float) -> Tensor:
-        """E: 1 where the target may differ."""
+        """The edit mask E: 1 where the target may differ from the source."""
         mask = self.config.mask
         if mask.rule == "auto":
             even = smooth(change)
@@ -391,15 +302,15 @@ class _Edit:
 
 
 def plan_of(config: EditConfig, schedule: Schedule, *, as_released: bool = False) -> Plan:
-    """The evaluations of an edit here.
+    """The plan of an edit in PyTorch.
 
     Args:
-      config: what is to be done.
+      config: of the edit.
       schedule: the model's.
-      as_released: the source in two halves and all three branches from the start, as the released code has it.
+      as_released: evaluate both halves of the source and all three branches in every step, like the released code.
 
     Raises:
-      ValueError: `config` asks for what is not written here.
+      ValueError: `config` uses a part of the method that is not implemented here.
     """
     plan = config.plan(schedule.spaced(config.spacing).timesteps(config.steps))
     refused = {
@@ -410,10 +321,12 @@ def plan_of(config: EditConfig, schedule: Schedule, *, as_released: bool = False
         "mask.rule": config.mask.rule == "algorithm1",
     }
     if any(refused.values()):
-        raise ValueError(f"not written here: {', '.join(k for k, v in refused.items() if v)}")
+        raise ValueError(
+            f"not implemented in PyTorch: {', '.join(k for k, v in refused.items() if v)}"
+        )
     if as_released:
         if config.source != "replay" or plan.auxiliary != "replay":
-            raise ValueError("the released code replays source and auxiliary")
+            raise ValueError("the released code replays both the source and the auxiliary branch")
         plan = dataclasses.replace(plan, source_rows=2)
     return plan
 
@@ -431,13 +344,13 @@ def dilate(mask: Tensor, radius: int) -> Tensor:
 
 
 def smooth(x: Tensor) -> Tensor:
-    """Binomial weights 1 2 1 along both sides of (b, 1, h, w); the border's pixels are repeated."""
+    """Smooths (b, 1, h, w) by binomial weights 1 2 1 along both sides; border pixels are repeated."""
     taps = torch.tensor([0.25, 0.5, 0.25], device=x.device)
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), taps.outer(taps)[None, None])
 
 
 def otsu(values: Tensor) -> Tensor:
-    """The cut of each row of (b, n) that leaves the least variance within its two classes; (b, 1, 1, 1)."""
+    """Otsu's threshold of each row of (b, n), (b, 1, 1, 1): the least variance within the two classes."""
     ordered, count = values.sort(1).values, values.shape[1]
     low = torch.arange(1, count, device=values.device) / count
     sums = (ordered - ordered.mean(1, keepdim=True)).cumsum(1)[:, :-1] / count

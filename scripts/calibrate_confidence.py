@@ -1,14 +1,14 @@
-r"""Fits the confidence of the embedded model's edits on the tune third, and checks it on the report third.
+r"""Fits the confidence of the embedded model's edits on the tune third, and tests it on the report third.
 
     uam eval scenes --methods default --third tune --out runs/scenes/tune
     uam eval scenes --methods default --third report --out runs/scenes/report
     python scripts/calibrate_confidence.py --tune runs/scenes/tune --report runs/scenes/report \
         --out benchmarks/scenes/confidence --write
 
-An edit is right if it succeeded and left the background alone: at most 6 dB below what the VAE alone would do
-to it (four times its squared error), both of the picture that is delivered. A logistic regression on the
-signals, standardised, its ridge chosen by five folds, tells how likely that is. Photographs and noise, which
-the model cannot know, must come out low.
+An edit is right if it succeeded and its background is at most 6 dB below that of the VAE alone (four times its squared
+error), both in the delivered picture. A logistic regression on the standardised signals, with a ridge that five folds
+choose, estimates the probability of that. Photographs and noise, which are outside the model's world, must have a low
+confidence.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from uam_jax.jobs.ledger import Row, read_rows
 from uam_jax.method.confidence import REASONS, Calibration
 
 MOVED = 6.0
-"""dB below the VAE's background: what counts as moved."""
+"""dB below the VAE's background from which a background counts as changed."""
 
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 PHOTOGRAPHS = (
@@ -64,7 +64,7 @@ def signals_of(rows: list[Row]) -> dict[str, np.ndarray]:
 
 
 def fit(x: np.ndarray, right: np.ndarray, ridge: float) -> np.ndarray:
-    """Bias and weights of the ridge logistic regression."""
+    """Bias and weights of a logistic regression with a ridge."""
     sign = np.where(right, 1.0, -1.0)
 
     def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
@@ -91,7 +91,7 @@ def best_ridge(x: np.ndarray, right: np.ndarray) -> float:
 
 
 def calibrate(rows: list[Row], weights_hash: str) -> dict[str, Any]:
-    """The table `[confidence]`."""
+    """The table `[confidence]` of the model's settings."""
     signals, right = signals_of(rows), np.asarray([is_right(row) for row in rows])
     names = [name for name in REASONS if signals[name].std() > 1e-6]
     means = {name: signals[name].mean() for name in names}
@@ -107,7 +107,7 @@ def calibrate(rows: list[Row], weights_hash: str) -> dict[str, Any]:
     return {
         "fitted": f"{len(rows)} edits of Scenes-Bench's tune third, weights {weights_hash}",
         "bias": round(float(w[0]), 5),
-        # What 99 of 100 pictures of its own world reach is familiar.
+        # 99 of 100 pictures of its own world count as familiar.
         "familiar": round(float(np.percentile(signals["reconstruction"], 1)), 2),
         "typical_noise": round(typical, 4),
         "noise": round(float(np.percentile(noise, 99)), 4),
@@ -133,7 +133,7 @@ def write_settings(path: Path, table: dict[str, Any]) -> None:
 
 
 def strangers(editor: Editor) -> dict[str, np.ndarray]:
-    """Signals and names of pictures that the model cannot know: photographs and noise."""
+    """Signals and names of pictures outside the model's world: photographs and noise."""
     from skimage import data
 
     side = editor.native_size
@@ -165,7 +165,7 @@ def strangers(editor: Editor) -> dict[str, np.ndarray]:
 
 
 def bins_of(confidence: np.ndarray, right: np.ndarray) -> list[tuple[float, float, float, float]]:
-    """Stated and observed shares of five equally full bins."""
+    """Stated confidence and observed share of right edits, with interval, in five bins of equal size."""
     order = np.argsort(confidence, kind="stable")
     found = []
     for part in np.array_split(order, 5):
@@ -181,8 +181,10 @@ def main() -> None:
         "--report", required=True, help="folder of `uam eval scenes --third report`"
     )
     parser.add_argument("--method", default="default")
-    parser.add_argument("--out", type=Path, required=True, help="folder for table and plot")
-    parser.add_argument("--write", action="store_true", help=f"the calibration into {SETTINGS}")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the table and the plot")
+    parser.add_argument(
+        "--write", action="store_true", help=f"write the calibration into {SETTINGS}"
+    )
     args = parser.parse_args()
     editor = Editor.load("scenes")
     tune, report = rows_of(args.tune, args.method), rows_of(args.report, args.method)
@@ -235,14 +237,20 @@ def as_markdown(figures: dict[str, Any], args: argparse.Namespace) -> str:
         "| --- | --- | --- |",
     ]
     names = {
-        "edits": "edits", "right": "share that is right", "auroc": "AUROC for what is not",
+        "edits": "edits", "right": "share of right edits", "auroc": "AUROC for detecting the others",
         "auroc_interval": "its 95 % interval", "brier": "Brier score",
         "review_share": "share flagged for review",
-        "wrong_among_review": "not right among the flagged", "right_among_others": "right among the others",
+        "wrong_among_review": "share of edits that are not right among the flagged",
+        "right_among_others": "share of right edits among the others",
     }  # fmt: skip
     for key, text in names.items():
         lines.append(f"| {text} | {figures['tune'][key]} | {figures['report'][key]} |")
-    lines += ["", "What the model cannot know:", "", "| picture | confidence | reconstruction dB |"]
+    lines += [
+        "",
+        "Pictures outside the model's world:",
+        "",
+        "| picture | confidence | reconstruction dB |",
+    ]
     lines.append("| --- | --- | --- |")
     for name, of in figures["strangers"].items():
         lines.append(f"| {name} | {of['confidence']} | {of['reconstruction']} |")

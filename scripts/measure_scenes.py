@@ -1,10 +1,10 @@
-"""All evidence of the embedded model: runs every study, keeps what they say, and writes it where it is read.
+"""All measurements of the embedded model: runs every study, and keeps its summary, tables and plots.
 
     python scripts/measure_scenes.py --write
 
-Studies go on where they were stopped (`runs/scenes/`); tables and plots are kept in `benchmarks/scenes/`, each
-with its command, and with `--write` README and model card get the figures. Settings are chosen on the tune
-third, and figures are those of the report third; the reserve stays untouched.
+An interrupted study resumes (`runs/scenes/`). Tables and plots are kept in `benchmarks/scenes/`, each with its command;
+`--write` also updates the figures in README and model card. Settings are chosen on the tune third, and figures are
+reported for the report third; the reserve third is not used.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from uam_jax.evaluation.plots import curves
 ROOT = Path(__file__).resolve().parents[1]
 RUNS, KEPT = Path("runs/scenes"), Path("benchmarks/scenes")
 
-_DRAW = 104_729  # keeps these scenes apart from those of the training, the demo and the benchmark
+_DRAW = 104_729  # Makes these scenes differ from those of the training, the demo and the benchmark.
 _CHUNK = 32
 _NAMED = ("shape", "colour", "surface", "wall")
 
@@ -53,7 +53,7 @@ CONFIDENCE = (
 
 
 def in_chunks(function: Callable[..., np.ndarray], *columns: Sequence[Any]) -> np.ndarray:
-    """Applies a batched function to equal parts, so that it compiles once."""
+    """Applies a batched function to parts of equal size, so that it is compiled once."""
     parts = range(0, len(columns[0]), _CHUNK)
     return np.concatenate(
         [np.asarray(function(*(column[i : i + _CHUNK] for column in columns))) for i in parts]
@@ -61,7 +61,7 @@ def in_chunks(function: Callable[..., np.ndarray], *columns: Sequence[Any]) -> n
 
 
 def measure_model(count: int) -> None:
-    """The VAE and generation from text, on scenes that the training has not seen."""
+    """Measures the VAE, and generation from text, on scenes that the training has not seen."""
     editor, began = Editor.load("scenes"), time.monotonic()
     world = scenes.sample(jax.random.key(_DRAW), count)
     truth = scenes.render_in_chunks(world, size=editor.native_size)
@@ -90,7 +90,7 @@ def measure_model(count: int) -> None:
 
 
 def run_study(name: str) -> None:
-    """Runs `uam eval` and keeps its tables and plots."""
+    """Runs `uam eval` for a study and keeps its tables and plots."""
     command = f"eval {EVALUATE[name]} --out {RUNS / name}"
     subprocess.run([sys.executable, "-m", "uam_jax", *command.split()], check=True)
     folder = KEPT / name
@@ -104,7 +104,7 @@ def run_study(name: str) -> None:
 
 
 def draw_regions(folder: Path) -> None:
-    """Success and background against the uniformity, which is the last word of a method's name."""
+    """Draws success and background against the uniformity, which is the last word of a method's name."""
     methods = read("regions")["methods"]
     for figure, label in {
         "success": "share of edits that succeeded",
@@ -115,7 +115,7 @@ def draw_regions(folder: Path) -> None:
             where, _, uniformity = name.rpartition(" ")
             lines.setdefault(where, {})[float(uniformity)] = of["overall"][figure]
         for where, points in lines.items():
-            # Without any uniformity all are the same method.
+            # With a uniformity of 0 all are the same method.
             lines[where] = {0.0: methods["target 0"]["overall"][figure], **points}
         plot = curves(
             lines,
@@ -127,42 +127,44 @@ def draw_regions(folder: Path) -> None:
 
 
 def read(name: str) -> dict[str, Any]:
-    """What is kept of a study."""
+    """The kept summary of a study."""
     return json.loads((KEPT / name / "summary.json").read_text())
 
 
 def figures() -> str:
-    """The table for README and model card, from what is kept; all of it must be of the present weights."""
+    """The table for README and model card, from the kept summaries, which must be of the present weights."""
     weights = Editor.load("scenes").weights_hash
-    model, confidence, report, told = map(read, ("model", "confidence", "report", "reconstruction"))
+    model, confidence, report, rebuilt = map(
+        read, ("model", "confidence", "report", "reconstruction")
+    )
     kept = {
         "model": model["weights"],
         "confidence": confidence["weights"],
         "report": report["facts"]["weights"],
-        "reconstruction": told["facts"]["weights"],
+        "reconstruction": rebuilt["facts"]["weights"],
     }
     if old := [name for name, of in kept.items() if of != weights]:
         sys.exit(
-            f"{', '.join(old)}: of other weights than the model's ({weights}); run without --only"
+            f"{', '.join(old)}: measured with other weights than the model's ({weights}); run without --only"
         )
     facts = report["facts"]
     lines = [
         f"`python scripts/measure_scenes.py --write`, weights `{weights}`, {facts['device']}, "
         f"{facts['versions']}; mean [95 % interval]:",
         "",
-        "| What | Figure | Value |",
+        "| Subject | Figure | Value |",
         "| --- | --- | --- |",
     ]
 
-    def add(what: str, rows: Sequence[tuple[str, str]]) -> None:
+    def add(subject: str, rows: Sequence[tuple[str, str]]) -> None:
         for name, value in rows:
-            lines.append(f"| {what} | {name} | {value} |")
-            what = ""
+            lines.append(f"| {subject} | {name} | {value} |")
+            subject = ""
 
     add(f"VAE, {model['scenes']} unseen scenes", [("PSNR", interval(model["vae_psnr"], "dB"))])
     named = {"shape": "object"}
     add(
-        f"pictures from {model['scenes']} unseen captions",
+        f"pictures generated from {model['scenes']} unseen captions",
         [
             (f"{named.get(name, name)} as captioned", interval(three, "%"))
             for name, three in model["generated"].items()
@@ -171,7 +173,7 @@ def figures() -> str:
     add(
         "reconstruction against the VAE's picture, 50 steps",
         [
-            (case, interval(told["cases"][f"{case}, 50 steps"]["psnr"], "dB"))
+            (case, interval(rebuilt["cases"][f"{case}, 50 steps"]["psnr"], "dB"))
             for case in ("source prompt", "null prompt", "wrong prompt", "uniform maps")
         ],
     )
@@ -189,15 +191,18 @@ def figures() -> str:
                 ("unedited pixels kept: background PSNR", interval(kept[1], "dB")),
             ]
         rows += [
-            ("overlap of its mask with the exact one", interval(means["mask_iou"], "")),
+            ("overlap of its mask with the exact mask", interval(means["mask_iou"], "")),
             ("evaluations", str(of["evaluations"])),
-            ("seconds an image, 16 at a time, judging beside", interval(means["seconds"], "")),
+            (
+                "seconds per image in batches of 16, scoring in parallel",
+                interval(means["seconds"], ""),
+            ),
         ]
         add(f"`{method}`, Scenes-Bench, report third, {of['items']} edits", rows)
     third = confidence["report"]
     area = interval((third["auroc"], *third["auroc_interval"]), "")
-    what = f"confidence of `{confidence['method']}`, report third"
-    add(what, [("AUROC for edits that are not right", area)])
+    subject = f"confidence of `{confidence['method']}`, report third"
+    add(subject, [("AUROC for detecting edits that are not right", area)])
     return "\n".join(lines)
 
 
@@ -210,24 +215,28 @@ def interval(three: Sequence[float | None], unit: str) -> str:
 
 
 def write_between_marks(path: Path, text: str) -> None:
-    """Replaces what stands between the two marks of a Markdown file."""
+    """Replaces the text between the two marks of a Markdown file."""
     marks = "<!-- figures: scripts/measure_scenes.py -->", "<!-- end of figures -->"
     pattern = re.compile("(?s)" + re.escape(marks[0]) + ".*?" + re.escape(marks[1]))
     old = path.read_text(encoding="utf-8")
     if not pattern.search(old):
-        sys.exit(f"{path}: the marks {marks[0]} and {marks[1]} are missing")
+        sys.exit(f"{path} lacks the marks {marks[0]} and {marks[1]}")
     path.write_text(pattern.sub(lambda _: f"{marks[0]}\n{text}\n{marks[1]}", old), encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     names = ("model", *EVALUATE, "confidence")
-    parser.add_argument("--only", choices=names, action="append", help="this study; repeatable")
-    parser.add_argument("--count", type=int, default=512, help="scenes for the model's own figures")
-    parser.add_argument("--write", action="store_true", help="into README.md and MODEL_CARD.md")
+    parser.add_argument(
+        "--only", choices=names, action="append", help="run this study only; repeatable"
+    )
+    parser.add_argument(
+        "--count", type=int, default=512, help="scenes for the figures of the model itself"
+    )
+    parser.add_argument("--write", action="store_true", help="update README.md and MODEL_CARD.md")
     args = parser.parse_args()
     if Path.cwd() != ROOT:
-        sys.exit(f"run it in {ROOT}: its commands name files from there")
+        sys.exit(f"run it in {ROOT}, because its commands use relative paths")
     for name in args.only or names:
         print(f"== {name}", flush=True)
         if name == "model":

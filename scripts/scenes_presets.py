@@ -1,4 +1,4 @@
-"""What `train_scenes.py` can train: the shapes, data and steps of the embedded models, and what ships beside them."""
+"""Presets of `train_scenes.py`: networks, data and steps of the embedded models, and their settings."""
 
 import dataclasses
 from typing import Any
@@ -18,8 +18,8 @@ SCHEDULER = {
 
 
 EDIT_SETTINGS = """\
-# Chosen on Scenes-Bench's tune third (configs/scenes): of what costs at most three quarters of `released`, the
-# nearest to the VAE's background at no lower success.
+# Chosen on Scenes-Bench's tune third (configs/scenes): of all settings that cost at most three quarters of `released`
+# and succeed at least as often, these come closest to the VAE's background.
 [default]
 guidance = 2.0
 source = "anchored"
@@ -31,14 +31,14 @@ t_mask = 21
 radius = 0
 threshold = 0.5
 """
-"""What goes into `uam.toml`: it wins over the preset `default`."""
+"""The model's own settings in `uam.toml`, which take precedence over the preset `default`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A part of the VAE's training, with a learning-rate cycle of its own.
+    """A part of the VAE's training with its own learning-rate cycle.
 
-    `detail` weighs the error of the pictures' finite differences, that is, of edges.
+    `detail` weights the error of the pictures' finite differences, that is, of their edges.
     """
 
     crop: int
@@ -51,7 +51,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """Everything that a run depends on besides the code; written into the export."""
+    """All parameters of a run; a run's folder keeps them."""
 
     size: int
     pictures: int
@@ -158,7 +158,7 @@ PRESETS = {
         unet_batch=256,
         unet_steps=20_000,
     ),
-    # To try the script: every stage in a minute or two on a CPU, and a model that knows nothing.
+    # A trial of the script: every stage takes a minute or two on a CPU, and the model learns nothing.
     "rehearsal": Preset(
         size=64,
         pictures=512,

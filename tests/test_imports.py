@@ -186,11 +186,11 @@ builtins.__import__ = refuse
 for module in pkgutil.walk_packages(uam_jax.__path__, "uam_jax."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
-from uam_jax.evaluation.speed import _peak_memory
+from uam_jax.evaluation.timing import peak_memory
 import pathlib
 from types import SimpleNamespace
 pathlib.Path.read_text = lambda *_, **__: ""
-assert _peak_memory(SimpleNamespace(devices=[SimpleNamespace(memory_stats=dict)]))["gigabytes"] is None
+assert peak_memory(SimpleNamespace(devices=[SimpleNamespace(memory_stats=dict)]))["gigabytes"] is None
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -27,7 +27,7 @@ def test_a_region_counts_its_own_pixels_only() -> None:
 
 
 def test_masked_pictures_are_black_outside() -> None:
-    """PIE-Bench's way: both pictures times (1 - mask), averaged over all pixels."""
+    """As in PIE-Bench: both pictures times (1 - mask), averaged over all pixels."""
     x, y = ((1 + p) / 2 * WHERE[..., None] for p in (A, B))
     expected = np.square(x - y).mean((1, 2, 3))
     found = metrics.mse(metrics.masked(A, WHERE), metrics.masked(B, WHERE))
@@ -74,6 +74,6 @@ def test_bootstrap_interval_covers_the_mean_as_often_as_it_says() -> None:
     assert 0.88 < np.mean(covered) < 0.98
 
 
-def test_bootstrap_skips_what_has_no_value() -> None:
+def test_bootstrap_skips_missing_values() -> None:
     assert metrics.bootstrap(np.array([1.0, np.nan, 1.0])) == (1, 1, 1)
     assert np.isnan(metrics.bootstrap(np.array([np.nan]))).all()

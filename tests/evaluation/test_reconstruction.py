@@ -1,4 +1,4 @@
-"""The reconstruction study on a tiny random model, and its drift where it is known."""
+"""The reconstruction study on a tiny random model, and its drift against the exact error."""
 
 import json
 from pathlib import Path
@@ -12,12 +12,12 @@ from tiny import tiny_editor
 from uam_jax import Editor
 from uam_jax.engine.predictors import Network
 from uam_jax.evaluation.reconstruction import (
-    Case,
+    Reconstruction,
     ReconstructionStudy,
     drift_by_level,
-    invert_case,
+    invert,
     prompts_of,
-    study,
+    reconstructions,
     study_files,
     study_summary,
 )
@@ -38,27 +38,27 @@ def items() -> Items:
     return draw_items().select(["tune"], 3)
 
 
-def test_the_study_has_every_case_once() -> None:
-    cases = study(16)
-    assert len(cases) == 4 * (4 + 4) + 16 == len(set(cases.values()))
-    assert cases["uniform maps, 50 steps"] == Case("null", 50, uniform="all")
-    assert cases["wrong prompt, guidance 7.5, 10 steps"] == Case("wrong", 10, 7.5)
+def test_the_study_has_every_method_once() -> None:
+    methods = reconstructions(16)
+    assert len(methods) == 4 * (4 + 4) + 16 == len(set(methods.values()))
+    assert methods["uniform maps, 50 steps"] == Reconstruction("null", 50, uniform="all")
+    assert methods["wrong prompt, guidance 7.5, 10 steps"] == Reconstruction("wrong", 10, 7.5)
 
 
-def test_what_the_network_is_told(items: Items) -> None:
-    assert prompts_of(Case("null", 10), items) == [""] * 3
-    right, wrong = (prompts_of(Case(told, 10), items) for told in ("source", "wrong"))
+def test_the_wrong_prompt_names_another_picture(items: Items) -> None:
+    assert prompts_of(Reconstruction("null", 10), items) == [""] * 3
+    right, wrong = (prompts_of(Reconstruction(p, 10), items) for p in ("source", "wrong"))
     assert right == list(items.sources)
     for a, b in zip(right, wrong, strict=True):
         assert a.split()[2:4] != b.split()[2:4]
-    assert prompts_of(Case("wrong", 10), items.take([1])) == wrong[1:2]
+    assert prompts_of(Reconstruction("wrong", 10), items.take([1])) == wrong[1:2]
 
 
 def test_drift_ends_with_the_error_of_the_latent(editor: Editor, items: Items) -> None:
     images = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
     z0 = editor.encode(images)
-    case = Case("source", 5)
-    inversion = invert_case(editor, case, z0, prompts_of(case, items))
+    method = Reconstruction("source", 5)
+    inversion = invert(editor, method, z0, prompts_of(method, items))
     rebuilt, clean = editor.inverter.denoise(inversion, 5, last=5)
     drift = drift_by_level(editor, inversion, np.asarray(clean))
     assert drift.shape == (6, 3)
@@ -69,12 +69,12 @@ def test_drift_ends_with_the_error_of_the_latent(editor: Editor, items: Items) -
 
 def test_uniform_in_one_layer_leaves_the_others(editor: Editor, items: Items) -> None:
     images = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
-    z0, told = editor.encode(images), list(items.sources)
+    z0, prompts = editor.encode(images), list(items.sources)
     network = Network(editor.checkpoint.denoiser, editor.checkpoint.schedule)
-    condition, uniform = editor.condition(told), UniformMaps(editor.condition("").states)
+    condition, uniform = editor.condition(prompts), UniformMaps(editor.condition("").states)
     found = []
     for layer in (0, editor.checkpoint.unet.config.transformer_blocks - 1):
-        one = invert_case(editor, Case("source", 3, uniform=layer), z0, told).at(3)
+        one = invert(editor, Reconstruction("source", 3, uniform=layer), z0, prompts).at(3)
 
         def rule(site: Any, x: Any, context: Any, layer: int = layer) -> Any:
             return (uniform if site.number == layer else plain_attention)(site, x, context)
@@ -91,19 +91,20 @@ def test_uniform_in_one_layer_leaves_the_others(editor: Editor, items: Items) ->
 
 
 def test_a_run_is_summarised(editor: Editor, items: Items, tmp_path: Path) -> None:
-    cases = {
-        name: case
-        for name, case in study(editor.checkpoint.unet.config.transformer_blocks).items()
-        if (case.steps == 10 and case.guidance == 1)
+    layers = editor.checkpoint.unet.config.transformer_blocks
+    methods = {
+        name: each
+        for name, each in reconstructions(layers).items()
+        if (each.steps == 10 and each.guidance == 1)
         or name in ("source prompt, 20 steps", "uniform in layer 00, 20 steps")
     }
-    job = ReconstructionStudy(editor, cases, items, chunk=2, settings={})
+    job = ReconstructionStudy(editor, methods, items, chunk=2, settings={})
     folder = Folder(str(tmp_path))
     progress = job.run(folder)
-    assert (progress.done, progress.failed) == (3 * len(cases), 0)
+    assert (progress.done, progress.failed) == (3 * len(methods), 0)
     assert job.run(folder).total == 0
     rows = job.rows(folder)
-    summary = {"facts": {"benchmark": "b"}, **study_summary(rows, cases)}
+    summary = {"facts": {"benchmark": "b"}, **study_summary(rows, methods)}
     found = summary["cases"]
     assert found["source prompt, 10 steps"]["gain"] == [0, 0, 0]
     mean = np.mean(
@@ -111,7 +112,7 @@ def test_a_run_is_summarised(editor: Editor, items: Items, tmp_path: Path) -> No
     )
     assert found["null prompt, 10 steps"]["psnr"][0] == pytest.approx(mean, abs=1e-4)
     assert len(found["null prompt, 10 steps"]["drift"]) == 11
-    files = study_files(summary, cases)
+    files = study_files(summary, methods)
     assert files["reconstruction.png"].startswith(b"\x89PNG") and "layers.png" in files
     assert "| uniform maps | " in files["summary.md"].decode()
-    assert json.loads(files["summary.json"])["cases"].keys() == cases.keys()
+    assert json.loads(files["summary.json"])["cases"].keys() == methods.keys()

@@ -1,4 +1,4 @@
-"""Scenes-Bench: its items are fixed, balanced, and judged by what they say."""
+"""Scenes-Bench: its items are fixed and balanced, and edits are judged by the attributes that they change."""
 
 import hashlib
 from collections import Counter
@@ -18,7 +18,7 @@ def items() -> Items:
 
 
 def test_the_benchmark_is_that_of_its_version(items: Items) -> None:
-    """Whoever changes an item has to change the version, and this number with it."""
+    """A changed item needs a new version, and a new digest here."""
     text = "\n".join(
         map(repr, zip(items.ids, items.thirds, items.sources, items.targets, strict=True))
     )
@@ -32,7 +32,7 @@ def test_counts(items: Items) -> None:
     assert Counter(items.thirds) == {"tune": 238, "report": 234, "reserve": 228}
 
 
-def test_an_item_changes_what_it_says_and_nothing_else(items: Items) -> None:
+def test_an_item_changes_its_edited_attributes_and_nothing_else(items: Items) -> None:
     for row in range(len(items)):
         one = items.take([row])
         differ = {
@@ -41,12 +41,12 @@ def test_an_item_changes_what_it_says_and_nothing_else(items: Items) -> None:
             if int(getattr(one.before, name)[0]) != int(getattr(one.after, name)[0])
         }
         assert differ == set(one.edited[0]), one.ids
-        told = scenes.read_caption(one.targets[0])
-        assert told["surface"] == int(one.after.surface[0])
+        named = scenes.read_caption(one.targets[0])
+        assert named["surface"] == int(one.after.surface[0])
         wrong = scenes.read_caption(one.sources[0])["colour"] != int(one.before.colour[0])
         assert wrong == (one.kinds[0] == "wrong source")
         if one.kinds[0] == "remove":
-            assert told["shape"] == scenes.EMPTY
+            assert named["shape"] == scenes.EMPTY
     np.testing.assert_array_equal(items.before.jitter, items.after.jitter)
 
 
@@ -61,9 +61,9 @@ def test_a_selection_is_a_prefix_with_every_kind_by_its_share(items: Items) -> N
 
 
 def test_bad_selections_are_refused(items: Items) -> None:
-    with pytest.raises(InputError, match="239 items asked for: tune has 238"):
+    with pytest.raises(InputError, match="239 items are requested, but tune has 238"):
         items.select(["tune"], 239)
-    with pytest.raises(InputError, match="'test' is no part"):
+    with pytest.raises(InputError, match="no third 'test'"):
         items.select(["test"])
 
 

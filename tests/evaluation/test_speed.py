@@ -1,4 +1,4 @@
-"""`uam bench`: what is asked for and refused, one real measurement, records side by side, peaks and shapes."""
+"""`uam bench`: its cases and refusals, one real measurement, comparison of records, peak rates and shapes."""
 
 import json
 from dataclasses import asdict
@@ -33,7 +33,7 @@ def uam(*arguments: object) -> Result:
 
 
 def outcome(case: Case, seconds: float = 0.5, **changes: Any) -> dict[str, Any]:
-    """What a process measures, made up."""
+    """An invented result of a measuring process."""
     row = {
         "images": case.batch,
         "compile_seconds": 3.0,
@@ -85,7 +85,7 @@ def test_all_combinations_are_measured_and_the_batch_varies_fastest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--dtype", "float64"), "--dtype float64: choose float32, bfloat16, float16"),
         (("--attention", "flash"), "--attention flash: choose auto, xla"),
@@ -96,11 +96,11 @@ def test_all_combinations_are_measured_and_the_batch_varies_fastest() -> None:
         (("--set", "guidence=2"), "guidence"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_anything_runs(
-    options: tuple[str, ...], told: str, tmp_path: Path
+def test_an_impossible_case_is_refused_before_anything_runs(
+    options: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     result = uam("bench", "--out", tmp_path / "out", *options)
-    assert result.exit_code == 2 and told in result.stderr
+    assert result.exit_code == 2 and message in result.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -138,7 +138,7 @@ def test_a_real_measurement_with_one_case_that_fails(tmp_path: Path) -> None:
     invert, edit, batch = good["rows"]
     assert [row["task"] for row in good["rows"]] == ["invert", "edit", "batch"]
     assert invert["images"] == edit["images"] == 2 and batch["images"] == 8
-    # Two steps of inversion told nothing; source and guided target in both steps.
+    # Two steps of inversion with the null prompt; source and guided target in both steps.
     assert edit["evaluations"] == batch["evaluations"] == 2 + 2 * (1 + 2)
     assert invert["evaluations"] == 2
     cost = invert["gflop_per_evaluation"]
@@ -159,16 +159,16 @@ def test_a_real_measurement_with_one_case_that_fails(tmp_path: Path) -> None:
     assert "Not measured: cpu, float32, 2 devices, attention cudnn" in table
 
 
-@pytest.mark.parametrize("told", [NotImplementedError, None, {}])
+@pytest.mark.parametrize("answer", [NotImplementedError, None, {}])
 def test_a_compiler_that_counts_nothing(
-    told: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     editor = tiny_editor(tmp_path)
 
     def cost_analysis(lowered: Any) -> Any:
-        if told is NotImplementedError:
-            raise told
-        return told
+        if answer is NotImplementedError:
+            raise answer
+        return answer
 
     monkeypatch.setattr(jax.stages.Lowered, "cost_analysis", cost_analysis)
     assert speed._flops_per_evaluation(editor, None) == {}
@@ -217,8 +217,8 @@ def test_records_of_the_same_name_are_told_apart(
     for version in versions:
         measured(version, monkeypatch, 1.0, task=("edit",), batch=(1,))
     summary = run_compare([str(version) for version in versions], None)
-    told = [column["what"] for column in summary["columns"]]
-    assert [text.partition(":")[0] for text in told] == ["jax-0.10.1", "jax-0.10.2"]
+    columns = [column["what"] for column in summary["columns"]]
+    assert [text.partition(":")[0] for text in columns] == ["jax-0.10.1", "jax-0.10.2"]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_record_is_called_by_its_folder(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "can't be read"),
         ("{", "not JSON"),
@@ -267,12 +267,14 @@ def test_a_record_is_called_by_its_folder(tmp_path: Path, monkeypatch: pytest.Mo
         ('{"format": 1, "cases": []}', "nothing to compare"),
     ],
 )
-def test_what_is_no_record_is_refused(content: str | None, told: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_record_is_refused(
+    content: str | None, message: str, tmp_path: Path
+) -> None:
     file = tmp_path / "a.json"
     if content is not None:
         file.write_text(content)
     result = uam("bench", "compare", file)
-    assert result.exit_code == 2 and told in result.stderr
+    assert result.exit_code == 2 and message in result.stderr
 
 
 # Peaks and shapes.

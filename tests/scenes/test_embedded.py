@@ -1,4 +1,4 @@
-"""The embedded model as it ships: what it recommends, and what it says of pictures that it cannot know."""
+"""The embedded model as it ships: its own settings, and its confidence for pictures outside its world."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_its_confidence_was_calibrated_with_its_weights(editor: Editor) -> None:
     assert editor.calibration.weights
 
 
-def test_photographs_and_noise_pass_and_are_not_trusted(editor: Editor) -> None:
+def test_photographs_and_noise_are_edited_with_low_confidence(editor: Editor) -> None:
     side = editor.native_size
     photographs = [data.astronaut(), data.chelsea()[:, :300]]
     pictures = [resize(p.astype(np.float32) / 127.5 - 1, (side, side)) for p in photographs]

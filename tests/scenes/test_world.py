@@ -1,4 +1,4 @@
-"""The world: pictures are functions of scenes, edits are exact, captions say what is shown."""
+"""The world: pictures are functions of scenes, edits are exact, and captions describe the pictures."""
 
 import itertools
 import re
@@ -19,7 +19,7 @@ COUNT = 48
 
 
 def show(scene: Scene) -> np.ndarray:
-    """Renders scenes with the one program that all tests share, for it compiles slowly."""
+    """Renders scenes with one program for all tests, because it compiles slowly."""
     return scenes.render_in_chunks(scene, chunk=COUNT)
 
 
@@ -85,7 +85,7 @@ def test_edit_changes_only_its_mask(drawn: Scene, pictures: np.ndarray):
     empty = np.asarray(drawn.shape) == EMPTY
     assert empty.any()
     assert not mask[empty].any()
-    # A new colour stays on the object, whose antialiased edge may reach one pixel further.
+    # A new colour stays on the object, whose antialiased edge may extend by one pixel.
     covered = np.asarray(scenes.object_mask(drawn))
     near = np.zeros_like(covered)
     for dy, dx in itertools.product((-1, 0, 1), repeat=2):
@@ -129,7 +129,7 @@ def test_captions_say_the_scene(drawn: Scene):
         assert len(named) == (3 if int(drawn.shape[i]) == EMPTY else 7) + (named["shape"] == EMPTY)
 
 
-def test_random_captions_keep_what_matters():
+def test_random_captions_name_object_colour_surface_and_wall():
     scene = scenes.sample(jax.random.key(5), 400)
     texts = scenes.captions(scene, 1)
     assert texts == scenes.captions(scene, np.random.default_rng(1))

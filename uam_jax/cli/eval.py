@@ -11,7 +11,7 @@ from uam_jax.cli.options import SCENES, Compute, Model
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
-    """Options that both evaluations have, besides those of computing."""
+    """Options that both studies have, besides those of computing."""
 
     out: Annotated[
         str, Option(help="Folder for the results. The same folder continues a run that stopped.")

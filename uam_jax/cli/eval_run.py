@@ -1,4 +1,4 @@
-"""The work of `uam eval`: from options to an evaluation that runs, and its files."""
+"""The work of `uam eval`: from options to a study, and its files."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,9 +8,16 @@ from uam_jax.cli.eval_methods import read_methods
 from uam_jax.cli.eval_report import as_files
 from uam_jax.cli.options import Compute
 from uam_jax.errors import Preempted
-from uam_jax.evaluation.reconstruction import ReconstructionStudy, study, study_files, study_summary
-from uam_jax.evaluation.runs import Evaluation, summarise
+from uam_jax.evaluation.reconstruction import (
+    ReconstructionStudy,
+    reconstructions,
+    study_files,
+    study_summary,
+)
 from uam_jax.evaluation.scenes_bench import VERSION, draw_items
+from uam_jax.evaluation.scenes_study import ScenesStudy
+from uam_jax.evaluation.scores import summarise
+from uam_jax.evaluation.study import Study
 from uam_jax.io.storage import Folder
 from uam_jax.jobs.ledger import refuse_all_failed
 from uam_jax.jobs.runner import Progress, Stop
@@ -35,7 +42,7 @@ def run_scenes(
     """Runs or continues Scenes-Bench, and writes its summary, table, plots and page.
 
     Args:
-      options: the options of both evaluations.
+      options: the options of both studies.
       compute: the options that choose device and precision.
       console: shows progress, messages and warnings.
       methods: names of presets and files, separated by commas; see `read_methods`.
@@ -55,7 +62,7 @@ def run_scenes(
     settings = read_methods(methods)
     editor = compute.load_editor(options.model, console)
     console.stage("drawing the benchmark")
-    evaluation = Evaluation(
+    study = ScenesStudy(
         editor=editor,
         methods={name: each.of(editor) for name, each in settings.items()},
         items=draw_items(options.seed).select(options.third.split(","), count),
@@ -64,11 +71,10 @@ def run_scenes(
         seed=options.seed,
         settings={"dtype": compute.dtype, "precision": compute.precision},
     )
-    title = f"{len(settings)} methods on {len(evaluation.items)} items"
-    _run_to_the_end(evaluation, folder, console, title)
-    rows = evaluation.rows(folder)
+    _run_to_the_end(study, folder, console)
+    rows = study.rows(folder)
     refuse_all_failed(rows)
-    facts = _facts(options, editor, len(evaluation.items))
+    facts = _facts(options, editor, len(study.items))
     summary = {"facts": facts, "methods": summarise(rows)}
     for name, content in as_files(rows, summary).items():
         folder.write(name, content)
@@ -99,20 +105,20 @@ def run_reconstruction(
     folder = Folder(options.out)
     folder.check(_OUTPUTS)
     editor = compute.load_editor(options.model, console)
-    cases = study(editor.checkpoint.unet.config.transformer_blocks)
-    job = ReconstructionStudy(
+    methods = reconstructions(editor.checkpoint.unet.config.transformer_blocks)
+    study = ReconstructionStudy(
         editor=editor,
-        cases=cases,
+        methods=methods,
         items=draw_items(options.seed).select(options.third.split(","), count),
         chunk=options.chunk,
         settings={"dtype": compute.dtype, "precision": compute.precision},
     )
-    _run_to_the_end(job, folder, console, f"{len(cases)} cases on {len(job.items)} items")
-    rows = job.rows(folder)
+    _run_to_the_end(study, folder, console)
+    rows = study.rows(folder)
     refuse_all_failed(rows)
     rows = [row for row in rows if row["status"] == "ok"]
-    summary = {"facts": _facts(options, editor, len(job.items)), **study_summary(rows, cases)}
-    for name, content in study_files(summary, cases).items():
+    summary = {"facts": _facts(options, editor, len(study.items)), **study_summary(rows, methods)}
+    for name, content in study_files(summary, methods).items():
         folder.write(name, content)
     return {
         "command": "eval reconstruction",
@@ -124,10 +130,8 @@ def run_reconstruction(
     }
 
 
-def _run_to_the_end(
-    job: Evaluation | ReconstructionStudy, folder: Folder, console: Console, title: str
-) -> None:
-    """Runs a job and shows its progress.
+def _run_to_the_end(study: Study, folder: Folder, console: Console) -> None:
+    """Runs a study and shows its progress.
 
     Raises:
       Preempted: SIGTERM arrived before the end.
@@ -137,9 +141,9 @@ def _run_to_the_end(
         left = "" if progress.left is None else f", {round(progress.left / 60)} min left"
         console.advance(progress.done, progress.total, f"{progress.done} of {progress.total}{left}")
 
-    console.stage(title)
+    console.stage(f"{len(study.methods)} methods on {len(study.items)} items")
     with Stop().listening() as stop:
-        progress = job.run(folder, report=report, say=console.say, stop=stop)
+        progress = study.run(folder, report=report, say=console.say, stop=stop)
     for reason in progress.reasons[:5]:
         console.warn(reason)
     if progress.done < progress.total:

@@ -1,1 +1,1 @@
-"""Measures quality and speed: metrics, Scenes-Bench, reconstruction, benchmarks, plots and the demo."""
+"""Measures quality and speed: metrics, Scenes-Bench, reconstruction, speed, plots and the demo."""

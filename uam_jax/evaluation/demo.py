@@ -1,4 +1,4 @@
-"""`uam demo`: four unseen scenes reconstructed and edited, with exact answers to measure against."""
+"""`uam demo`: reconstructs and edits four unseen scenes, and compares the results with their exact answers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,26 +17,26 @@ from uam_jax.jobs.report import render_report
 from uam_jax.method.config import EditConfig
 
 EDITS = ("colour", "shape", "surface", "wall")
-"""The attribute that is changed in each scene."""
+"""The attribute that each scene's edit changes."""
 
 _DRAW = 7919
-"""Keeps the demo's scenes apart from those of the training, which are drawn from small keys."""
+"""Makes the demo's scenes differ from those of the training, which are drawn from small keys."""
 
 
 def run_demo(
     editor: Editor, out: Path, seed: int = 0, progress: Callable[[str], None] = lambda stage: None
 ) -> dict[str, Any]:
-    """Reconstructs and edits, measures, and writes `grid.png` and a page, `index.html`.
+    """Reconstructs and edits, measures the results, and writes `grid.png` and a page, `index.html`.
 
     Args:
       editor: of the embedded model.
-      out: folder for both.
-      seed: chooses the scenes and edits.
-      progress: told each stage.
+      out: folder for both files.
+      seed: determines the scenes and their edits.
+      progress: receives the name of each stage.
 
     Returns:
-      Tables "reconstruction" and "edits" (means over the scenes, PSNR in dB, evaluations per picture), and
-      where grid and page are.
+      The tables "reconstruction" and "edits" (means over the scenes, PSNR in dB, evaluations per picture), and
+      the paths of grid and page.
     """
     before, after = draw(seed)
     size = editor.native_size
@@ -74,7 +74,7 @@ def run_demo(
         ("released", EditConfig.load("released")),
     ):
         progress(f"editing with {name}")
-        # Both start from the null prompt's inversion, and blend with the uniform one's.
+        # Both edits start from the null prompt's inversion and blend with that of uniform maps.
         result = editor.edit(
             pictures,
             targets,
@@ -112,12 +112,12 @@ def run_demo(
             "edit\nconfig default",
             "edit\nconfig released",
             "exact answer\nrendered",
-            "taken from the edit\nconfig default",
-            "what changes\nexact mask",
+            "edited part\nconfig default",
+            "part to be edited\nexact mask",
         ],
         captions=targets,
-        title="Uniform Attention Maps: each row is edited to show the text above it, "
-        "and nothing else should change",
+        title="Uniform Attention Maps: each picture is edited to match the text above it; "
+        "nothing else should change",
     )
     path, pages = out / "grid.png", {}
     rows = []
@@ -167,7 +167,7 @@ def run_demo(
 
 
 def draw(seed: int) -> tuple[scenes.Scene, scenes.Scene]:
-    """Four scenes with an object each, and the same with one attribute changed to another value."""
+    """Four scenes with an object, and the same scenes with one attribute changed."""
     key = jax.random.fold_in(jax.random.key(_DRAW), seed)
     before = scenes.sample(key, len(EDITS), empty=0.0)
     shifts = np.asarray(jax.random.randint(jax.random.fold_in(key, 1), (len(EDITS),), 1, 1 << 16))
@@ -180,7 +180,7 @@ def draw(seed: int) -> tuple[scenes.Scene, scenes.Scene]:
 
 
 def shows(pictures: np.ndarray, wanted: scenes.Scene) -> list[bool]:
-    """Whether each picture is nearest to the wanted value among all of the attribute it was edited in."""
+    """Whether each picture shows the wanted value of its edited attribute rather than any other value."""
     right = []
     for i, attribute in enumerate(EDITS):
         scene = wanted[i : i + 1]

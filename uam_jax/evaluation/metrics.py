@@ -1,7 +1,7 @@
 """Measures of pictures, masks and scores. Pure NumPy in float64.
 
 Pictures are (b, h, w, 3) in [-1, 1]; errors and PSNR are of values in [0, 1], so the peak is 1. A region is
-(b, h, w), True inside. What is measured over no pixel is nan.
+(b, h, w), True inside. A measure over no pixel is nan.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ Region = Bool[np.ndarray, "b h w"]
 Each = Float[np.ndarray, "b"]
 
 _LEAST_ERROR = 1e-10
-"""A PSNR is at most 100 dB, so that means exist where pictures are equal."""
+"""Limits a PSNR to 100 dB, so that means are finite where pictures are equal."""
 
 
 def mse(a: Pictures, b: Pictures, where: Region | None = None) -> Each:
-    """Mean squared error of each picture over the pixels of a region, or over all."""
+    """Mean squared error of each picture over a region, or over all pixels."""
     error = np.square(np.asarray(a, np.float64) - b).mean(axis=-1) / 4
     return _mean(error, where)
 
@@ -30,12 +30,12 @@ def psnr(a: Pictures, b: Pictures, where: Region | None = None) -> Each:
 
 
 def decibels(error: Each) -> Each:
-    """A mean squared error in [0, 1] as PSNR."""
+    """PSNR in dB of a mean squared error in [0, 1]."""
     return -10 * np.log10(np.maximum(error, _LEAST_ERROR))
 
 
 def ssim(a: Pictures, b: Pictures, where: Region | None = None) -> Each:
-    """Structural similarity: Gaussian window of σ 1.5 and 11 taps, k 0.01 and 0.03, border mirrored.
+    """Structural similarity with a Gaussian window of σ 1.5 and 11 taps, k 0.01 and 0.03, and mirrored borders.
 
     Source: Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity".
     """
@@ -54,7 +54,7 @@ def ssim(a: Pictures, b: Pictures, where: Region | None = None) -> Each:
 
 
 def masked(pictures: Pictures, where: Region) -> Pictures:
-    """Black (0 of [0, 1]) outside a region, as PIE-Bench's background metrics take both pictures."""
+    """Pictures that are black (0 in [0, 1]) outside a region, as PIE-Bench's background metrics compare them."""
     return np.where(where[..., None], pictures, -1.0)
 
 
@@ -66,7 +66,7 @@ def overlap(a: Region, b: Region) -> Each:
 
 
 def auroc(scores: Each, positive: Bool[np.ndarray, "b"]) -> float:
-    """The chance that a positive has a higher score than a negative, ties by halves; nan without both."""
+    """Probability that a positive scores higher than a negative; a tie counts half; nan if either is missing."""
     high, low = scores[positive], scores[~positive]
     if not (len(high) and len(low)):
         return float("nan")
@@ -82,7 +82,7 @@ def bootstrap(
     draws: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """A statistic (of an axis) of the finite values, and its 95 % interval by the percentile bootstrap.
+    """A statistic of the finite values, and its 95 % interval by the percentile bootstrap.
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", §13.3.
     """

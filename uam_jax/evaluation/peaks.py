@@ -1,8 +1,8 @@
-"""What chips can do at most: the makers' figures for dense matrix products, by JAX's name of the device.
+"""Peak rates of chips: the makers' figures for dense matrix products, by JAX's name of the device.
 
-Sources: NVIDIA's data sheets of the named products (figures with sparsity halved), for the GeForce cards the
-architecture white papers (float32 sums); Google Cloud's pages on each TPU version. Of TPU v2, v3 and 7x JAX
-sees a chip's two halves as two devices: half of the chip's figure.
+Sources: NVIDIA's data sheets of the named products (figures with sparsity are halved); for the GeForce cards the
+architecture white papers (with float32 accumulation); Google Cloud's pages on each TPU version. JAX sees the two
+halves of a TPU v2, v3 or 7x chip as two devices, so that each has half of the chip's figure.
 """
 
 import re
@@ -23,7 +23,7 @@ _GPUS: dict[str, tuple[float | None, ...]] = {
     r"RTX 4090(?! D| Laptop)": (165.2, 165.2, 82.6, 82.6),
     r"RTX 3090(?! Ti)": (71, 71, 35.6, 35.6),
 }
-"""TFLOP/s by column, where the device has units for it."""
+"""TFLOP/s by column; None if the device has no units for the type."""
 
 _TPUS: dict[str, float] = {
     "TPU v2": 22.5,
@@ -37,20 +37,20 @@ _TPUS: dict[str, float] = {
     "TPU v6e": 918,
     "TPU7x": 1153.5,
 }
-"""TFLOP/s in bfloat16, of what JAX calls a device."""
+"""TFLOP/s in bfloat16 of one JAX device."""
 
 _PASSES = {"default": 1, "high": 3, "highest": 6}
-"""In bfloat16, that a TPU takes for a product of float32 matrices."""
+"""The number of bfloat16 products that a TPU needs for one product of float32 matrices."""
 
 
 def peak_flops(kind: str, dtype: str, precision: str = "default") -> float | None:
-    """FLOP/s that a device can do at most; None where that is not known here.
+    """Peak FLOP/s of a device; None if it is not listed here.
 
     Args:
       kind: JAX's `device_kind`.
       dtype: of the matrices: float32, bfloat16 or float16.
-      precision: of float32 products (`jax.default_matmul_precision`): on GPUs "highest" means float32 and
-        all else tf32 where the GPU has it, on TPUs one, three or six products of bfloat16 each.
+      precision: of float32 products (`jax.default_matmul_precision`). On GPUs "highest" means float32, and
+        other values mean tf32 if the GPU has it; on TPUs a product takes one, three or six bfloat16 products.
     """
     if (tpu := _TPUS.get(kind)) is not None:
         passes = _PASSES[precision] if dtype == "float32" else 1

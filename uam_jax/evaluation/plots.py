@@ -1,4 +1,4 @@
-"""Figures of an evaluation, as PNG or SVG bytes."""
+"""Plots of measurements, as PNG bytes."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 COLOURS = mpl.colormaps["tab20"].colors[::2] + mpl.colormaps["tab20"].colors[1::2]  # type: ignore[attr-defined]
 Interval = Sequence[Any]
-"""A mean and its interval's ends: three numbers, or None where there is no mean."""
+"""A mean and the ends of its interval: three numbers, or three times None if there is no mean."""
 
 _MARKS = "os^Dv<>Pp*hX"
 
@@ -24,15 +24,15 @@ def points(
     line: float | None = None,
     line_label: str = "",
 ) -> bytes:
-    """A point with two intervals for every name: (mean, low, high) along x and along y.
+    """Draws a point with two intervals for every name.
 
     Args:
-      series: by name; what has no mean is left out.
+      series: (mean, low, high) along x and along y, by name; names without a mean are left out.
       title: of the figure.
       x: the label of the horizontal axis.
       y: the label of the vertical axis.
-      line: a value of x that is marked.
-      line_label: says what it is.
+      line: a value of x that is marked by a line.
+      line_label: the label of that line.
     """
     figure = Figure(figsize=(8, 5.2), layout="constrained")
     axes = figure.subplots()
@@ -59,14 +59,14 @@ def curves(
     y: str,
     log: bool = False,
 ) -> bytes:
-    """A line for every name through (mean, low, high) at each x, the interval as a band.
+    """Draws a line for every name, with its interval as a band.
 
     Args:
-      series: by name, then by x.
+      series: (mean, low, high) by name, then by x.
       title: of the figure.
       x: the label of the horizontal axis.
       y: the label of the vertical axis.
-      log: draw x logarithmically, marked at its values.
+      log: use a logarithmic x axis whose ticks are the values of x.
     """
     figure = Figure(figsize=(8, 5.2), layout="constrained")
     axes = figure.subplots()
@@ -92,10 +92,10 @@ def growth(
     title: str,
     x: str,
 ) -> bytes:
-    """What was measured against the law that was expected, both axes logarithmic, a panel for each quantity.
+    """Draws measured and expected growth, one panel for each quantity, with logarithmic axes.
 
     Args:
-      panels: by label, (median, low, high) at each x, and the expected value at each x.
+      panels: the measured (median, low, high) and the expected value at each x, by label.
       title: of the figure.
       x: the label of the horizontal axes.
     """
@@ -125,7 +125,7 @@ def growth(
 
 
 def bars(values: Mapping[str, Mapping[str, Interval]], *, title: str, y: str) -> bytes:
-    """Groups of bars with intervals: for every group, a bar for each name, (mean, low, high)."""
+    """Draws groups of bars with intervals: (mean, low, high) by group, then by name."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     axes = figure.subplots()
     names = list(dict.fromkeys(name for group in values.values() for name in group))
@@ -151,7 +151,7 @@ def bars(values: Mapping[str, Mapping[str, Interval]], *, title: str, y: str) ->
 def reliability(
     groups: Mapping[str, Sequence[tuple[float, float, float, float]]], *, title: str
 ) -> bytes:
-    """Stated confidence against observed success: (stated, observed, low, high) of every bin."""
+    """Draws the observed success against the stated confidence: (stated, observed, low, high) of every bin."""
     figure = Figure(figsize=(5.6, 5.2), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="as stated")
@@ -164,7 +164,7 @@ def reliability(
             color=COLOURS[number % len(COLOURS)],
         )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    _finish(figure, axes, title, "confidence", "share that was right")
+    _finish(figure, axes, title, "confidence", "share of edits that were right")
     return _png(figure)
 
 
@@ -174,13 +174,13 @@ def _finish(figure: Figure, axes: Any, title: str, x: str, y: str) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
-    # Beside the axes, where it hides nothing.
+    # Beside the axes, so that the legend covers no data.
     if len(labels) > 1:
         figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
 
 
 def _png(figure: Figure) -> bytes:
     with io.BytesIO() as buffer:
-        # Without the date and the version, so that equal figures are equal files.
+        # Without date and version, so that equal figures give equal files.
         figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
         return buffer.getvalue()

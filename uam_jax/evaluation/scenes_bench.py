@@ -1,7 +1,7 @@
 """Scenes-Bench: 700 edits of rendered scenes, with the exact answer and mask of each.
 
-Ten kinds of edit, as many of each as PIE-Bench has of its types, in three fixed thirds: settings are chosen
-on "tune" and reported on "report"; "reserve" is left for later comparisons.
+It has ten kinds of edit with the counts of PIE-Bench's types, in three fixed thirds: settings are chosen on
+"tune", results are reported on "report", and "reserve" is kept for later comparisons.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from uam_jax.scenes.world import (
 )
 
 VERSION = 1
-"""Grows whenever an item changes."""
+"""Increases whenever an item changes."""
 
 KINDS: dict[str, int] = {
     "colour": 140,
@@ -41,7 +41,7 @@ KINDS: dict[str, int] = {
     "no change": 80,
     "wrong source": 80,
 }
-"""Kinds of edit and how many items each has."""
+"""Kinds of edit and the number of items of each."""
 
 Third = Literal["tune", "report", "reserve"]
 
@@ -58,13 +58,13 @@ _EDITED: dict[str, tuple[tuple[str, ...], ...]] = {
     "no change": ((),),
     "wrong source": (("colour",),),
 }
-"""The attributes that a kind changes, one of these at random; other kinds change what they are called by."""
+"""Groups of attributes, one of which a kind changes at random; other kinds change the attribute of their name."""
 
 _KEPT = ("shape", "colour", "surface", "wall")
-"""The attributes by which a picture without a change is judged."""
+"""The attributes by which an unchanged picture is judged."""
 
 _DRAW = 15_485_863
-"""Keeps these scenes apart from those of the training and of the demo, which are drawn from small keys."""
+"""Makes these scenes differ from those of the training and of the demo, which are drawn from small keys."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class Items:
     Attributes:
       ids: "kind/number", fixed.
       kinds: of `KINDS`.
-      thirds: that each belongs to.
+      thirds: to which they belong.
       edited: the attributes that change.
-      before: the scenes as they are.
-      after: the scenes as they are to be.
-      sources: prompts that describe `before`, or for "wrong source" something else.
+      before: the scenes of the source pictures.
+      after: the scenes of the exact answers.
+      sources: prompts that describe `before`, except for "wrong source".
       targets: prompts that describe `after`.
     """
 
@@ -95,7 +95,7 @@ class Items:
         return len(self.ids)
 
     def take(self, rows: Sequence[int]) -> "Items":
-        """The items of some rows, in that order."""
+        """The items of the given rows, in that order."""
 
         def pick(column: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(column[row] for row in rows)
@@ -113,19 +113,21 @@ class Items:
         )
 
     def select(self, thirds: Sequence[str], count: int | None = None) -> "Items":
-        """The first `count` items of some thirds (all: None), every kind by its share in any count.
+        """The first `count` items of some thirds, or all; every kind has its share in any count.
 
         Raises:
-          InputError: there are not so many, or no such third.
+          InputError: the thirds have fewer items, or a third does not exist.
         """
         known = get_args(Third)
         if unknown := [third for third in thirds if third not in known]:
             raise InputError(
-                f"{unknown[0]!r} is no part of the benchmark: choose {', '.join(known)}"
+                f"the benchmark has no third {unknown[0]!r}: choose from {', '.join(known)}"
             )
         rows = [row for row, third in enumerate(self.thirds) if third in thirds]
         if count is not None and not 1 <= count <= len(rows):
-            raise InputError(f"{count} items asked for: {' and '.join(thirds)} has {len(rows)}")
+            raise InputError(
+                f"{count} items are requested, but {' and '.join(thirds)} has {len(rows)}"
+            )
         sizes = {kind: sum(self.kinds[row] == kind for row in rows) for kind in KINDS}
         seen, places = dict.fromkeys(KINDS, 0), []
         for row in rows:
@@ -137,7 +139,7 @@ class Items:
 
 
 def draw_items(seed: int = 0) -> Items:
-    """All 700 items; the benchmark is that of seed 0, others are further draws of the same kind."""
+    """All 700 items. The benchmark uses seed 0; other seeds draw further items of the same kinds."""
     parts = [_draw(kind, number, seed) for number, kind in enumerate(KINDS)]
     return Items(
         ids=sum((part.ids for part in parts), ()),
@@ -158,7 +160,7 @@ def _draw(kind: str, number: int, seed: int) -> Items:
     choices = _EDITED.get(kind, ((kind,),))
     edited = tuple(choices[i] for i in rng.integers(0, len(choices), count))
     after = {name: np.array(getattr(before, name)) for name in ATTRIBUTES}
-    told = {name: np.array(getattr(before, name)) for name in ATTRIBUTES}
+    described = {name: np.array(getattr(before, name)) for name in ATTRIBUTES}
     for row, attributes in enumerate(edited):
         for name in attributes:
             values = len(ATTRIBUTES[name])
@@ -168,9 +170,9 @@ def _draw(kind: str, number: int, seed: int) -> Items:
     if kind == "wrong source":
         for name in ("shape", "colour"):
             values = len(ATTRIBUTES[name])
-            told[name] = (told[name] + rng.integers(1, values, count)) % values
+            described[name] = (described[name] + rng.integers(1, values, count)) % values
     answer = before.replace(**after)
-    # Nothing is to change, so that only the phrase differs.
+    # For "no change" only the phrase differs.
     phrases = rng if kind == "no change" else None
     return Items(
         ids=tuple(f"{kind.replace(' ', '-')}/{row:03d}" for row in range(count)),
@@ -179,20 +181,20 @@ def _draw(kind: str, number: int, seed: int) -> Items:
         edited=edited,
         before=before,
         after=answer,
-        sources=tuple(captions(before.replace(**told))),
+        sources=tuple(captions(before.replace(**described))),
         targets=tuple(captions(answer, phrases, keep=1.0)),
     )
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of some items, as arrays.
+    """Rendered pictures of some items.
 
     Attributes:
-      sources: (b, h, w, 3), the pictures to be edited.
-      answers: (b, h, w, 3), the exact results.
-      region: (b, h, w), where they differ.
-      rivals: of every item and edited attribute, the right value's place and the pictures of all values.
+      sources: the pictures to be edited.
+      answers: the exact results.
+      region: the pixels in which they differ.
+      rivals: for every item and edited attribute, the index of the right value and the pictures of all values.
     """
 
     sources: Float[np.ndarray, "b h w 3"]
@@ -202,16 +204,16 @@ class Truth:
 
 
 def render_truth(items: Items, size: int) -> Truth:
-    """Renders what `judge` compares with."""
+    """Renders sources, answers, and the pictures that `judge` compares with."""
     wanted, places = [], []
     for row, attributes in enumerate(items.edited):
         scene, own = items.after[row : row + 1], []
         for name in attributes or _KEPT:
             options = flatten(alternatives(scene, name))
             value = int(np.asarray(getattr(scene, name))[0])
-            if name == "shape":  # no object at all is an answer as well
+            if name == "shape":  # An empty table is a possible answer as well.
                 options = concatenate(options, _empty(items.before[row : row + 1]))
-            if value == EMPTY:  # objects in their old colour
+            if value == EMPTY:  # The alternatives are objects in the old colour.
                 options = concatenate(
                     flatten(alternatives(items.before[row : row + 1], name)), scene
                 )
@@ -232,10 +234,10 @@ def render_truth(items: Items, size: int) -> Truth:
 
 
 def judge(pictures: Float[np.ndarray, "b h w 3"], truth: Truth) -> Bool[np.ndarray, "b"]:
-    """Whether each edit succeeded: of every edited attribute, the right value's rendering is nearest.
+    """Whether each edit succeeded: for every edited attribute, the rendering of the right value is the nearest.
 
-    Compared are the pixels that the edit should change; where it should change none, all pixels, and
-    shape, colour, surface and wall must still be what they were.
+    The comparison uses the pixels that the edit should change. If it should change none, the comparison uses all
+    pixels, and shape, colour, surface and wall must be as before.
     """
     right = []
     for picture, region, rivals in zip(pictures, truth.region, truth.rivals, strict=True):

@@ -1,16 +1,14 @@
-"""Measures one configuration of one model on one kind of device, in a process of its own.
+"""Speed of one model in one configuration on one kind of device, measured in a process of its own.
 
-`python -m uam_jax.bench` reads a `Case` as JSON and prints what it measured as JSON, so that compilation,
-memory and failures of one configuration never touch another's. `uam bench` runs it for many.
+`python -m uam_jax.evaluation.speed` reads a `Case` as JSON and prints the measurement as JSON, so that
+compilation, memory and failures of one case never affect another. `uam bench` runs it for many cases.
 """
 
-import ctypes
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,7 @@ import numpy as np
 
 from uam_jax.errors import InputError
 from uam_jax.evaluation.peaks import peak_flops
+from uam_jax.evaluation.timing import product_rate, timed
 from uam_jax.runtime import backend
 
 if TYPE_CHECKING:
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
     from uam_jax.method.config import EditConfig
     from uam_jax.method.plan import Plan
 
-MARK = "bench: "
-"""Begins the lines that tell what is going on."""
+MARK = "speed: "
+"""Prefix of progress messages on stderr."""
 
 TASKS = ("invert", "edit", "batch")
 SOURCE, TARGETS = "a red cube on a wooden table", ("a blue cube", "a green ball", "a red cone")
@@ -38,22 +37,23 @@ class Case:
     """One configuration.
 
     Attributes:
-      model: see `Editor.load`, like `variant`; None for random weights of `shape`.
+      model: see `Editor.load`; None for random weights of `shape`.
+      variant: see `Editor.load`.
       shape: a key of `models.configs.PUBLISHED`.
-      config: a preset or a TOML file; None: the model's own settings.
-      overrides: of it, "key=value".
-      device: "cpu", "gpu" or "tpu"; None: the best that JAX finds.
-      devices: how many of them.
+      config: a preset or a TOML file; None for the model's own settings.
+      overrides: "key=value" changes of the config.
+      device: "cpu", "gpu" or "tpu"; None for the best that JAX finds.
+      devices: the number of devices.
       dtype: of weights and computation.
       precision: of float32 products (`jax.default_matmul_precision`).
-      attention: what computes it: "auto", "xla", "cudnn" or "chunked".
-      size: side of the pictures in pixels; None: the model's own.
-      batch: pictures per device at a time.
-      steps: of the schedule; None: the config's.
+      attention: its implementation: "auto", "xla", "cudnn" or "chunked".
+      size: side of the pictures in pixels; None for the model's own.
+      batch: pictures per device in one call.
+      steps: of the schedule; None for the config's.
       targets: prompts per picture.
       tasks: of `TASKS`.
-      repeats: of each, after the first.
-      peak: of a device in TFLOP/s, in place of `peaks.peak_flops`; of a CPU's virtual devices together.
+      repeats: timed runs of each task, after the first run.
+      peak: TFLOP/s of a device, instead of `peaks.peak_flops`; for a CPU, of all its virtual devices together.
     """
 
     model: str | None = "scenes"
@@ -76,7 +76,7 @@ class Case:
 
     @classmethod
     def from_json(cls, text: str) -> "Case":
-        """What `json.dumps(asdict(case))` wrote."""
+        """The inverse of `json.dumps(asdict(case))`."""
         values = json.loads(text)
         lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         return cls(**{**values, **lists})
@@ -85,16 +85,17 @@ class Case:
 def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Measures every task of a case.
 
-    Times are of the whole task as seen from Python, with the results there; `edit` is `Editor.edit_latents`
-    between the VAE's two halves, `batch` a data-set job from picture files to picture files.
+    A time covers the whole task as seen from Python, until the results are complete. The task `edit` is
+    `Editor.edit_latents` between the VAE's encoder and decoder; `batch` is a data-set job from picture files to
+    picture files.
 
     Returns:
-      `machine`, `model`, and a row for each task: seconds of compilation (tracing included) of what no task
-      before it had compiled, of the first run without it, and of the repeats; images/s; an image's evaluations
-      and the operations of a run's; memory.
+      `machine`, `model`, and a row for each task. A row holds the seconds of compilation (tracing included) of
+      programs that no earlier task had compiled, the seconds of the first run without compilation and of the
+      repeats, images/s, the evaluations per image, the operations of a run, and the memory.
 
     Raises:
-      InputError: no such model, device or configuration.
+      InputError: the model, the device or the configuration does not exist.
     """
     backend.configure(device=case.device, devices=case.devices, precision=case.precision)  # type: ignore[arg-type]
 
@@ -109,15 +110,15 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
     peak = case.peak * 1e12 if case.peak else peak_flops(kind, case.dtype, precision)
     say("counting operations")
     flops = _flops_per_evaluation(editor, case.size)
-    product = _product_rate(case.dtype, devices.platform.name)
-    # What a CPU can do is shared by the devices that it is divided into.
+    product = product_rate(case.dtype, devices.platform.name)
+    # The virtual devices of a CPU share its peak.
     apart = 1 if devices.platform.name == "cpu" else case.devices
     rows = []
     for task in case.tasks:
         say(f"{task}, compiling")
         with backend.CompileClock() as preparing:
             run, images, counted = _task(task, editor, config, case)
-        row = _timed(run, case.repeats, devices, lambda text, task=task: say(f"{task}, {text}"))
+        row = timed(run, case.repeats, devices, lambda text, task=task: say(f"{task}, {text}"))
         row["compile_seconds"] += preparing.seconds
         seconds = row["seconds"]["median"]
         row = {"task": task, "images": images, **row, "images_per_second": images / seconds}
@@ -174,7 +175,7 @@ def _load(case: Case) -> "tuple[Editor, EditConfig]":
 def _task(
     task: str, editor: "Editor", config: "EditConfig", case: Case
 ) -> tuple[Callable[[], Any], int, Mapping[str, int]]:
-    """What is run, how many results it makes, and the evaluations of each by kind of maps."""
+    """A task's function, the number of its results, and the evaluations per result by kind of maps."""
     side, count = case.size or editor.native_size, case.batch * case.devices
     source = SOURCE if config.source_context == "prompt" else None
     if task == "invert":
@@ -197,14 +198,14 @@ def _task(
 
         return edit, count * case.targets, counted
     return (
-        _Job(editor, config, case, targets, source).run,
-        _Job.BATCHES * count * case.targets,
+        _BatchTask(editor, config, case, targets, source).run,
+        _BatchTask.BATCHES * count * case.targets,
         counted,
     )
 
 
 def evaluations_by_maps(config: "EditConfig", plan: "Plan", targets: int = 1) -> dict[str, int]:
-    """`Plan.evaluations` of an image, by what their cross-attention costs: with uniform maps or the text's."""
+    """`Plan.evaluations` of an image, divided into those with uniform maps and those with the text's."""
     edit, inversion = targets * plan.edit_evaluations, plan.inversion_rows * plan.steps
     counted = {"uniform": 0, "text": edit}
     counted["uniform" if config.inversion.uniformity == 1 else "text"] += inversion
@@ -213,8 +214,8 @@ def evaluations_by_maps(config: "EditConfig", plan: "Plan", targets: int = 1) ->
     return counted
 
 
-class _Job:
-    """`uam batch` on picture files, without the model's loading and the gallery."""
+class _BatchTask:
+    """The work of `uam batch` on picture files, except loading the model and writing the gallery."""
 
     BATCHES = 4
 
@@ -252,7 +253,7 @@ class _Job:
         )
 
     def run(self) -> None:
-        """Does the whole job anew."""
+        """Runs the whole job in a new folder."""
         from uam_jax.io.storage import Folder
         from uam_jax.jobs.job import run_job
         from uam_jax.jobs.job_folder import JobFolder
@@ -268,7 +269,7 @@ class _Job:
 
 
 def _pictures(count: int, side: int) -> np.ndarray:
-    """(count, side, side, 3) in [-1, 1]: smooth waves, each picture its own, as large as PNG files of photographs."""
+    """Different smooth waves with noise, (count, side, side, 3) in [-1, 1]; as PNG files as large as photographs."""
     rows, columns = np.mgrid[:side, :side] / side
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, (side, side, 3))
     waves = [
@@ -278,34 +279,8 @@ def _pictures(count: int, side: int) -> np.ndarray:
     return np.stack([0.8 * wave + noise for wave in waves]).astype(np.float32)
 
 
-def _timed(
-    run: Callable[[], Any], repeats: int, devices: Any, say: Callable[[str], None]
-) -> dict[str, Any]:
-    import jax
-
-    def seconds() -> float:
-        began = time.perf_counter()
-        jax.block_until_ready(run())
-        return time.perf_counter() - began
-
-    with backend.CompileClock() as clock:
-        first = seconds()
-    _forget_peak()
-    times = []
-    for number in range(repeats):
-        say(f"{number + 1} of {repeats}")
-        times.append(seconds())
-    low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
-    return {
-        "compile_seconds": clock.seconds,
-        "first_seconds": max(first - clock.seconds, 0.0),
-        "seconds": {"median": median, "low": low, "high": high, "all": times},
-        "memory": _peak_memory(devices),
-    }
-
-
 def _flops_per_evaluation(editor: "Editor", size: int | None) -> dict[str, float]:
-    """By kind of maps, of one sample; {} where the compiler does not tell."""
+    """Operations of a network call for one sample, by kind of maps; {} if the compiler does not report them."""
     import jax.numpy as jnp
 
     from uam_jax.engine.programs import evaluation_flops
@@ -320,55 +295,8 @@ def _flops_per_evaluation(editor: "Editor", size: int | None) -> dict[str, float
     return {name: count for name, count in counts.items() if count is not None}
 
 
-def _product_rate(dtype: str, platform: str) -> float:
-    """FLOP/s of a large matrix product here: what can be reached, where nobody says what the chip can do."""
-    import jax
-
-    side, turns = (2048, 4) if platform == "cpu" else (8192, 20)
-
-    @jax.jit
-    def multiply(x: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, turns, lambda _, y: (y @ x).astype(x.dtype), x)
-
-    # Its powers neither grow nor vanish.
-    x = jax.random.normal(jax.random.key(0), (side, side), dtype) / side**0.5
-    multiply(x).block_until_ready()
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        multiply(x).block_until_ready()
-        times.append(time.perf_counter() - began)
-    return 2 * side**3 * turns / min(times)
-
-
-def _forget_peak() -> None:
-    """Lets the process's peak memory begin anew, without what compiling left behind, where the system can (Linux)."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory(devices: Any) -> dict[str, Any]:
-    """The most bytes held: on one device, as its allocator says, or by the process."""
-    stats = devices.devices[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return {"gigabytes": stats["peak_bytes_in_use"] / 1e9, "of": "the device, since the start"}
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("VmHWM"))
-        return {"gigabytes": int(line.split()[1]) * 1024 / 1e9, "of": "the process, in the repeats"}
-    try:
-        import resource
-    except ImportError:  # Windows
-        return {"gigabytes": None, "of": "nothing, since this system does not tell it"}
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"gigabytes": peak / 1e9, "of": "the process, since the start"}
-
-
 def main() -> None:
-    """Measures the case on stdin; its progress goes to stderr, a line each that begins with `MARK`."""
+    """Measures the case on stdin; progress goes to stderr, in lines that begin with `MARK`."""
 
     def say(text: str) -> None:
         print(MARK + text, file=sys.stderr, flush=True)
@@ -376,7 +304,7 @@ def main() -> None:
     with redirect_stdout(sys.stderr):
         try:
             outcome = measure(Case.from_json(sys.stdin.read()), say)
-        except Exception as error:  # whatever it is, the other cases are measured
+        except Exception as error:  # Whatever fails, the other cases must still be measured.
             first = next(iter(str(error).splitlines()), "")
             refused = first if isinstance(error, InputError) else f"{type(error).__name__}: {first}"
             outcome = {"refused": refused}

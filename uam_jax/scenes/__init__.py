@@ -1,4 +1,4 @@
-"""A procedural world of captioned pictures in which every edit has an exact answer.
+"""A procedural world of captioned pictures, in which every edit has an exact answer.
 
 ```
 sample ─▶ Scene ─ captions ─▶ prompt        Scene.replace ─▶ edited Scene ─ render ─▶ true target

@@ -11,28 +11,30 @@ from uam_jax.checkpoints.tokenizer import END, END_OF_WORD, LENGTH, START, Token
 
 
 def train_tokenizer(captions: Iterable[str], folder: str | Path, *, vocab_size: int) -> Tokenizer:
-    """Learns byte-pair merges and writes them as a CLIP tokenizer, which transformers loads too.
+    """Learns byte-pair merges and writes them as a CLIP tokenizer, which transformers can load as well.
 
-    Ids follow CLIP: every byte, every byte that ends a word, the merges, `<|startoftext|>`,
+    Ids are ordered as in CLIP: every byte, every byte that ends a word, the merges, `<|startoftext|>`,
     `<|endoftext|>`. The same captions give the same files.
 
     Args:
-      captions: what to learn from.
-      folder: where vocab.json, merges.txt and the two config files go; made if absent.
-      vocab_size: the largest allowed vocabulary, above 514. Once every word is a token of its own
-        there is nothing left to merge, and the result's `vocab_size` is smaller.
+      captions: the texts to learn from.
+      folder: for vocab.json, merges.txt and the two config files; created if necessary.
+      vocab_size: the largest allowed vocabulary, above 514. When every word is a token, no merge is left,
+        and the result's `vocab_size` is smaller.
 
     Returns:
-      The tokenizer as read back from the folder.
+      The tokenizer, loaded from the folder.
     """
     alphabet = sorted(ByteLevel.alphabet())
     tokens = [*alphabet, *(byte + END_OF_WORD for byte in alphabet)]
     if vocab_size <= len(tokens) + 2:
-        raise ValueError(f"vocab_size {vocab_size} leaves no room for merges: more than 514 needed")
+        raise ValueError(
+            f"vocab_size is {vocab_size}: more than 514 are needed to leave room for merges"
+        )
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 2,
-        # Left to itself the trainer numbers the word endings in the order of a hash table, and
-        # breaks ties between merges by number. Given as special tokens their numbers are fixed.
+        # By default the trainer numbers the word endings in the order of a hash table, and ties between
+        # merges depend on these numbers. Special tokens have fixed numbers.
         special_tokens=tokens,
         end_of_word_suffix=END_OF_WORD,
         show_progress=False,

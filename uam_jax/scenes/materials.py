@@ -1,7 +1,7 @@
-"""Colours and textures of the world: the reflectance that `render.shade` lights.
+"""Colours and textures of the world, as reflectances for `render.shade`.
 
-Reflectances are linear (not sRGB) and lie in [0, 1]. Textures are soft on purpose: few and
-wide features, so that a small autoencoder can carry them.
+Reflectances are linear (not sRGB) and in [0, 1]. Textures have few and wide features, so that a small
+autoencoder can reproduce them.
 """
 
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def _mix(first: str, second: str, amount: Plane) -> Float[Array, "h w 3"]:
 
 
 def _waves(x: Plane, z: Plane) -> Plane:
-    """Smooth mottling in [0, 1]: a few crossed waves stand in for noise, without a table."""
+    """Smooth mottling in [0, 1], from a few crossed waves instead of a table of noise."""
     total = jnp.sin(3.1 * x + 1.3 * z + 0.4) + jnp.sin(-2.3 * x + 2.9 * z + 1.9)
     total += jnp.sin(4.9 * x - 1.7 * z + 2.6 + jnp.sin(2.2 * z)) + jnp.sin(1.7 * x + 4.3 * z)
     return 0.5 + total / 8.0

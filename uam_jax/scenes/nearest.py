@@ -1,8 +1,8 @@
-"""The world's judge: names what a picture shows by the rendered scene that it is nearest to.
+"""Classification of pictures by the nearest rendered scene, without learning.
 
-Nothing is learned here. `nearest_alternative` compares a picture with the few true answers to one
-edit; `nearest_attributes` compares it with every object in every place, for generated pictures
-whose caption says little. Distances are mean squared differences of pixels.
+`nearest_alternative` compares a picture with all values of one edited attribute. `nearest_attributes` compares it
+with every object in every place, for generated pictures whose caption names few attributes. Distances are mean
+squared differences of pixels.
 """
 
 import functools
@@ -32,15 +32,15 @@ Pictures = Float[Array | np.ndarray, "b h w 3"]
 
 
 def nearest_alternative(pictures: Pictures, scene: Scene, attribute: str) -> Int[Array, "b"]:
-    """Tells which value of one attribute a picture shows, all else being known.
+    """Finds the value of one attribute that each picture shows, if all other attributes are known.
 
     Args:
         pictures: Square pictures in [-1, 1].
-        scene: The scene of each, of which `attribute` is disregarded.
+        scene: The scene of each picture; its `attribute` is ignored.
         attribute: A key of `ATTRIBUTES`.
 
     Returns:
-        The index of the value whose rendering is nearest.
+        The index of the value with the nearest rendering.
     """
     options = alternatives(scene, attribute)
     b, values = options.shape.shape
@@ -50,10 +50,10 @@ def nearest_alternative(pictures: Pictures, scene: Scene, attribute: str) -> Int
 
 
 def _grid(shifts: tuple[float, ...]) -> dict[str, np.ndarray]:
-    """Every object's outline, place and light that a picture is compared with: one trace each."""
+    """All candidates except for their colours: objects in every size, place and light, one trace each."""
     axes = [range(len(SHAPES)), range(len(SIZES)), range(len(PLACES)), range(len(LIGHTS)), shifts]
     full = [a.ravel() for a in np.meshgrid(*axes, indexing="ij")]
-    # An empty table has neither outline nor place, so that one candidate for each light is enough.
+    # An empty table has neither outline nor place: one candidate for each light is enough.
     rows = [
         np.append(a, b)
         for a, b in zip(full, ([EMPTY] * 2, [0, 0], [0, 0], [0, 1], [0.0, 0.0]), strict=True)
@@ -68,7 +68,7 @@ def _grid(shifts: tuple[float, ...]) -> dict[str, np.ndarray]:
 def _bank(
     surface: Int[Array, ""], wall: Int[Array, ""], *, size: int, shifts: tuple[float, ...]
 ) -> Float[Array, "outlines colours size size 3"]:
-    """Renders all candidates before one background: an outline is traced once for all colours."""
+    """Renders all candidates in front of one background; an outline is traced once for all colours."""
 
     def one(row: dict[str, Array]) -> Array:
         traced = trace(
@@ -84,7 +84,7 @@ def _empty_tables(
     surface: Int[Array, "n"], wall: Int[Array, "n"], light: Int[Array, "n"], *, size: int
 ) -> Float[Array, "n {size} {size} 3"]:
     def one(row: tuple[Array, Array, Array]) -> Array:
-        # The shape is a constant here, so that the compiler drops all objects.
+        # The shape is a constant, so that the compiler removes all objects.
         zero = jnp.int32(0)
         traced = trace(jnp.int32(EMPTY), zero, zero, row[2], jnp.zeros(3), size=size)
         return shade(traced, zero, row[0], row[1])
@@ -93,7 +93,7 @@ def _empty_tables(
 
 
 def _backgrounds(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The surface and wall of the nearest empty table; what an object adds is capped."""
+    """The surface and wall of the nearest empty table; differences are capped, to limit an object's influence."""
     axes = range(len(SURFACES)), range(len(WALLS)), range(len(LIGHTS))
     surface, wall, light = (a.ravel().astype(np.int32) for a in np.meshgrid(*axes, indexing="ij"))
     empty = np.asarray(_empty_tables(surface, wall, light, size=pictures.shape[1]))
@@ -116,21 +116,21 @@ def nearest_attributes(
     size: int = 32,
     shifts: tuple[float, ...] = (-0.67, 0.0, 0.67),
 ) -> Scene:
-    """Tells what each picture shows: the attributes of the nearest rendering of any object at all.
+    """Finds the scene that each picture shows: that of the nearest rendering of any object.
 
-    The candidates are every shape in every colour, size, place and light (and the empty table),
-    before the background that is known or found first. They are rendered once for each background
-    that occurs, so a call with many pictures is the efficient one.
+    The candidates are every shape in every colour, size, place and light (and the empty table), in front of
+    the known background or the one that is found first. They are rendered once for each background, so that
+    a call with many pictures is efficient.
 
     Args:
         pictures: Square pictures in [-1, 1].
-        known: Scenes whose `surface` and `wall` are taken as given, such as what the captions ask
-            for; None looks for the nearest empty table.
-        size: The pictures are averaged down to this size and compared there.
-        shifts: The sideways jitters that are tried.
+        known: Scenes with the right `surface` and `wall`, for example those of the captions; None searches
+            for the nearest empty table.
+        size: Pictures are averaged down to this size before they are compared.
+        shifts: The sideways jitters of the candidates.
 
     Returns:
-        The nearest scenes; of their jitter only the sideways shift was sought.
+        The nearest scenes; of their jitter, only the sideways shift is determined.
 
     Raises:
         ValueError: If the pictures are not square, or not a multiple of `size`.

@@ -1,8 +1,8 @@
-"""The world's camera: turns a `Scene` into its picture and an edit into its exact mask.
+"""The renderer: turns a `Scene` into its picture, and an edit into its exact mask.
 
-A picture is traced (`trace`: which points the camera sees, and how much light reaches them) and
-then painted (`shade`). Both work in one frame of coordinates whatever the size of the picture, and
-on one picture at a time, so that a picture never depends on the others of its batch.
+`trace` finds the points that the camera sees and the light that reaches them; `shade` computes their colours. Both
+use the same coordinates for every size of picture, and process one picture at a time, so that a picture never
+depends on the others of its batch.
 
 Pictures are NHWC, float32, in [-1, 1].
 """
@@ -17,11 +17,11 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from uam_jax.scenes.materials import PAINTS, TABLES, WALLS_OF, to_srgb
-from uam_jax.scenes.shapes import OBJECTS, Distance
+from uam_jax.scenes.objects import OBJECTS, Distance
 from uam_jax.scenes.world import Scene
 
-# The camera stands far away (little distortion), looks down on the table by PITCH, and its picture
-# is 2 * REACH units wide where the object stands. An object is about one unit tall.
+# The camera is far away (for little distortion) and looks down at an angle of PITCH. Its picture is 2 * REACH units
+# wide at the object's distance. An object is about one unit tall.
 PITCH = np.deg2rad(18.0)
 DISTANCE, REACH, AIM = 7.0, 1.07, 0.43
 WALL_Z = -0.9
@@ -31,7 +31,7 @@ OFFSETS = np.array([-0.46, 0.0, 0.46], np.float32)
 SHIFT, GROWTH, GAIN = 0.045, 0.04, 0.06
 SAMPLES = 2
 MARCH_STEPS, SHADOW_STEPS = 22, 14
-# Of the unit height: every object fits in a ball of RADIUS around the height MIDDLE.
+# Every object fits into a ball of RADIUS around the height MIDDLE, in units of its height.
 MIDDLE, RADIUS = 0.52, 0.66
 
 Plane = Float[Array, "h w"]
@@ -39,16 +39,16 @@ Vector = tuple[Array | float, Array | float, Array | float]
 
 
 class Traced(NamedTuple):
-    """What the camera sees, per ray. Independent of colour, surface and wall.
+    """Geometry and light per ray, independent of colour, surface and wall.
 
     Attributes:
         hit: Whether the ray meets the object.
-        floor: Whether it otherwise meets the table, rather than the wall.
+        floor: Whether it meets the table rather than the wall behind the object.
         across: Position of the background along the picture.
         along: Position of the background on the table (depth) or on the wall (height).
-        ambient: Light from all around.
+        ambient: Light from all directions.
         key: Light from the lamp.
-        gloss: The lamp's and the room's reflection.
+        gloss: The reflection of lamp and room.
     """
 
     hit: Bool[Array, "h w"]
@@ -81,19 +81,19 @@ def _march(distance: Distance, origin: Vector, direction: Vector, start: Array) 
 
 
 def _normal(distance: Distance, p: Vector) -> Vector:
-    """The gradient from four corners of a tetrahedron."""
+    """The gradient of a distance, from the four corners of a tetrahedron."""
     corners = jnp.array([(1, -1, -1), (-1, -1, 1), (-1, 1, -1), (1, 1, 1)], jnp.float32)
 
     def add(i: Array, total: Vector) -> Vector:
         d = distance(*_at(p, tuple(corners[i]), jnp.float32(0.006)))
         return _at(total, tuple(corners[i]), d)
 
-    # A loop, as everywhere: each written call of a distance costs compile time for every object.
+    # A loop, because each call in the code costs compile time for every object.
     return _unit(lax.fori_loop(0, 4, add, (jnp.zeros_like(p[0]),) * 3))
 
 
 def _openness(distance: Distance, p: Vector, normal: Vector) -> Array:
-    """The share of the room that nearby matter leaves visible, from two steps outwards."""
+    """The share of the room that nearby surfaces leave visible, from two steps outwards."""
     steps = jnp.array([0.12, 0.3], jnp.float32)
 
     def add(i: Array, total: Array) -> Array:
@@ -103,7 +103,7 @@ def _openness(distance: Distance, p: Vector, normal: Vector) -> Array:
 
 
 def _shadow(distance: Distance, origin: Vector, light: Vector) -> Array:
-    """The lamp's visible share: 1 less how nearly the ray towards it grazes the object.
+    """The visible share of the lamp: smaller if the ray towards it passes close to the object.
 
     Source: I. Quilez, "Soft shadows in raymarched SDFs" (2010).
     """
@@ -138,10 +138,10 @@ def trace(
     *,
     size: int,
 ) -> Traced:
-    """Finds what the camera sees and how it is lit, for one scene."""
+    """Finds the visible points of one scene and their light."""
     u, v, eye, ray = _rays(size)
     scale = jnp.asarray(SCALES)[size_index] * (1 + GROWTH * jitter[1])
-    # In the object's frame, which stretches with it, the marched steps suit every size.
+    # The object's frame scales with the object, so that the same ray marching suits every size.
     stand = jnp.asarray(OFFSETS)[place] + SHIFT * jitter[0]
     origin = ((eye[0] - stand) / scale, eye[1] / scale, eye[2] / scale)
     side = jnp.where(light == 0, -1.0, 1.0)
@@ -167,9 +167,9 @@ def trace(
             jnp.where(hit, a, b) for a, b in zip(p, _at(origin, ray, t_back / scale), strict=True)
         )
         seen = _shadow(distance, _at(p, normal, jnp.float32(0.02)), lamp)
-        # Contact on the table and folds on the object darken, but never lose all light.
+        # Points near the table or in folds of the object are darker, but never black.
         open_ = 0.3 + 0.7 * _openness(distance, p, normal)
-        # The table hides half of the room from an object's foot.
+        # At an object's foot, the table hides half of the room.
         open_ *= jnp.where(hit, 0.6 + 0.4 * jnp.clip(p[1] / 0.35, 0.0, 1.0), 1.0)
         return hit, normal, seen, open_
 
@@ -179,7 +179,7 @@ def trace(
     branches = [functools.partial(with_object, d) for d in OBJECTS.values()] + [without]
     hit, normal, seen, open_ = lax.switch(shape, branches)
 
-    # A pool of light, brighter on the lamp's side, and a slight vignette.
+    # Light that is brighter on the lamp's side, and a slight vignette.
     pool = 1.0 + 0.24 * side * u
     vignette = 1.0 - 0.13 * (u * u + v * v)
     fall = jnp.where(floor, 1.0, 0.92 - 0.16 * v)
@@ -205,7 +205,7 @@ def _shrink(rays: Float[Array, "H W c"]) -> Float[Array, "h w c"]:
 def shade(
     traced: Traced, colour: Int[Array, ""], surface: Int[Array, ""], wall: Int[Array, ""]
 ) -> Float[Array, "size size 3"]:
-    """Paints what was traced, for one scene, and develops the picture."""
+    """Computes the picture of one traced scene."""
     table = lax.switch(surface, list(TABLES.values()), traced.across, traced.along)
     behind = lax.switch(wall, list(WALLS_OF.values()), traced.across, traced.along)
     paint = jnp.asarray(np.stack(list(PAINTS.values())))[colour]
@@ -225,12 +225,12 @@ def _trace_scene(scene: Scene, size: int) -> Traced:
 def render(scene: Scene, *, size: int = 64) -> Float[Array, "b {size} {size} 3"]:
     """Renders a batch of scenes.
 
-    One picture is made after the other (`lax.map`), so memory does not grow with the batch, only
-    the object at hand is traced, and a picture is the same in any batch.
+    Pictures are rendered one after the other (`lax.map`): memory does not grow with the batch, only one object
+    is traced at a time, and a picture is the same in any batch.
 
     Args:
         scene: A batch of scenes.
-        size: Height and width in pixels; the view is the same for all.
+        size: Height and width in pixels; the view is the same for all sizes.
 
     Returns:
         The pictures, in [-1, 1].
@@ -243,12 +243,12 @@ def render(scene: Scene, *, size: int = 64) -> Float[Array, "b {size} {size} 3"]
 
 
 def render_in_chunks(scene: Scene, *, size: int = 64, chunk: int = 256) -> np.ndarray:
-    """Renders many scenes into host memory, with one compiled program for all of them.
+    """Renders many scenes into host memory with one compiled program.
 
     Args:
         scene: A batch of scenes.
         size: Height and width in pixels.
-        chunk: How many pictures are on the device at a time.
+        chunk: The number of pictures per call.
 
     Returns:
         The pictures, float32 in [-1, 1].
@@ -256,7 +256,7 @@ def render_in_chunks(scene: Scene, *, size: int = 64, chunk: int = 256) -> np.nd
     n = len(scene)
     result = np.empty((n, size, size, 3), np.float32)
     for first in range(0, n, chunk):
-        # The last chunk repeats its last scene, so that its shape needs no second program.
+        # The last chunk repeats its last scene, so that its size needs no second program.
         rows = np.minimum(np.arange(first, first + chunk), n - 1)
         part = np.asarray(render(scene[rows], size=size))
         result[first : first + chunk] = part[: n - first]
@@ -265,7 +265,7 @@ def render_in_chunks(scene: Scene, *, size: int = 64, chunk: int = 256) -> np.nd
 
 @functools.partial(jax.jit, static_argnames="size")
 def object_mask(scene: Scene, *, size: int = 64) -> Bool[Array, "b {size} {size}"]:
-    """Marks the pixels that the object covers by half or more (its shadow is not among them)."""
+    """Marks the pixels that the object, without its shadow, covers by half or more."""
 
     def one(single: Scene) -> Array:
         covered = _trace_scene(single, size).hit.astype(jnp.float32)[..., None]
@@ -277,14 +277,14 @@ def object_mask(scene: Scene, *, size: int = 64) -> Bool[Array, "b {size} {size}
 def edit_mask(
     before: Scene, after: Scene, *, size: int = 64, threshold: float = 0.04
 ) -> Bool[Array, "b {size} {size}"]:
-    """Marks the pixels that an edit changes perceptibly, shadows included.
+    """Marks the pixels that an edit changes visibly, shadows included.
 
     Args:
         before: A batch of scenes.
         after: The same scenes, edited.
         size: Height and width in pixels.
-        threshold: The largest change of a channel, of its range [-1, 1], that counts as none. The
-            default is 5 of 255 levels: about the least that an eye tells apart in a flat area.
+        threshold: The largest change of a channel in [-1, 1] that is ignored. The default is 5 of 255 levels,
+            about the smallest visible difference in a flat area.
 
     Returns:
         Whether any channel of a pixel changes by more than the threshold.

@@ -1,8 +1,7 @@
-"""The world that the embedded model is trained on: its scenes, drawn by lot, and their names.
+"""The world of the embedded model: random scenes and their captions.
 
-A scene is one object (or none) on a table before a wall, given by a few attributes. `render` turns
-it into a picture, `captions` into a prompt; an edit replaces an attribute, so its exact answer is
-known.
+A scene is one object (or none) on a table in front of a wall, given by a few attributes. `render` turns it into a
+picture and `captions` into a prompt. An edit replaces attributes, so that its exact answer is known.
 """
 
 import dataclasses
@@ -16,7 +15,7 @@ from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from uam_jax.scenes.materials import PAINTS, TABLES, WALLS_OF
-from uam_jax.scenes.shapes import OBJECTS
+from uam_jax.scenes.objects import OBJECTS
 
 SHAPES: tuple[str, ...] = tuple(OBJECTS)
 COLOURS: tuple[str, ...] = tuple(PAINTS)
@@ -27,7 +26,7 @@ PLACES: tuple[str, ...] = ("left", "centre", "right")
 LIGHTS: tuple[str, ...] = ("left", "right")
 
 EMPTY: int = len(SHAPES)
-"""The value of `Scene.shape` that stands for no object at all."""
+"""The value of `Scene.shape` for a table without an object."""
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
@@ -38,25 +37,25 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "place": PLACES,
     "light": LIGHTS,
 }
-"""The words of every attribute, in the order of its values."""
+"""The words for the values of every attribute, in order."""
 
 
-# JAX rebuilds a pytree around leaves that are no arrays (None, shapes, axes), so that a check of the
-# fields at run time would be wrong.
+# JAX also builds this pytree with leaves that are not arrays (None, shapes, axes), so that a check of its fields at
+# run time would be wrong.
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """The whole specification of a picture, or of a batch of pictures.
+    """The complete specification of a picture, or of a batch of pictures.
 
     Attributes:
-        shape: Index into `SHAPES`, or `EMPTY`, which leaves colour, size and place without effect.
+        shape: Index into `SHAPES`, or `EMPTY`; then colour, size and place have no effect.
         colour: Index into `COLOURS`.
         surface: Index into `SURFACES`.
         wall: Index into `WALLS`.
         size: Index into `SIZES`.
         place: Index into `PLACES`.
-        light: Index into `LIGHTS`: the side that the light comes from.
+        light: Index into `LIGHTS`: the side from which the light comes.
         jitter: Small shifts of position, scale and strength of light, each in [-1, 1].
     """
 
@@ -70,7 +69,7 @@ class Scene:
     jitter: Float[Array | np.ndarray, "*batch 3"]
 
     def replace(self, **changes: Any) -> "Scene":
-        """Returns the scene with some attributes changed: values, arrays or words."""
+        """The scene with some attributes changed; a new value is an index, an array or a word."""
         new = {name: self._value(name, value) for name, value in changes.items()}
         return dataclasses.replace(self, **new)
 
@@ -88,7 +87,7 @@ class Scene:
 
 
 def make_scene(**words: str | int) -> Scene:
-    """Builds one scene from words or indices; what is left out is 0, the jitter always.
+    """Builds one scene from words or indices; other attributes and the jitter are 0.
 
     Args:
         **words: Attributes by name, such as `shape="cube", colour="red"`.
@@ -112,7 +111,7 @@ def sample(key: PRNGKeyArray | Array, n: int, *, empty: float = 0.04) -> Scene:
 
     Args:
         key: A JAX random key.
-        n: How many.
+        n: The number of scenes.
         empty: The share of scenes without an object.
 
     Returns:
@@ -135,14 +134,14 @@ def concatenate(*scenes: Scene) -> Scene:
 
 
 def alternatives(scene: Scene, attribute: str) -> Scene:
-    """Gives each scene with every value of one attribute, its own among them.
+    """Builds each scene with every value of one attribute, including its own.
 
     Args:
         scene: A batch of `b` scenes.
         attribute: A key of `ATTRIBUTES`.
 
     Returns:
-        Scenes of leading shape `(b, values)`; `flatten` makes one batch of them.
+        Scenes of shape `(b, values)`; `flatten` turns them into one batch.
     """
     values = jnp.arange(len(ATTRIBUTES[attribute]), dtype=jnp.int32)
     spread = jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], len(values), axis=1), scene)
@@ -150,7 +149,7 @@ def alternatives(scene: Scene, attribute: str) -> Scene:
 
 
 def flatten(scene: Scene) -> Scene:
-    """Makes one batch of scenes with several leading axes."""
+    """Turns scenes with several leading axes into one batch."""
     depth = scene.shape.ndim
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[depth:]), scene)
 
@@ -165,7 +164,7 @@ def _article(noun: str) -> str:
 
 
 def _words(scene: Scene) -> dict[str, str]:
-    """The words of a single scene's attributes; no shape if it is empty."""
+    """The words for a single scene's attributes; without a shape if it is empty."""
     values = {name: int(np.asarray(getattr(scene, name)).reshape(())) for name in ATTRIBUTES}
     if values["shape"] == EMPTY:
         values = {name: values[name] for name in ("surface", "wall", "light")}
@@ -196,11 +195,11 @@ _TEMPLATES = 3
 
 
 def caption(scene: Scene, *, detail: Detail = "full") -> str:
-    """Names one scene.
+    """Describes one scene.
 
     Args:
         scene: A single scene, such as `scenes[i]`.
-        detail: "full" names every attribute; "short" leaves out size, place and light.
+        detail: "full" names every attribute; "short" omits size, place and light.
 
     Returns:
         A caption such as "a large red cube on the left of a wooden table in front of a blue wall,
@@ -219,14 +218,14 @@ def captions(
     detail: Detail = "full",
     keep: float = 0.5,
 ) -> list[str]:
-    """Names a batch of scenes.
+    """Describes a batch of scenes.
 
     Args:
         scene: A batch of scenes.
-        rng: A generator (or its seed) that drops size, place and light at random and varies the
-            phrase; None gives the fixed phrase of `caption`.
-        detail: The detail without a generator.
-        keep: With a generator, the chance of each of size, place and light to be named.
+        rng: A generator (or its seed) that omits size, place and light at random and varies the phrase; None
+            gives the fixed phrase of `caption`.
+        detail: The detail of captions without a generator.
+        keep: The probability with which a generator keeps each of size, place and light.
 
     Returns:
         One caption per scene. Each names shape, colour, surface and wall.
@@ -257,13 +256,13 @@ _PATTERNS = {
 
 
 def read_caption(text: str) -> dict[str, int]:
-    """Reads back what a caption says.
+    """Parses a caption.
 
     Args:
-        text: A caption in any of this module's phrases.
+        text: A caption in any phrase of this module.
 
     Returns:
-        The value of each attribute that the caption names. `shape` is `EMPTY` for an empty table.
+        The values of the attributes that the caption names; `shape` is `EMPTY` for an empty table.
     """
     found = {name: re.search(pattern, text) for name, pattern in _PATTERNS.items()}
     values = {name: _index(name, match[1]) for name, match in found.items() if match}
@@ -273,4 +272,4 @@ def read_caption(text: str) -> dict[str, int]:
 _GLUE = "a an photo of on in the table wall front before with behind it lit from empty"
 
 VOCABULARY: frozenset[str] = frozenset(_GLUE.split()).union(*ATTRIBUTES.values())
-"""Every word that a caption can contain (a comma may follow one)."""
+"""Every word that a caption can contain; a comma may follow a word."""

@@ -1,4 +1,4 @@
-"""Scenes-Bench on a tiny random model: what is measured, that it goes on where it stopped, and what is shown."""
+"""Scenes-Bench on a tiny random model: its scores, its resumption after a stop, and its summary."""
 
 import dataclasses
 import json
@@ -14,8 +14,10 @@ from uam_jax.cli import main
 from uam_jax.cli.eval_methods import read_methods
 from uam_jax.cli.eval_report import as_files, as_markdown, best_median_worst
 from uam_jax.evaluation import metrics
-from uam_jax.evaluation.runs import Chunk, Evaluation, score_edits, summarise
 from uam_jax.evaluation.scenes_bench import Items, draw_items, render_truth
+from uam_jax.evaluation.scenes_study import ScenesStudy
+from uam_jax.evaluation.scores import score_edits, summarise
+from uam_jax.evaluation.study import Chunk
 from uam_jax.io.images import read_image
 from uam_jax.io.storage import Folder
 from uam_jax.jobs.ledger import Row, read_rows
@@ -35,8 +37,8 @@ def items() -> Items:
     return draw_items().select(["tune"], 5)
 
 
-def evaluation(editor: Editor, items: Items, **changes: object) -> Evaluation:
-    return Evaluation(editor, METHODS, items, **{"chunk": 2, **changes})
+def study(editor: Editor, items: Items, **changes: object) -> ScenesStudy:
+    return ScenesStudy(editor, METHODS, items, **{"chunk": 2, **changes})
 
 
 def close(a: Row, b: Row) -> None:
@@ -51,7 +53,7 @@ def close(a: Row, b: Row) -> None:
 @pytest.fixture(scope="module")
 def finished(editor: Editor, items: Items, tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = Folder(str(tmp_path_factory.mktemp("finished")))
-    progress = evaluation(editor, items).run(folder)
+    progress = study(editor, items).run(folder)
     assert (progress.done, progress.failed) == (10, 0)
     return folder
 
@@ -59,7 +61,7 @@ def finished(editor: Editor, items: Items, tmp_path_factory: pytest.TempPathFact
 def test_every_method_has_a_row_for_every_item(
     editor: Editor, items: Items, finished: Folder
 ) -> None:
-    rows = evaluation(editor, items).rows(finished)
+    rows = study(editor, items).rows(finished)
     assert [row["id"] for row in rows] == [
         f"{name}/{item}" for name in METHODS for item in items.ids
     ]
@@ -74,7 +76,7 @@ def test_every_method_has_a_row_for_every_item(
 
 
 def test_figures_are_those_of_the_pictures(editor: Editor, items: Items, finished: Folder) -> None:
-    row = evaluation(editor, items).rows(finished)[0]
+    row = study(editor, items).rows(finished)[0]
     source, made, answer = (
         read_image(Path(finished.path(row[name]))).pixels[None]
         for name in ("preview", "output", "answer")
@@ -94,14 +96,14 @@ def test_a_run_that_was_stopped_goes_on(
     def ask(progress: Progress) -> None:
         stop.requested = progress.done >= 2
 
-    first = evaluation(editor, items).run(folder, report=ask, stop=stop)
+    first = study(editor, items).run(folder, report=ask, stop=stop)
     assert first.done < 10
-    second = evaluation(editor, items).run(folder)
+    second = study(editor, items).run(folder)
     assert first.done + second.done == 10
-    assert evaluation(editor, items).run(folder).total == 0
+    assert study(editor, items).run(folder).total == 0
     for a, b in zip(
-        evaluation(editor, items).rows(folder),
-        evaluation(editor, items).rows(finished),
+        study(editor, items).rows(folder),
+        study(editor, items).rows(finished),
         strict=True,
     ):
         close(a, b)
@@ -111,32 +113,32 @@ def test_more_items_may_follow_but_other_settings_may_not(
     editor: Editor, items: Items, tmp_path: Path
 ) -> None:
     folder = Folder(str(tmp_path))
-    few = dataclasses.replace(evaluation(editor, items.take([0, 1])), methods={"plain": CONFIG})
+    few = dataclasses.replace(study(editor, items.take([0, 1])), methods={"plain": CONFIG})
     few.run(folder)
     before = read_rows(folder)
-    assert evaluation(editor, items).run(folder).total == 8
+    assert study(editor, items).run(folder).total == 8
     assert before.items() <= read_rows(folder).items()
     other = {"plain": CONFIG.updated({"guidance": 2.0})}
     with pytest.raises(InputError, match="method plain was"):
         dataclasses.replace(few, methods=other).run(folder)
     with pytest.raises(InputError, match="shared_inversions was false, is true"):
-        evaluation(editor, items, share=True).run(folder)
+        study(editor, items, share=True).run(folder)
 
 
 def test_shared_inversions_change_nothing_but_seconds(
     editor: Editor, items: Items, finished: Folder, tmp_path: Path
 ) -> None:
-    shared = evaluation(editor, items, share=True)
+    shared = study(editor, items, share=True)
     folder = Folder(str(tmp_path))
     shared.run(folder)
-    for a, b in zip(shared.rows(folder), evaluation(editor, items).rows(finished), strict=True):
+    for a, b in zip(shared.rows(folder), study(editor, items).rows(finished), strict=True):
         assert a["seconds"] is None
         close(a, b)
 
 
 def test_the_exact_mask_stands_for_the_users(editor: Editor, items: Items, tmp_path: Path) -> None:
     config = CONFIG.updated({"mask": {"user": "replace", "user_from_start": True}})
-    given = Evaluation(editor, {"given": config}, items.take([0, 1]), chunk=2)
+    given = ScenesStudy(editor, {"given": config}, items.take([0, 1]), chunk=2)
     folder = Folder(str(tmp_path))
     given.run(folder)
     for row in given.rows(folder):
@@ -163,7 +165,7 @@ def test_scores_of_the_exact_answer_are_perfect(items: Items) -> None:
     assert scores["success"].all()
     np.testing.assert_allclose(scores["edit_psnr"][changed], 100)
     assert np.isnan(scores["edit_psnr"][~changed]).all()
-    assert (scores["background_psnr"] > 40).all()  # what changes below the threshold
+    assert (scores["background_psnr"] > 40).all()  # Changes below the threshold remain.
     nothing = score_edits(truth.sources, np.zeros_like(truth.region, np.float32), truth)
     np.testing.assert_allclose(nothing["background_psnr"], 100)
     assert (nothing["success"][changed] == 0).all()
@@ -228,13 +230,13 @@ def test_best_median_and_worst_are_told_apart() -> None:
 
 
 def test_methods_are_presets_files_and_studies(editor: Editor, tmp_path: Path) -> None:
-    study = tmp_path / "study.toml"
-    study.write_text(
+    table = tmp_path / "study.toml"
+    table.write_text(
         '[methods."more steps"]\nset = ["steps=60"]\n[methods.base]\nconfig = "released"\n'
     )
     single = tmp_path / "mine.toml"
     single.write_text("guidance = 2.0\n")
-    methods = read_methods(f"released, {study},{single}")
+    methods = read_methods(f"released, {table},{single}")
     found = {name: settings.of(editor) for name, settings in methods.items()}
     assert list(found) == ["released", "more steps", "base", "mine"]
     assert found["more steps"].steps == 60 and found["mine"].guidance == 2
@@ -255,31 +257,31 @@ def test_methods_are_presets_files_and_studies(editor: Editor, tmp_path: Path) -
     ],
 )
 def test_bad_studies_are_named(tmp_path: Path, text: str, says: str) -> None:
-    study = tmp_path / "study.toml"
-    study.write_text(text)
+    table = tmp_path / "study.toml"
+    table.write_text(text)
     with pytest.raises(InputError, match=says):
-        read_methods(str(study))
+        read_methods(str(table))
     with pytest.raises(InputError, match="names no method"):
         read_methods(" , ")
 
 
 def test_two_methods_of_one_name_are_refused(tmp_path: Path) -> None:
-    study = tmp_path / "study.toml"
-    study.write_text("[methods.released]\n")
+    table = tmp_path / "study.toml"
+    table.write_text("[methods.released]\n")
     (tmp_path / "default.toml").write_text("guidance = 2.0\n")
-    for names in (f"released,{study}", f"default,{tmp_path}/default.toml"):
+    for names in (f"released,{table}", f"default,{tmp_path}/default.toml"):
         with pytest.raises(InputError, match="two methods are called"):
             read_methods(names)
 
 
-def test_what_does_not_fit_into_memory_is_a_failed_row_of_the_summary(
+def test_an_edit_that_needs_too_much_memory_is_a_failed_row_of_the_summary(
     editor: Editor, items: Items, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
     monkeypatch.setattr(Editor, "edit_latents", full)
-    one = Evaluation(editor, {"plain": CONFIG}, items.take([0, 1]), chunk=2)
+    one = ScenesStudy(editor, {"plain": CONFIG}, items.take([0, 1]), chunk=2)
     folder = Folder(str(tmp_path))
     assert one.run(folder).failed == 2
     summary = {"facts": {"benchmark": "b"}, "methods": summarise(one.rows(folder))}
@@ -287,7 +289,7 @@ def test_what_does_not_fit_into_memory_is_a_failed_row_of_the_summary(
     assert "index.html" in as_files(one.rows(folder), summary)
 
 
-def test_what_is_not_finite_fails_its_row(
+def test_a_picture_that_is_not_finite_is_a_failed_row(
     editor: Editor, items: Items, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = Editor.edit_latents
@@ -297,7 +299,7 @@ def test_what_is_not_finite_fails_its_row(
         return dataclasses.replace(result, images=result.images.at[1].set(np.nan))
 
     monkeypatch.setattr(Editor, "edit_latents", broken)
-    one = Evaluation(editor, {"plain": CONFIG}, items.take([0, 1]), chunk=2)
+    one = ScenesStudy(editor, {"plain": CONFIG}, items.take([0, 1]), chunk=2)
     folder = Folder(str(tmp_path))
     one.run(folder)
     good, bad = one.rows(folder)
@@ -309,9 +311,9 @@ def test_from_the_command_line(
     editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Editor, "load", lambda *_, **__: editor)
-    study = tmp_path / "study.toml"
-    study.write_text('[methods.few]\nconfig = "released"\nset = ["steps=2", "control=none"]\n')
-    options = ["--methods", study, "--third", "tune", "--n", 2, "--chunk", 2, "--no-cache"]
+    table = tmp_path / "study.toml"
+    table.write_text('[methods.few]\nconfig = "released"\nset = ["steps=2", "control=none"]\n')
+    options = ["--methods", table, "--third", "tune", "--n", 2, "--chunk", 2, "--no-cache"]
     arguments = ["eval", "scenes", *options, "--out", tmp_path / "out", "--json"]
     run = CliRunner().invoke(main.app, [str(argument) for argument in arguments])
     assert run.exit_code == 0, run.stderr
@@ -322,4 +324,4 @@ def test_from_the_command_line(
     }
     arguments[arguments.index("tune")] = "test"
     refused = CliRunner().invoke(main.app, [str(argument) for argument in arguments])
-    assert refused.exit_code == 2 and "no part of the benchmark" in refused.stderr
+    assert refused.exit_code == 2 and "the benchmark has no third" in refused.stderr

@@ -1,8 +1,8 @@
-"""Signed distances of the world's objects: what `render.trace` marches its rays against.
+"""The world's objects as signed distances, for the ray marching of `render.trace`.
 
-Every function takes the coordinates `x, y, z` of points in an object's own frame, where it stands
-on the plane `y = 0`, is about one unit tall and is centred on the `y` axis, and returns the
-distance to its surface (negative inside). They are elementwise: any broadcastable shapes will do.
+Every function returns the distance of points `x, y, z` to the object's surface, negative inside. In its own frame
+an object stands on the plane `y = 0`, is about one unit tall and is centred on the `y` axis. Functions are
+elementwise and take any broadcastable shapes.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ def _length(*parts: Array) -> Array:
 
 
 def _turn(x: Array, z: Array, degrees: float) -> tuple[Array, Array]:
-    """Rotates about the vertical axis, so that a flat object shows its depth."""
+    """Rotates about the vertical axis, so that the depth of a flat object is visible."""
     angle = jnp.deg2rad(degrees)
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
     return cosine * x + sine * z, cosine * z - sine * x
 
 
 def _extrude(flat: Array, depth: Array) -> Array:
-    """Joins a distance in a plane with one along its normal."""
+    """Combines a distance in a plane with a distance along its normal."""
     return jnp.minimum(jnp.maximum(flat, depth), 0.0) + _length(
         jnp.maximum(flat, 0.0), jnp.maximum(depth, 0.0)
     )
@@ -95,7 +95,7 @@ def bottle(x: Points, y: Points, z: Points) -> Points:
 def star(x: Points, y: Points, z: Points) -> Points:
     """A thick five-pointed star standing on two tips."""
     x, z = _turn(x, z, 18.0)
-    # The plane is folded onto one half-arm; the lower two tips then stand on the table.
+    # The plane is folded onto one half of an arm; the two lower tips stand on the table.
     radius, inner = 0.48, 0.48
     c, s = 0.809016994, 0.587785252
     px, py = jnp.abs(x), y - 0.415
@@ -112,7 +112,7 @@ def star(x: Points, y: Points, z: Points) -> Points:
 def mushroom(x: Points, y: Points, z: Points) -> Points:
     """A domed cap on a stem."""
     q, h = _length(x, z), y - 0.5
-    # A flattened ball cut off below: the scale by the smaller axis keeps the steps safe.
+    # A flattened ball without its lower half; the scale of the smaller axis keeps the marching steps safe.
     dome = (_length(q / 0.47, h / 0.42) - 1.0) * 0.40
     cap = _extrude(dome, -h) - 0.02
     stem = _upright(x, y, z, 0.15, 0.0, 0.6, 0.03)
@@ -122,4 +122,4 @@ def mushroom(x: Points, y: Points, z: Points) -> Points:
 OBJECTS: dict[str, Distance] = {
     f.__name__: f for f in (ball, cube, cone, cylinder, ring, bottle, star, mushroom)
 }
-"""The distance function of each object, under the word that a caption has for it."""
+"""The distance function of each object, by its word in captions."""
