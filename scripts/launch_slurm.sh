@@ -3,7 +3,7 @@
 #
 # Run on the login node, from a folder that all nodes share, when the variables below are set. Edits a data set as an
 # array of tasks, each of which takes one shard and enters its results in a ledger of its own; then a small job merges
-# them. A task that runs out of time or is preempted is queued again and goes on where it stopped. To change the number
+# them. A task that runs out of time or is preempted is queued again and resumes where it stopped. To change the number
 # of shards, change --array, which must count from 0; the whole array can be submitted again at any time.
 #SBATCH --job-name=uam
 #SBATCH --array=0-3
@@ -26,7 +26,7 @@ options=(--model stable-diffusion-v1-5/stable-diffusion-v1-5 --dtype bfloat16)
 if [[ -z ${SLURM_ARRAY_TASK_ID-} ]]; then # on the login node
   job=$(sbatch --parsable "${BASH_SOURCE[0]}")
   job=${job%%;*} # a cluster's name may follow
-  # afterany: the merge also tells what a failed task left out.
+  # afterany: the merge also lists the results that a failed task did not make.
   merge=$(printf '%q ' "$environment/bin/uam" merge "$out")
   sbatch --dependency="afterany:$job" --job-name=uam-merge --output=uam-merge-%j.log --time=01:00:00 --mem=8G \
     --wrap "$merge"
