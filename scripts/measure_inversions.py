@@ -1,11 +1,10 @@
 r"""Samplers and fixed-point inversion: how close reconstruction comes to the picture, and what edits gain from it.
 
-    python scripts/measure_inversions.py samplers
-    python scripts/measure_inversions.py fixed_point
+    python scripts/measure_inversions.py samplers fixed_point
 
 16 items of Scenes-Bench's report third are inverted and reconstructed without guidance, and edited with the embedded
 model's own settings, once with the anchored source and once with a replayed one. The record is kept in
-`benchmarks/scenes/NAME`. It is written after every measurement, and an interrupted run resumes from it.
+`benchmarks/scenes/STUDY`. It is written after every measurement, and an interrupted run resumes from it.
 """
 
 import argparse
@@ -56,6 +55,11 @@ class Inverter(NamedTuple):
             }
         )
 
+
+TITLES = {
+    "samplers": "Reconstruction by sampler",
+    "fixed_point": "Reconstruction by fixed-point inversion with K corrections per step",
+}
 
 STUDIES = {
     "samplers": (Inverter("ddim"), Inverter("dpm++2m")),
@@ -236,12 +240,44 @@ def draw(record: dict[str, Any], inverters: Sequence[Inverter], title: str) -> b
     return curves(lines, title=title, x=label, y="PSNR to the VAE's picture (dB)", log=True)
 
 
+def measure(editor: Editor, name: str, pictures: Pictures, facts: dict[str, str]) -> None:
+    """Completes the record of a study, and writes its tables and its plot."""
+    inverters, folder = STUDIES[name], KEPT / name
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {study: read(KEPT / study / "summary.json", facts) for study in STUDIES}
+    record = kept[name]
+    for table, cell, of_cell in measurements(editor, pictures, inverters):
+        # The studies have plain DDIM in common.
+        known = [
+            row for each in kept.values() for row in each[table] if cell.items() <= row.items()
+        ]
+        if known and known[0] in record[table]:
+            continue
+        began = time.monotonic()
+        row = known[0] if known else cell | of_cell()
+        record["seconds"] = round(record["seconds"] + time.monotonic() - began, 1)
+        record[table].append(row)
+        print(json.dumps(row), flush=True)
+        (folder / "summary.json").write_text(json.dumps(record, indent=1))
+    plot = draw(record, inverters, TITLES[name])
+    (folder / "reconstruction.png").write_bytes(plot)
+    text = as_markdown(f"python scripts/measure_inversions.py {name}", record, inverters)
+    (folder / "summary.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def read(summary: Path, facts: dict[str, str]) -> dict[str, Any]:
+    """The kept record of a study if it is of the same model and machine; else an empty one."""
+    record = json.loads(summary.read_text()) if summary.exists() else {}
+    if record.get("facts") == facts:
+        return record
+    return {"facts": facts, "seconds": 0.0, "reconstructions": [], "edits": []}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("study", choices=STUDIES)
-    name = parser.parse_args().study
-    inverters, folder = STUDIES[name], KEPT / name
-    command = f"python scripts/measure_inversions.py {name}"
+    parser.add_argument("studies", nargs="*", choices=[*STUDIES, []], help="all if none is named")
+    studies = parser.parse_args().studies or list(STUDIES)
     editor, machine = Editor.load("scenes"), describe_machine()
     facts = {
         "items": f"{COUNT} of Scenes-Bench's report third",
@@ -249,28 +285,9 @@ def main() -> None:
         "device": machine["device"],
         "versions": ", ".join(f"{name} {number}" for name, number in machine["versions"].items()),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    summary = folder / "summary.json"
-    record: dict[str, Any] = {"facts": facts, "seconds": 0.0, "reconstructions": [], "edits": []}
-    if summary.exists() and (before := json.loads(summary.read_text()))["facts"] == facts:
-        record = before
-    pictures, began = render(editor), time.monotonic()
-    for table, cell, measure in measurements(editor, pictures, inverters):
-        if any(cell.items() <= row.items() for row in record[table]):
-            continue
-        row = cell | measure()
-        record["seconds"] = round(record["seconds"] + time.monotonic() - began, 1)
-        began = time.monotonic()
-        record[table].append(row)
-        print(json.dumps(row), flush=True)
-        summary.write_text(json.dumps(record, indent=1))
-    titles = {
-        "samplers": "Reconstruction by sampler",
-        "fixed_point": "Reconstruction by fixed-point inversion with K corrections per step",
-    }
-    (folder / "reconstruction.png").write_bytes(draw(record, inverters, titles[name]))
-    (folder / "summary.md").write_text(as_markdown(command, record, inverters), encoding="utf-8")
-    print((folder / "summary.md").read_text(encoding="utf-8"))
+    pictures = render(editor)
+    for name in studies:
+        measure(editor, name, pictures, facts)
 
 
 if __name__ == "__main__":

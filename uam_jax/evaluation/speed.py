@@ -232,7 +232,7 @@ class _BatchTask:
         from uam_jax.jobs.manifest import Item
         from uam_jax.jobs.plan import Settings
 
-        self._scratch = tempfile.TemporaryDirectory(prefix="uam-bench-")
+        self._scratch = tempfile.TemporaryDirectory(prefix="uam-speed-")
         self._editor, self._config, self._devices = editor, config, case.devices
         side, folder = case.size or editor.native_size, Path(self._scratch.name)
         self._items = []
