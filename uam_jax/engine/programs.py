@@ -216,11 +216,11 @@ def evaluation_flops(
     denoiser = denoiser.with_attention("xla")
     rules = Rules(cross=UniformMaps() if uniform else None)
 
-    def evaluate(params: Params, latent: Latent, condition: Condition) -> Latent:
+    def evaluate(params: Params, latent: Latent) -> Latent:
         return denoiser.predict(params, latent, jnp.int32(1), condition, rules)[0]
 
     with tracing_for(platform_of(params)):
-        lowered = jax.jit(evaluate).lower(params, latent, condition)
+        lowered = jax.jit(evaluate).lower(params, latent)
     try:
         costs: Any = lowered.cost_analysis()
     except NotImplementedError:  # on this backend
