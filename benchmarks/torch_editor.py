@@ -22,6 +22,8 @@ from transformers import CLIPTextModel
 
 from uam_jax import EditConfig
 from uam_jax.checkpoints.tokenizer import Tokenizer
+from uam_jax.method.controls import MasaCtrl, NoControl
+from uam_jax.method.inversions import DDIM
 from uam_jax.method.plan import Plan
 from uam_jax.method.schedule import Schedule
 
@@ -251,7 +253,7 @@ class _Edit:
             for i in range(part.start, part.stop):
                 uniform = i >= plan.steps - plan.depth
                 sources = plan.source_rows if part.source else 0
-                if config.source == "anchored":
+                if config.source.latents == "anchored":
                     source = trajectory[plan.steps - i]
                 names = ["null"] * (sources + plan.target_rows - 1) + ["target"]
                 rows = [auxiliary] * uniform + [source] * sources + [target] * plan.target_rows
@@ -314,10 +316,13 @@ def plan_of(config: EditConfig, schedule: Schedule, *, as_released: bool = False
     """
     plan = config.plan(schedule.spaced(config.spacing).timesteps(config.steps))
     refused = {
-        "source_context": config.source_context != "null",
-        "inversion": config.inversion.uniformity != 0 or config.auxiliary_uniformity != 1,
+        "source.condition": config.source.condition != "null",
+        "control": not isinstance(config.control, MasaCtrl | NoControl),
+        "inversion.kind": config.inversion.method != DDIM(),
+        "inversion": config.inversion.uniformity != 0 or config.auxiliary.uniformity != 1,
         "auxiliary": plan.auxiliary == "original",
-        "region": config.region.target or config.region.inversion,
+        "outside_uniformity": config.target.outside_uniformity
+        or config.inversion.outside_uniformity,
         "mask.rule": config.mask.rule == "algorithm1",
     }
     if any(refused.values()):
@@ -325,7 +330,7 @@ def plan_of(config: EditConfig, schedule: Schedule, *, as_released: bool = False
             f"not implemented in PyTorch: {', '.join(k for k, v in refused.items() if v)}"
         )
     if as_released:
-        if config.source != "replay" or plan.auxiliary != "replay":
+        if config.source.latents != "replay" or plan.auxiliary != "replay":
             raise ValueError("the released code replays both the source and the auxiliary branch")
         plan = dataclasses.replace(plan, source_rows=2)
     return plan

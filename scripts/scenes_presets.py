@@ -22,7 +22,7 @@ EDIT_SETTINGS = """\
 # and succeed at least as often, these come closest to the VAE's background.
 [default]
 guidance = 2.0
-source = "anchored"
+source.latents = "anchored"
 control = "none"
 
 [default.mask]

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from uam_jax import EditConfig, Editor
+from uam_jax.method.controls import NoControl
 
 COMMITTED = Path(__file__).parent / "behaviour"
 KEPT = 256
@@ -62,18 +63,20 @@ CASES = {
     "ddim": Case("ddim", sourced=True),
     "masactrl": Case("masactrl"),
     "anchored": Case(
-        changes={"source": "anchored", "control": "none", "mask": {"radius": 0}}
+        changes={"source": {"latents": "anchored"}, "control": "none", "mask": {"radius": 0}}
     ),
-    "anchored, controlled": Case(changes={"source": "anchored"}),
-    "prompt": Case(changes={"source_context": "prompt", "inversion": {"guidance": 2.0}}, sourced=True),
-    "mixed": Case(changes={"inversion": {"uniformity": 0.5}, "auxiliary": "original", "mask": {"radius": 0}}),
+    "anchored, controlled": Case(changes={"source": {"latents": "anchored"}}),
+    "prompt": Case(changes={"source": {"condition": "prompt"}, "inversion": {"guidance": 2.0}}, sourced=True),
+    "mixed": Case(
+        changes={"inversion": {"uniformity": 0.5}, "auxiliary": {"latents": "original"}, "mask": {"radius": 0}}
+    ),
     "algorithm1": Case(changes={"mask": {"rule": "algorithm1", "source_line": False}}),
     "two targets": Case(changes={"mask": {"rule": "auto"}}, targets=2),
-    "region of the target": Case(changes={"region": {"target": 0.8}, "mask": {"rule": "auto"}}),
+    "region of the target": Case(changes={"target": {"outside_uniformity": 0.8}, "mask": {"rule": "auto"}}),
     "region of the inversion": Case(
         changes={
-            "source_context": "prompt",
-            "region": {"inversion": 1.0},
+            "source": {"condition": "prompt"},
+            "inversion": {"outside_uniformity": 1.0},
             "mask": {"user": "replace", "user_from_start": True},
         },
         sourced=True,
@@ -142,7 +145,9 @@ def run_edit(editor: Editor, model: str, case: Case) -> Arrays:
     own = case.preset == "own"
     config = editor.default_config if own else EditConfig.load(case.preset)
     # The model's own settings stay as they are, but for the number of steps.
-    few = {"steps": FEW_STEPS[model]["steps"]} if own else FEW_STEPS[model]
+    few = {"steps": FEW_STEPS[model]["steps"]} if own else dict(FEW_STEPS[model])
+    if config.control == NoControl():
+        few.pop("control", None)
     images = pictures(model)
     result = editor.edit(
         images,

@@ -32,15 +32,18 @@ def images() -> np.ndarray:
 
 TOLD = {
     "guided": {"inversion": {"guidance": 2.0}},
-    "guided, anchored": {"inversion": {"guidance": 2.0}, "source": "anchored"},
+    "guided, anchored": {"inversion": {"guidance": 2.0}, "source": {"latents": "anchored"}},
     "guided, as the auxiliary": {
         "inversion": {"guidance": 2.0, "uniformity": 1.0},
-        "auxiliary": "replay",
+        "auxiliary": {"latents": "replay"},
     },
-    "not guided": {"guidance": 1.0, "source": "anchored", "auxiliary": "original"},
+    "not guided": {
+        "guidance": 1.0,
+        "source": {"latents": "anchored"},
+        "auxiliary": {"latents": "original"},
+    },
     "in a region": {
-        "inversion": {"guidance": 2.0},
-        "region": {"inversion": 1.0},
+        "inversion": {"guidance": 2.0, "outside_uniformity": 1.0},
         "mask": {"user": "replace"},
     },
 }
@@ -57,8 +60,9 @@ TOLD = {
 def test_evaluations_are_those_that_ran(
     editor: Editor, images: np.ndarray, name: str, source: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = SMALL.updated(VARIANTS.get(name) or {"source_context": "prompt"} | TOLD.get(name, {}))
-    masks = np.ones((2, 8, 8), np.float32) if config.region.inversion else None
+    condition = {} if name in VARIANTS else {"source": {"condition": "prompt"}}
+    config = SMALL.updated(VARIANTS.get(name) or TOLD[name]).updated(condition)
+    masks = np.ones((2, 8, 8), np.float32) if config.inversion.outside_uniformity else None
     calls: list[int] = []
 
     def counted(self, params, latent, time, condition, rules):
@@ -70,7 +74,7 @@ def test_evaluations_are_those_that_ran(
     compiled = (programs.invert, programs.denoise, programs.edit)
     for program in compiled:
         program.clear_cache()
-    told = source if config.source_context == "prompt" else None
+    told = source if config.source.condition == "prompt" else None
     result = editor.edit(images[:2], [[TARGET, "a cube"]] * 2, told, masks=masks, config=config)
     jax.effects_barrier()
     for program in compiled:
@@ -80,7 +84,9 @@ def test_evaluations_are_those_that_ran(
     # Prompts that say nothing are the null prompt; any that says something counts for all.
     if told is not None and not any(text.strip() for text in told):
         assert each == editor.evaluations(
-            config.updated({"source_context": "null"}), targets=2, user_mask=masks is not None
+            config.updated({"source": {"condition": "null"}}),
+            targets=2,
+            user_mask=masks is not None,
         )
     else:
         assert each == editor.evaluations(config, targets=2, user_mask=masks is not None)
@@ -91,8 +97,12 @@ def test_evaluations_are_those_that_ran(
 def test_counts_of_the_method(editor: Editor) -> None:
     released = EditConfig.load("released")
     assert editor.evaluations(released) == 300
-    assert editor.evaluations(released.updated({"auxiliary": "anchored"})) == 220
-    fewest = {"auxiliary": "anchored", "source": "anchored", "control": "none"}
+    assert editor.evaluations(released.updated({"auxiliary": {"latents": "anchored"}})) == 220
+    fewest = {
+        "auxiliary": {"latents": "anchored"},
+        "source": {"latents": "anchored"},
+        "control": "none",
+    }
     assert editor.evaluations(released.updated(fewest)) == 180
     assert editor.evaluations(released.updated({**fewest, "mask": {"t_mask": 21}})) == 153
     assert editor.evaluations(released, targets=3) == 150 + 3 * 150
@@ -190,7 +200,7 @@ def test_foreign_inversions_are_refused(editor: Editor, images: np.ndarray) -> N
         edit(inversion, z0[::-1])
     with pytest.raises(InputError, match='keep="all"'):
         editor.edit_latents(
-            z0, [TARGET] * 3, config=SMALL.updated({"source": "anchored"}),
+            z0, [TARGET] * 3, config=SMALL.updated({"source": {"latents": "anchored"}}),
             inversions=editor.invert(z0, uniformity=0.0, steps=6),
         )  # fmt: skip
 
@@ -299,7 +309,7 @@ def test_pixels_outside_the_mask_are_the_originals(editor: Editor, images: np.nd
 def test_a_user_mask_from_the_start_keeps_the_rest(editor: Editor, images: np.ndarray) -> None:
     masks = np.zeros((3, 8, 8), np.float32)
     config = SMALL.updated(
-        {"auxiliary": "original", "mask": {"user": "replace", "user_from_start": True}}
+        {"auxiliary": {"latents": "original"}, "mask": {"user": "replace", "user_from_start": True}}
     )
     result = editor.edit(images, [TARGET] * 3, masks=masks, config=config)
     assert float(np.asarray(result.masks).max()) == 0
@@ -321,7 +331,10 @@ def test_a_user_mask_from_the_start_keeps_the_rest(editor: Editor, images: np.nd
         ({"target": ["a"], "masks": np.ones((1, 4, 4), bool)}, r"\(1, 8, 8\) is needed"),
         ({"target": ["a"], "masks": np.full((1, 8, 8), 2, np.float32)}, "outside"),
         ({"target": ["a"], "masks": np.full((1, 8, 8), 255, np.uint8)}, "masks / 255"),
-        ({"target": ["a"], "config": SMALL.updated({"source_context": "prompt"})}, "source prompt"),
+        (
+            {"target": ["a"], "config": SMALL.updated({"source": {"condition": "prompt"}})},
+            "source prompt",
+        ),
         ({"target": ["a"], "images": np.zeros((1, 9, 8, 3), np.float32)}, "multiples of 4"),
         ({"target": ["a"], "images": np.zeros((1, 8, 8, 3), np.uint8)}, "uint8"),
         (
@@ -375,7 +388,7 @@ ZEROS = np.zeros((2, 4, 4, 4), np.float32)
         (lambda it: it.prepare(ZEROS, images=np.full((2, 8, 8, 3), 9.0)), "from 9 to 9"),
         (
             lambda it: it.prepare(
-                ZEROS, ["a"] * 3, config=SMALL.updated({"source_context": "prompt"})
+                ZEROS, ["a"] * 3, config=SMALL.updated({"source": {"condition": "prompt"}})
             ),
             "3 prompts for 2 images",
         ),
@@ -476,8 +489,8 @@ def test_bad_regions_are_refused(
 
 
 def test_a_region_of_the_inversion_needs_a_mask(editor: Editor, images: np.ndarray) -> None:
-    config = SMALL.updated({"region": {"inversion": 1.0}})
-    with pytest.raises(InputError, match="region.inversion needs"):
+    config = SMALL.updated({"inversion": {"outside_uniformity": 1.0}})
+    with pytest.raises(InputError, match="inversion.outside_uniformity needs"):
         editor.edit(images, [TARGET] * 3, config=config)
     # All inside: nothing is uniform.
     masks = np.ones((3, 8, 8), np.float32)
@@ -489,7 +502,7 @@ def test_a_region_of_the_inversion_needs_a_mask(editor: Editor, images: np.ndarr
 
 
 def test_a_regional_edit_equals_its_singles(editor: Editor, images: np.ndarray) -> None:
-    config = SMALL.updated({"region": {"target": 1.0}, "mask": {"rule": "auto"}})
+    config = SMALL.updated({"target": {"outside_uniformity": 1.0}, "mask": {"rule": "auto"}})
     targets = [TARGET, "a cube", "a red ball"]
     together = editor.edit(images, targets, config=config)
     assert 0.05 < float(np.asarray(together.masks).mean()) < 0.95

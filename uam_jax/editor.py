@@ -131,7 +131,7 @@ class Editor(LoadedModel):
         if keep not in ("needed", "all"):
             raise InputError(f"keep is {keep!r}: choose needed or all")
         config = replace(self.default_config, steps=steps, spacing=spacing)
-        everything = keep == "all" or config.source == "anchored"
+        everything = keep == "all" or config.source.latents == "anchored"
         levels = range(steps + 1) if everything else sorted({0, self.plan(config).depth, steps})
         key = self.inverter.key(
             z0.shape[0],
@@ -179,7 +179,7 @@ class Editor(LoadedModel):
           images: in [-1, 1]; sides are multiples of `size_multiple`.
           target: a prompt per picture, or a list of prompts per picture.
           source: what the pictures show: one prompt for all or one each; used where
-            `config.source_context` is "prompt".
+            `config.source.condition` is "prompt".
           masks: where each picture may change, in [0, 1]; see `config.mask.user`.
           inversions: of these pictures, to be used where `config` needs them.
           config: the model's `default_config` if not given.
@@ -289,7 +289,9 @@ class Editor(LoadedModel):
             plan=plan,
             z0=z0,
             start=source_inversion.at(config.steps),
-            trajectory=source_inversion.latents[:0:-1] if config.source == "anchored" else None,
+            trajectory=source_inversion.latents[:0:-1]
+            if config.source.latents == "anchored"
+            else None,
             told=per_image(self.condition(keys.source.prompts), z0.shape[0]),
             auxiliary=auxiliary,
             auxiliary_clean=clean,
@@ -338,12 +340,12 @@ class Editor(LoadedModel):
             per_target(prepared.masks),
             config.guidance,
             config.mask.quantile,
-            config.region.target or None,
+            config.target.outside_uniformity or None,
             plan=plan,
             rule="released" if config.mask.rule == "none" else config.mask.rule,
             radius=config.mask.radius,
             source_line=config.mask.source_line,
-            blocks=(config.control.block_start, config.control.block_end),
+            control=config.control,
             keep_masks=keep_masks,
             on=self.devices,
         )

@@ -138,7 +138,7 @@ def test_the_editor_gets_what_was_asked(tmp_path: Path, editor: FakeEditor, imag
     result = uam(
         "edit", image, "--target", "a", "--target", "b", "--source", "c", "--out", tmp_path / "out",
         "--mask", tmp_path / "mask.png", "--size", 128, "--config", "default",
-        "--set", "steps=7", "--set", "source_context=prompt", "--save-mask",
+        "--set", "steps=7", "--set", "source.condition=prompt", "--save-mask",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert "28 network evaluations per picture" in result.stderr

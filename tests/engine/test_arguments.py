@@ -149,5 +149,5 @@ def test_inversions_are_inversions() -> None:
     [(None, "prompt"), ("a", "prompt"), (["", "a"], "prompt"), ("", "null"), (["", " "], "null")],
 )
 def test_prompts_that_say_nothing_are_the_null_prompt(source: Any, context: str) -> None:
-    config = EditConfig().updated({"source_context": "prompt"})
-    assert settle_context(config, source).source_context == context
+    config = EditConfig().updated({"source": {"condition": "prompt"}})
+    assert settle_context(config, source).source.condition == context

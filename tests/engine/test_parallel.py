@@ -134,7 +134,7 @@ def test_an_edit_on_several_devices(
 LOOPS = (programs.invert, programs.denoise, programs.edit)
 MASKED = {
     "user mask": {"mask": {"rule": "none"}},
-    "region of the inversion": {"region": {"inversion": 1.0}},
+    "region of the inversion": {"inversion": {"outside_uniformity": 1.0}},
 }
 # Each has a loop that carries something of its own; the other variants change what it is told.
 CARRYING = ("default", "anchored source", "no control", "algorithm1", "auto", "region")
@@ -150,7 +150,7 @@ def test_every_kind_of_edit_under_shard_map(
     rng = np.random.default_rng(3)
     z0 = jnp.asarray(rng.normal(size=(3, 4, 4, 4)), jnp.float32)
     masks = (rng.uniform(size=(3, 8, 8)) > 0.5) * np.float32(1) if name in MASKED else None
-    source = "a red cube" if config.source_context == "prompt" else None
+    source = "a red cube" if config.source.condition == "prompt" else None
     made = []
     for each in (editor, editor.on(Devices.local(2))):
         for kept in LOOPS:
@@ -248,7 +248,7 @@ def test_arrays_may_lie_on_any_devices(
     monkeypatch.setattr(StableDiffusion, "predict", stand_in)
     for each in LOOPS:
         each.clear_cache()
-    config = SMALL.updated({"steps": 3, "source": "anchored", "preserve": "pixels"})
+    config = SMALL.updated({"steps": 3, "source": {"latents": "anchored"}, "preserve": "pixels"})
     rng = np.random.default_rng(3)
     images = jnp.asarray(rng.uniform(-1, 1, (4, 8, 8, 3)), jnp.float32)
     masks, targets = jnp.ones((4, 8, 8)), [[TARGET, "a cube"]] * 4

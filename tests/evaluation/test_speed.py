@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from checkpoint_files import TEXT, UNET, VAE, write_checkpoint
+from checkpoint_files import SCHEDULER, TEXT, UNET, VAE, write_checkpoint
 from tiny import tiny_editor
 from typer.testing import CliRunner, Result
 
@@ -125,7 +125,7 @@ def test_a_real_measurement_with_one_case_that_fails(tmp_path: Path) -> None:
     result = uam(
         "bench", "--model", model, "--out", out, "--device", "cpu", "--devices", 2, "--batch", 1,
         "--steps", 2, "--repeats", 2, "--peak", 0.5, "--size", 16, "--set", "mask.t_mask=600",
-        "--set", "auxiliary=original", "--set", "control=none",
+        "--set", "auxiliary.latents=original", "--set", "control=none",
         "--attention", "auto", "--attention", "cudnn", "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
@@ -227,8 +227,8 @@ def test_records_of_the_same_name_are_told_apart(
         ("default", {}, 20, 50 + 150),
         ("released", {}, 100, 50 + 150),
         ("default", {"inversion": {"uniformity": 1.0}}, 50 + 10, 150),
-        ("default", {"auxiliary_uniformity": 0.0}, 0, 50 + 10 + 150),
-        ("default", {"auxiliary": "original"}, 0, 50 + 150),
+        ("default", {"auxiliary": {"uniformity": 0.0}}, 0, 50 + 10 + 150),
+        ("default", {"auxiliary": {"latents": "original"}}, 0, 50 + 150),
     ],
 )
 def test_evaluations_are_told_apart_by_their_maps(

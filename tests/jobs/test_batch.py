@@ -196,7 +196,7 @@ def test_programs_are_counted_beforehand_and_no_picture_prompt_or_tail_compiles_
         Item("own", items[0].image, ("a cube",), settings=("guidance=2", "mask.quantile=0.2")),
         Item("shared", items[1].image, ("a cube",), settings=("mask.rule=auto",)),
     ]
-    config = CONFIG.updated({"steps": 4, "auxiliary": "original"})
+    config = CONFIG.updated({"steps": 4, "auxiliary": {"latents": "original"}})
     all_of_them = [each for each in vars(programs).values() if isinstance(each, Program)]
 
     def compiled() -> int:
@@ -306,7 +306,9 @@ def test_a_kept_inversion_is_of_one_picture_whatever_its_batch(
         write_image(tmp_path / f"mask{number}.png", mask)
         source, own = f"a cube {number}", f"{tmp_path}/mask{number}.png"
         masked.append(Item(item.id, item.image, item.targets, source=source, mask=own))
-    config = CONFIG.updated({"region": {"inversion": 0.5}, "source_context": "prompt"})
+    config = CONFIG.updated(
+        {"inversion": {"outside_uniformity": 0.5}, "source": {"condition": "prompt"}}
+    )
     cache = InversionCache(tmp_path / "cache")
     job(editor, masked, tmp_path / "first", cache=cache, config=config)
     calls = []
@@ -485,7 +487,7 @@ def test_settings_of_an_item_are_its_own(
     with pytest.raises(InputError, match="item own: --set guidanse=8: unknown"):
         job(editor, [Item("own", items[0].image, ("a",), settings=("guidanse=8",))], tmp_path)
     with pytest.raises(InputError, match="item set/0 has no source prompt"):
-        job(editor, items[:1], tmp_path, config=CONFIG.updated({"source_context": "prompt"}))
+        job(editor, items[:1], tmp_path, config=CONFIG.updated({"source": {"condition": "prompt"}}))
 
 
 def test_what_a_batch_may_not_be_asked_fails_that_batch_alone(
@@ -500,8 +502,10 @@ def test_what_a_batch_may_not_be_asked_fails_that_batch_alone(
 def test_regions_without_a_mask_are_refused_before_the_job(
     items: list[Item], editor: Editor, tmp_path: Path
 ) -> None:
-    config = CONFIG.updated({"region": {"inversion": 0.5}})
-    with pytest.raises(InputError, match="item set/0 has no mask, and region.inversion"):
+    config = CONFIG.updated({"inversion": {"outside_uniformity": 0.5}})
+    with pytest.raises(
+        InputError, match="item set/0 has no mask, and inversion.outside_uniformity"
+    ):
         job(editor, items[:1], tmp_path / "out", config=config)
     assert not (tmp_path / "out").exists()
 

@@ -8,7 +8,15 @@ import jax
 import pytest
 
 from uam_jax.errors import InputError
-from uam_jax.method.config import ControlConfig, EditConfig, InversionConfig, MaskConfig
+from uam_jax.method.config import (
+    AuxiliaryConfig,
+    EditConfig,
+    InversionConfig,
+    MaskConfig,
+    SourceConfig,
+)
+from uam_jax.method.controls import MasaCtrl, NoControl
+from uam_jax.method.inversions import DDIM, FixedPoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -27,13 +35,12 @@ def test_released_preset_is_the_released_run() -> None:
     expected = EditConfig(
         steps=50,
         guidance=7.5,
-        source_context="null",
-        source="replay",
-        auxiliary="replay",
+        source=SourceConfig(condition="null", latents="replay"),
+        auxiliary=AuxiliaryConfig(latents="replay", uniformity=1.0),
         preserve="latent",
-        inversion=InversionConfig(uniformity=0.0, guidance=1.0),
+        inversion=InversionConfig(method=DDIM(), uniformity=0.0, guidance=1.0),
         mask=MaskConfig(rule="released", quantile=0.5, t_mask=200, radius=1, source_line=True),
-        control=ControlConfig(kind="masactrl", step_start=4, block_start=10),
+        control=MasaCtrl(step_start=4, block_start=10),
     )
     assert EditConfig.load("released") == expected
 
@@ -53,9 +60,7 @@ def test_file_changes_only_what_it_names(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('steps = 20\ncontrol = "none"\n[mask]\nquantile = 1\n')
     config = EditConfig.load(path)
-    assert config == EditConfig(
-        steps=20, control=ControlConfig(kind="none"), mask=MaskConfig(quantile=1.0)
-    )
+    assert config == EditConfig(steps=20, control=NoControl(), mask=MaskConfig(quantile=1.0))
     assert isinstance(config.mask.quantile, float)
 
 
@@ -65,7 +70,7 @@ def test_overrides_are_toml_values_or_bare_words_and_the_last_wins() -> None:
         [
             "guidance=5",
             "mask.rule=algorithm1",
-            'source_context = "prompt"',
+            'source.condition = "prompt"',
             "mask.source_line=false",
             "control.step_start=2",
             "control=none",
@@ -76,10 +81,10 @@ def test_overrides_are_toml_values_or_bare_words_and_the_last_wins() -> None:
     )
     assert (config.guidance, config.steps) == (5.0, 25)
     assert config.mask == MaskConfig(rule="algorithm1", source_line=False)
-    assert config.source_context == "prompt"
-    assert config.control == ControlConfig(kind="none", step_start=2)
+    assert config.source == SourceConfig(condition="prompt")
+    assert config.control == NoControl()
     assert config.inversion == InversionConfig(uniformity=1.0, guidance=2.5)
-    assert config.auxiliary == "replay"
+    assert config.auxiliary.latents == "replay"
 
 
 @pytest.mark.parametrize(
@@ -89,12 +94,27 @@ def test_overrides_are_toml_values_or_bare_words_and_the_last_wins() -> None:
         ("quantile=0.3", ["unknown key quantile", "did you mean mask.quantile?"]),
         ("mask.quantil=0.3", ["unknown key mask.quantil ", "did you mean mask.quantile?"]),
         ("maks.quantile=0.3", ["unknown key maks", "mask.quantile"]),
-        ("zzz=1", ["unknown key zzz;", "steps, guidance"]),
+        ("zzz=1", ["unknown key zzz;", "steps, guidance", "control.kind"]),
         ("mask.rule=relaesed", ["released, algorithm1, auto, none", "did you mean released?"]),
         ("mask.rule=1", ["mask.rule is 1", "released, algorithm1, auto, none"]),
-        ("control=p2p", ["control.kind is 'p2p'", "none, masactrl"]),
+        ("control=p2p", ["control.kind is 'p2p'", "none, masactrl", "module:Class"]),
+        ("control=masactl", ["did you mean masactrl?"]),
+        ("control.kind=3", ["control.kind is 3", "none, masactrl"]),
         ("control=3", ["control is 3", "a table"]),
         ("mask=none", ["mask is 'none'", "a table"]),
+        ("control.step_start=-1", ["from 0 to 1000 (its first denoising step)"]),
+        ("inversion=3", ["inversion is 3", "a table"]),
+        ("inversion=none", ["inversion.kind is 'none'", "ddim, fixed_point"]),
+        ("inversion.iterations=1", ["belongs to the kind fixed_point", "inversion is ddim"]),
+        ("inversion={kind='fixed_point', iterations=21}", ["inversion.iterations is 21"]),
+        ("inversion.method=ddim", ["unknown key inversion.method", "inversion.kind"]),
+        ("source=replay", ["source is now source.latents"]),
+        ("source_context=null", ["source_context is now source.condition"]),
+        ("auxiliary=replay", ["auxiliary is now auxiliary.latents"]),
+        ("auxiliary_uniformity=1", ["is now auxiliary.uniformity"]),
+        ("region.inversion=1", ["region.inversion is now inversion.outside_uniformity"]),
+        ("region.target=1", ["region.target is now target.outside_uniformity"]),
+        ("region.x=1", ["unknown key region"]),
         ("steps=0", ["steps is 0", "an integer from 1 to 1000"]),
         ("steps=1001", ["steps is 1001"]),
         ("steps=50.0", ["steps is 50.0", "an integer"]),
@@ -137,6 +157,8 @@ def test_direct_construction_is_checked_too() -> None:
         ("[mask]\nquantile = 'high'", "mask.quantile is 'high'"),
         ("[msk]\nquantile = 0.5", "unknown key msk (did you mean mask"),
         ("[steps]\nx = 1", "steps is {'x': 1}"),
+        ("[region]\ntarget = 0.5", "region.target is now target.outside_uniformity"),
+        ("control = 'none'\n[mask]\nx = 1", "unknown key mask.x"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, text: str, says: str) -> None:
@@ -187,18 +209,40 @@ def test_round_trip_and_fingerprint() -> None:
     assert all(len(text) == 16 and int(text, 16) >= 0 for text in prints)
 
 
-def test_a_spacing_of_ones_own_is_told_and_none_is_not() -> None:
-    assert "spacing" not in EditConfig().to_dict()
+def test_a_spacing_is_the_models_own_or_another() -> None:
     own = EditConfig.load("default", ["spacing=trailing"])
-    assert (
-        own.to_dict()["spacing"] == "trailing" and own.fingerprint() != EditConfig().fingerprint()
-    )
-    assert EditConfig().updated(own.to_dict()) == own
+    assert own.spacing == "trailing" and own.fingerprint() != EditConfig().fingerprint()
     assert own.overridden(['spacing=""']) == EditConfig()
-    # As it was before there was a spacing: jobs and caches know it by this.
-    assert EditConfig().fingerprint() == "27805ba6a68371b3"
     with pytest.raises(InputError, match=r"spacing is 'karras'; the choices are leading, trailing"):
         EditConfig(spacing="karras")
+
+
+def test_the_fingerprint_is_the_same_everywhere() -> None:
+    # Jobs and caches know a config by it.
+    assert EditConfig().fingerprint() == "596ce0ba32876b61"
+
+
+def test_another_kind_begins_with_its_own_defaults_and_the_same_keeps_its_values() -> None:
+    config = EditConfig().overridden(["control.step_start=2", "control=masactrl"])
+    assert config.control == MasaCtrl(step_start=2)
+    config = config.overridden(["control=none", "control={step_end=9, kind='masactrl'}"])
+    assert config.control == MasaCtrl(step_end=9)
+    with pytest.raises(InputError, match="belongs to the kind masactrl, and control is none: set"):
+        EditConfig(control=NoControl()).overridden(["control.step_start=2"])
+
+
+def test_the_keys_of_an_inversion_stand_beside_those_that_all_have() -> None:
+    config = EditConfig().updated(
+        {"inversion": {"iterations": 3, "kind": "fixed_point", "uniformity": 1}}
+    )
+    assert config.inversion == InversionConfig(method=FixedPoint(iterations=3), uniformity=1.0)
+    table = config.to_dict()["inversion"]
+    assert table == {
+        "kind": "fixed_point", "iterations": 3, "anderson": False,
+        "uniformity": 1.0, "guidance": 1.0, "outside_uniformity": 0.0,
+    }  # fmt: skip
+    assert EditConfig().updated(config.to_dict()) == config
+    assert config.overridden(["inversion=ddim"]).inversion == InversionConfig(uniformity=1.0)
 
 
 def test_a_config_is_a_static_argument() -> None:

@@ -87,7 +87,7 @@ def run(
         _, kept = denoise_with_clean(network.uniform, top, down, last=plan.blended)
     return edit(
         network.branches,
-        trajectory[:0:-1] if config.source == "anchored" else trajectory[-1],
+        trajectory[:0:-1] if config.source.latents == "anchored" else trajectory[-1],
         trajectory[-1],
         SCHEDULE.denoising(config.steps),
         segments,
@@ -108,23 +108,35 @@ def plan_of(config: EditConfig, *, user_mask: bool = False) -> Plan:
     ("changes", "targets", "expected"),
     [
         ({}, 1, 6 * 50),
-        ({"auxiliary": "anchored"}, 1, 4 * 50 + 2 * 10),
-        ({"auxiliary": "anchored", "source": "anchored", "control": "none"}, 1, 3 * 50 + 3 * 10),
-        ({"auxiliary": "anchored", "source": "anchored"}, 1, 50 + 100 + 46 + 2 * 10),
-        ({"auxiliary": "original"}, 1, 4 * 50),
+        ({"auxiliary": {"latents": "anchored"}}, 1, 4 * 50 + 2 * 10),
+        (
+            {
+                "auxiliary": {"latents": "anchored"},
+                "source": {"latents": "anchored"},
+                "control": "none",
+            },
+            1,
+            3 * 50 + 3 * 10,
+        ),
+        (
+            {"auxiliary": {"latents": "anchored"}, "source": {"latents": "anchored"}},
+            1,
+            50 + 100 + 46 + 2 * 10,
+        ),
+        ({"auxiliary": {"latents": "original"}}, 1, 4 * 50),
         # The source inversion and the auxiliary branch are shared, the branches of the edit not.
         ({}, 3, 3 * 50 + 3 * 150),
         # A source that is told its prompt takes two rows where it is guided.
-        ({"source_context": "prompt"}, 1, 7 * 50),
-        ({"source_context": "prompt", "inversion": {"guidance": 3}}, 1, 8 * 50),
+        ({"source": {"condition": "prompt"}}, 1, 7 * 50),
+        ({"source": {"condition": "prompt"}, "inversion": {"guidance": 3}}, 1, 8 * 50),
         # Guidance between the same two contexts is none.
         ({"inversion": {"guidance": 3}}, 1, 6 * 50),
         ({"guidance": 1}, 1, 5 * 50),
-        ({"guidance": 1, "source_context": "prompt"}, 1, 5 * 50),
+        ({"guidance": 1, "source": {"condition": "prompt"}}, 1, 5 * 50),
         # A source inverted with uniform maps and no prompt is the auxiliary's inversion.
         ({"inversion": {"uniformity": 1}}, 1, 5 * 50),
-        ({"inversion": {"uniformity": 1}, "auxiliary": "anchored"}, 1, 4 * 50 + 10),
-        ({"inversion": {"uniformity": 1}, "source_context": "prompt"}, 1, 7 * 50),
+        ({"inversion": {"uniformity": 1}, "auxiliary": {"latents": "anchored"}}, 1, 4 * 50 + 10),
+        ({"inversion": {"uniformity": 1}, "source": {"condition": "prompt"}}, 1, 7 * 50),
         # Without a blend nothing needs the auxiliary; without control as well, nor the source.
         ({"mask": {"t_mask": 0}}, 1, 4 * 50),
         ({"mask": {"rule": "none"}}, 1, 4 * 50),
@@ -133,11 +145,15 @@ def plan_of(config: EditConfig, *, user_mask: bool = False) -> Plan:
         ({"mask": {"rule": "none"}, "control": {"step_end": 4}}, 1, 3 * 50),
         # An anchored source is evaluated in the control's window and in the blended steps.
         (
-            {"source": "anchored", "auxiliary": "original", "control": {"step_end": 20}},
+            {
+                "source": {"latents": "anchored"},
+                "auxiliary": {"latents": "original"},
+                "control": {"step_end": 20},
+            },
             1,
             50 + 100 + 16 + 10,
         ),
-        ({"mask": {"t_mask": 1000}, "auxiliary": "anchored"}, 1, 6 * 50),
+        ({"mask": {"t_mask": 1000}, "auxiliary": {"latents": "anchored"}}, 1, 6 * 50),
     ],
 )
 def test_counts(changes: dict, targets: int, expected: int) -> None:
@@ -154,7 +170,7 @@ def test_counts(changes: dict, targets: int, expected: int) -> None:
     ],
 )
 def test_counts_with_a_user_mask(mask: dict, expected: int) -> None:
-    config = RELEASED.updated({"auxiliary": "anchored", "mask": mask})
+    config = RELEASED.updated({"auxiliary": {"latents": "anchored"}, "mask": mask})
     assert plan_of(config, user_mask=True).evaluations() == expected
     # Where the mask stands in for the rule, and there is no control, nothing needs the source.
     free = plan_of(config.updated({"control": "none"}), user_mask=True).evaluations()
@@ -175,10 +191,9 @@ def test_segments_of_the_released_run() -> None:
 COMBINATIONS = [
     {
         "steps": 9,
-        "source": source,
-        "auxiliary": auxiliary,
+        "source": {"latents": source, "condition": context},
+        "auxiliary": {"latents": auxiliary},
         "control": control,
-        "source_context": context,
         "guidance": guidance,
         "inversion": {"uniformity": uniformity},
         "mask": {"t_mask": 500, **mask},

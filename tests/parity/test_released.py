@@ -57,7 +57,7 @@ CASES = [
         pytest.param({"mask": {"rule": "algorithm1"}}, i, id=f"algorithm1-{i}")
         for i in (40, 44, 49)
     ),
-    *(pytest.param({"source_context": "prompt"}, i, id=f"prompt-{i}") for i in (40, 49)),
+    *(pytest.param({"source": {"condition": "prompt"}}, i, id=f"prompt-{i}") for i in (40, 49)),
 ]
 
 
@@ -293,7 +293,7 @@ def test_a_step_from_shared_latents(
     reference: Reference, editor: Editor, run: Run, changes: dict, i: int
 ) -> None:
     config = EditConfig.load("released").updated(changes)
-    told = reference.null if config.source_context == "null" else reference.source
+    told = reference.null if config.source.condition == "null" else reference.source
     state, _ = run[i]
     expected = reference.step(i, state, told=told, rule=config.mask.rule)
     plan = editor.plan(config)

@@ -38,7 +38,7 @@ CASES = {
         "default",
         {
             "guidance": 2.0,
-            "source": "anchored",
+            "source": {"latents": "anchored"},
             "control": {"kind": "none"},
             "mask": {"rule": "auto", "radius": 0},
         },
@@ -143,10 +143,10 @@ def test_pictures(ours: Editor, theirs: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"source_context": "prompt"}, "source_context"),
+        ({"source": {"condition": "prompt"}}, "source.condition"),
         ({"inversion": {"uniformity": 1.0}}, "inversion"),
-        ({"auxiliary": "original"}, "auxiliary"),
-        ({"region": {"target": 0.5}}, "region"),
+        ({"auxiliary": {"latents": "original"}}, "auxiliary"),
+        ({"target": {"outside_uniformity": 0.5}}, "outside_uniformity"),
         ({"mask": {"rule": "algorithm1"}}, "mask.rule"),
     ],
 )

@@ -49,7 +49,7 @@ def _read(settings: Mapping[str, Any]) -> Recommended:
     if words is not None and not all(isinstance(word, str) for word in words):
         raise InputError("words must be a list of words")
     try:
-        config = EditConfig.load("default").updated(settings.get("default", {}))
+        config = EditConfig.load("default").updated(settings.get("default", {}), imports=False)
     except InputError as error:
         raise InputError(f"[default] {error}") from None
     return Recommended(

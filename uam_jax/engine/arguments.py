@@ -3,7 +3,6 @@
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -50,16 +49,18 @@ def _text(given: Any) -> str:
 
 def source_prompts(source: Prompts | None, config: EditConfig) -> Prompts:
     """What the source branch and its inversion are told."""
-    if config.source_context == "null":
+    if config.source.condition == "null":
         if source is not None:
             warnings.warn(
-                'the source prompt is ignored: source_context is "null"; set it to "prompt" to use it',
+                'the source prompt is ignored: source.condition is "null"; set it to "prompt" to use it',
                 UserWarning,
                 stacklevel=4,
             )
         return ""
     if source is None:
-        raise InputError('source_context is "prompt": give the source prompt, or set it to "null"')
+        raise InputError(
+            'source.condition is "prompt": give the source prompt, or set it to "null"'
+        )
     return source
 
 
@@ -70,7 +71,7 @@ def settle_context(config: EditConfig, source: Prompts | None) -> EditConfig:
     """
     if source is None or any(prompt_list(source)):
         return config
-    return replace(config, source_context="null")
+    return config.updated({"source": {"condition": "null"}})
 
 
 def per_image(condition: Condition, count: int) -> Condition:
@@ -254,10 +255,13 @@ def checked_regions(
 def inversion_regions(
     allowed: Float[Array, "b h w 1"] | None, config: EditConfig
 ) -> Float[np.ndarray, "1 b h w"] | None:
-    """Where the source's inversion is uniform, by `config.region.inversion` and the user's mask."""
-    if not config.region.inversion:
+    """Where the source's inversion is uniform, by `config.inversion.outside_uniformity` and the user's mask."""
+    outside = config.inversion.outside_uniformity
+    if not outside:
         return None
     if allowed is None:
-        raise InputError("region.inversion needs to know the region before the edit: give a mask")
+        raise InputError(
+            "inversion.outside_uniformity needs to know the region before the edit: give a mask"
+        )
     inside = np.asarray(allowed)[None, ..., 0]
-    return inside * config.inversion.uniformity + (1 - inside) * config.region.inversion
+    return inside * config.inversion.uniformity + (1 - inside) * outside

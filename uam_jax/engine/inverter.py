@@ -18,6 +18,7 @@ from uam_jax.engine.parallel import Devices
 from uam_jax.engine.predictors import Network
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig
+from uam_jax.method.inversions import DDIM
 from uam_jax.method.plan import Plan
 from uam_jax.method.schedule import warn_of_little_noise
 from uam_jax.types import Condition, Latent
@@ -35,7 +36,7 @@ class Keys(NamedTuple):
     def levels(self, plan: Plan, config: EditConfig) -> dict[InversionKey, tuple[int, ...]]:
         """The levels that the edit needs of each."""
         levels: dict[InversionKey, set[int]] = {self.source: {0, config.steps}}
-        if config.source == "anchored":
+        if config.source.latents == "anchored":
             levels[self.source].update(range(config.steps))
         if plan.depth:
             levels.setdefault(self.auxiliary, set()).update({0, plan.depth})
@@ -107,6 +108,8 @@ class Inverter:
     ) -> Keys:
         """The inversions that an edit of `count` images takes."""
         inversion = config.inversion
+        if inversion.method != DDIM():
+            raise InputError("inversion.kind must be ddim: no other inversion is run yet")
         return Keys(
             source=self.key(
                 count,
@@ -120,7 +123,7 @@ class Inverter:
             auxiliary=self.key(
                 count,
                 "",
-                uniformity=config.auxiliary_uniformity,
+                uniformity=config.auxiliary.uniformity,
                 steps=config.steps,
                 spacing=config.spacing,
             ),

@@ -202,18 +202,17 @@ class LoadedModel:
         Edits that have a name in common share the program.
         """
         plan = self.plan(config, user_mask=user_mask)
-        prompts = "x" if config.source_context == "prompt" else ""
+        prompts = "x" if config.source.condition == "prompt" else ""
         keys = self.inverter.keys(1, prompts, config)
-        regions = user_mask and config.region.inversion > 0
-        mask, control = config.mask, config.control
-        blocks = control.block_start, control.block_end, config.region.target > 0
-        details = mask.rule, mask.radius, mask.source_line, *blocks, keys.source.spacing
-        replayed = config.source == "replay"
+        regions = user_mask and config.inversion.outside_uniformity > 0
+        mask, regional = config.mask, config.target.outside_uniformity > 0
+        details = mask.rule, mask.radius, mask.source_line, config.control, regional
+        replayed = config.source.latents == "replay"
         names: list[tuple[Any, ...]] = [
             ("encode",),
             ("decode",),
             ("error_map",),
-            ("edit", plan, user_mask, replayed, *details),
+            ("edit", plan, user_mask, replayed, *details, keys.source.spacing),
             ("signals", replayed and plan.segments[-1].source),
         ]
         for key, levels in keys.levels(plan, config).items():

@@ -5,16 +5,16 @@ branched on inside it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from uam_jax.method.controls.masactrl import mutual_self_attention, source_of_rows
+from uam_jax.method.controls import Control
 from uam_jax.method.edit import Branches, BranchPredictor
-from uam_jax.method.plan import Plan
+from uam_jax.method.plan import Plan, Row
 from uam_jax.method.schedule import Schedule, to_noise
 from uam_jax.method.uniform import MixedMaps, UniformMaps
 from uam_jax.models import Denoiser
@@ -105,9 +105,9 @@ def branch_predictor(
     source: Condition,
     target: Condition,
     guidance: Scalar,
-    blocks: tuple[int, int],
+    control: Control,
 ) -> BranchPredictor:
-    """Source and target side by side in one batch, with mutual self-attention where it is active.
+    """Source and target side by side in one batch, under the rules of the control.
 
     Args:
       network: the denoiser and its schedule.
@@ -117,7 +117,7 @@ def branch_predictor(
       source: the source branch's condition.
       target: the target branch's condition.
       guidance: scale of both branches.
-      blocks: the transformer blocks that the control acts on, [first, end).
+      control: gives the rules of each call.
     """
     conditions = {"source": source, "target": target}
     rows = {"source": plan.source_rows, "target": plan.target_rows}
@@ -129,25 +129,20 @@ def branch_predictor(
         uniformity: Float[Array, "b h w 1"] | None = None,
     ) -> Branches:
         names = [name for name in ("source", "target") if name in latents]
-        batch, given = [], []
+        batch, given, order = [], [], []
         for name in names:
             pairs = latents[name].shape[0]
             batch += [latents[name]] * rows[name]
             given += [_rows(each, pairs) for each in (null, conditions[name])[-rows[name] :]]
-        own = None
-        if controlled:
-            taken_from = source_of_rows(
-                latents["target"].shape[0],
-                source_rows=rows["source"],
-                target_rows=rows["target"],
-            )
-            own = mutual_self_attention(taken_from, block_start=blocks[0], block_end=blocks[1])
+            order += [Row(name, "null", "unguided"), Row(name, name)][-rows[name] :]
+        active = frozenset(control.windows(plan.steps) if controlled else ())
+        rules = control.rules(order, latents["target"].shape[0], active, {})
         regions = None
         if uniformity is not None:
             share = {"target": uniformity, "source": jnp.zeros_like(uniformity)}
             shares = [share[name] for name in names for _ in range(rows[name])]
             regions = Regions(jnp.concatenate(shares)[None, ..., 0], null)
-        rules = Rules(cross=_map_rule(0.0, regions), own=own)
+        rules = replace(rules, cross=_map_rule(0.0, regions) or rules.cross)
         noise, _ = network.noise(params, jnp.concatenate(batch), step, _stack(given), rules)
         guided, first = {}, 0
         for name in names:

@@ -16,6 +16,7 @@ from uam_jax.engine.parallel import platform_of, program
 from uam_jax.engine.predictors import Network, branch_predictor, predictor
 from uam_jax.method import confidence, ddim
 from uam_jax.method.confidence import Signals, edit_signals
+from uam_jax.method.controls import Control
 from uam_jax.method.edit import EditTrace
 from uam_jax.method.edit import edit as run_branches
 from uam_jax.method.masks import Rule
@@ -119,7 +120,7 @@ def denoise(
 
 
 @program(
-    static=["network", "plan", "rule", "radius", "source_line", "blocks", "keep_masks"],
+    static=["network", "plan", "rule", "radius", "source_line", "control", "keep_masks"],
     batched={
         "start": 0,
         "trajectory": 1,
@@ -146,12 +147,12 @@ def edit(
     rule: Rule,
     radius: int,
     source_line: bool,
-    blocks: tuple[int, int],
+    control: Control,
     keep_masks: bool,
 ) -> EditTrace:
     """The source and target branches from `start`; the source is anchored on its `trajectory`, if given."""
     predict = branch_predictor(
-        network, params, plan, **conditions, guidance=guidance, blocks=blocks
+        network, params, plan, **conditions, guidance=guidance, control=control
     )
     return run_branches(
         predict,

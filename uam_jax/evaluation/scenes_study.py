@@ -95,7 +95,7 @@ class _EditWorker(ChunkWorker[ScenesStudy]):
         )
         chunk = self.encoded(batch)
         truth, items = self._truth, chunk.items
-        source = list(items.sources) if config.source_context == "prompt" else None
+        source = list(items.sources) if config.source.condition == "prompt" else None
         inversions = self._shared_inversions(chunk, config, source) if share else None
         masks = _masks(truth, config)
         pictures = jnp.asarray(chunk.pictures)
@@ -203,5 +203,6 @@ class _EditWorker(ChunkWorker[ScenesStudy]):
 
 def _masks(truth: Truth, config: EditConfig) -> Any:
     """The exact masks, in place of a user's, for methods that need one; else None."""
-    needed = config.mask.user == "replace" or config.mask.user_from_start or config.region.inversion
+    regional = config.inversion.outside_uniformity
+    needed = config.mask.user == "replace" or config.mask.user_from_start or regional
     return jnp.asarray(truth.region, jnp.float32) if needed else None

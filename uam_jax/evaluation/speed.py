@@ -177,7 +177,7 @@ def _task(
 ) -> tuple[Callable[[], Any], int, Mapping[str, int]]:
     """A task's function, the number of its results, and the evaluations per result by kind of maps."""
     side, count = case.size or editor.native_size, case.batch * case.devices
-    source = SOURCE if config.source_context == "prompt" else None
+    source = SOURCE if config.source.condition == "prompt" else None
     if task == "invert":
         z0 = editor.encode(_pictures(count, side))
         return (
@@ -210,7 +210,7 @@ def evaluations_by_maps(config: "EditConfig", plan: "Plan", targets: int = 1) ->
     counted = {"uniform": 0, "text": edit}
     counted["uniform" if config.inversion.uniformity == 1 else "text"] += inversion
     auxiliary = plan.evaluations(targets) - edit - inversion
-    counted["uniform" if config.auxiliary_uniformity == 1 else "text"] += auxiliary
+    counted["uniform" if config.auxiliary.uniformity == 1 else "text"] += auxiliary
     return counted
 
 

@@ -95,7 +95,7 @@ class JobPlan:
         return list(self.groups[index::count])
 
     def config_of(self, bucket: Bucket) -> EditConfig:
-        return self.config.overridden(bucket.settings)
+        return self.config.overridden(bucket.settings, imports=False)
 
     def describe(self, editor: "Editor", done: int) -> dict[str, Any]:
         """What the job takes, told before it runs."""
@@ -154,17 +154,17 @@ def plan_job(
             own = plan.config_of(members.bucket)
         except InputError as error:
             raise InputError(f"item {first.id}: {error}") from None
-        if own.region.inversion and not members.bucket.masked:
+        if own.inversion.outside_uniformity and not members.bucket.masked:
             raise InputError(
-                f"item {first.id} has no mask, and region.inversion is uniform outside of it: give it, "
-                "or --set region.inversion=0"
+                f"item {first.id} has no mask, and inversion.outside_uniformity acts outside of it: give it, "
+                "or --set inversion.outside_uniformity=0"
             )
-        if own.source_context == "prompt":
+        if own.source.condition == "prompt":
             for item in members.items:
                 if item.source is None:
                     raise InputError(
-                        f'item {item.id} has no source prompt, and source_context is "prompt": give it, '
-                        "or --set source_context=null"
+                        f'item {item.id} has no source prompt, and source.condition is "prompt": give it, '
+                        "or --set source.condition=null"
                     )
         else:
             told = next((item.source for item in members.items if item.source is not None), None)

@@ -85,7 +85,7 @@ class EditWorker:
         items = [item for slot in used if (item := batch.items[slot]) is not None]
         pixels = batch.pixels[used]
         sources = None
-        if config.source_context == "prompt":
+        if config.source.condition == "prompt":
             sources = [item.source or "" for item in items]
         z0 = self.editor.encode(jnp.asarray(pixels))
         masks = None if batch.weights is None else jnp.asarray(batch.weights[used])

@@ -1,177 +1,159 @@
-"""What an edit is to do, as one frozen value: from a preset or a TOML file, then `--set key=value`.
+"""The settings of an edit as one frozen value: from a preset or a TOML file, then `--set key=value`.
 
-Keys are dotted (`mask.quantile`). An unknown key, a wrong type and a value out of range are
-`InputError`s that name the valid ones. The field defaults are the preset `default`.
+Keys are dotted (`mask.quantile`), and grouped by what they act on. An unknown key, a wrong type and a value out
+of range are `InputError`s that name the valid ones. The field defaults are the preset `default`.
 """
 
-import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    NamedTuple,
-    Self,
-    get_args,
-    get_origin,
-)
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from uam_jax.errors import InputError
 from uam_jax.files import local_path, read_text
+from uam_jax.method.controls import CONTROLS, Control, MasaCtrl
+from uam_jax.method.inversions import DDIM, INVERSIONS, InversionMethod
 from uam_jax.method.plan import Plan, segments
+from uam_jax.method.section import (
+    Between,
+    Count,
+    Kinds,
+    Scale,
+    Section,
+    Share,
+    leaves,
+    suggestion,
+)
 
-NAMES = {bool: "true or false", int: "an integer", float: "a number"}
-"""How error messages call the types of values."""
-
-
-class Between(NamedTuple):
-    """The range of a number, both ends included."""
-
-    least: float
-    most: float
-
-    def __str__(self) -> str:
-        return f" from {self.least:g} to {self.most:g}"
-
-
-Share = Annotated[float, Between(0, 1)]
-Count = Annotated[int, Between(0, 1000)]
-Scale = Annotated[float, Between(0, 1000)]
-
-
-class _Section:
-    """A table of the config: checks its own fields, so that no invalid value can exist."""
-
-    prefix: ClassVar[str] = ""
-    __no_type_check__ = True  # by annotation, in tests: these checks come first and say more
-
-    def __post_init__(self) -> None:
-        for item in fields(self):  # type: ignore[arg-type]
-            value = _checked(self.prefix + item.name, getattr(self, item.name), item.type)
-            object.__setattr__(self, item.name, value)
+RENAMED = {
+    "source": "source.latents",
+    "source_context": "source.condition",
+    "auxiliary": "auxiliary.latents",
+    "auxiliary_uniformity": "auxiliary.uniformity",
+    "region.inversion": "inversion.outside_uniformity",
+    "region.target": "target.outside_uniformity",
+}
+"""Keys of former versions, and their names now."""
 
 
 @dataclass(frozen=True)
-class InversionConfig(_Section):
-    """How the source is inverted.
+class SourceConfig(Section):
+    """The source branch: the picture as it is."""
 
-    Attributes:
-      uniformity: of the cross-attention maps, from 0 (the text's) to 1 (uniform).
-      guidance: scale; 1 is none.
-    """
-
-    prefix = "inversion."
-    uniformity: Share = 0.0
-    guidance: Scale = 1.0
-
-
-@dataclass(frozen=True)
-class MaskConfig(_Section):
-    """Where the original is preserved, see `masks` and `edit`.
-
-    Attributes:
-      rule: the adaptive mask; "auto" finds its threshold for each image, "none" leaves it to the
-        user's mask, if there is one.
-      quantile: q at the last step, of the rules "released" and "algorithm1".
-      t_mask: blended are the steps whose timestep is below it.
-      radius: of the dilation, in latent pixels.
-      threshold: where the pixels are preserved, a pixel counts as edited that was free in this share of
-        the blended steps and channels.
-      source_line: blend the replayed source branch too.
-      user: a user's mask limits the adaptive one ("intersect") or stands in for it ("replace").
-      user_from_start: a user's mask holds from the first step on, not only below t_mask.
-    """
-
-    prefix = "mask."
-    rule: Literal["released", "algorithm1", "auto", "none"] = "released"
-    quantile: Share = 0.5
-    t_mask: Count = 200
-    radius: Annotated[int, Between(0, 64)] = 1
-    threshold: Share = 0.3
-    source_line: bool = True
-    user: Literal["intersect", "replace"] = "intersect"
-    user_from_start: bool = False
+    prefix: ClassVar[str] = "source."
+    condition: Annotated[
+        Literal["null", "prompt"], "condition of the source branch and of its inversion"
+    ] = "null"
+    latents: Annotated[
+        Literal["replay", "anchored"],
+        "of the source branch: denoised again, or anchored on those of its inversion",
+    ] = "replay"
 
 
 @dataclass(frozen=True)
-class RegionConfig(_Section):
-    """Cross-attention that is uniform outside the region to be edited and the text's inside.
+class InversionConfig(Section):
+    """How the source is inverted; `kind` and the fields of `method` are keys of the same table."""
 
-    Attributes:
-      inversion: uniformity outside the user's mask in the source's inversion; 0: none.
-      target: uniformity outside the user's mask, or else outside the one that is found as in the rule
-        "auto", on the target branch; 0: none.
-    """
-
-    prefix = "region."
-    inversion: Share = 0.0
-    target: Share = 0.0
-
-
-@dataclass(frozen=True)
-class ControlConfig(_Section):
-    """Which attention control acts on the target branch, and where.
-
-    Attributes:
-      kind: the control.
-      step_start: its first denoising step.
-      step_end: the step before which it stops; beyond the last step means to the end.
-      block_start: its first transformer block, in execution order.
-      block_end: the block before which it stops; beyond the last block means to the end.
-    """
-
-    prefix = "control."
-    kind: Literal["none", "masactrl"] = "masactrl"
-    step_start: Count = 4
-    step_end: Count = 1000
-    block_start: Count = 10
-    block_end: Count = 1000
+    prefix: ClassVar[str] = "inversion."
+    method: Annotated[InversionMethod, Kinds(INVERSIONS, inline=True), "the algorithm"] = field(
+        default_factory=DDIM
+    )
+    uniformity: Annotated[
+        Share, "of the cross-attention maps, from the text's (0) to uniform ones (1)"
+    ] = 0.0
+    guidance: Annotated[Scale, "scale of classifier-free guidance; 1 is none"] = 1.0
+    outside_uniformity: Annotated[
+        Share, "uniformity outside the user's mask; 0: it is `uniformity` everywhere"
+    ] = 0.0
 
 
 @dataclass(frozen=True)
-class EditConfig(_Section):
+class AuxiliaryConfig(Section):
+    """The auxiliary branch: the uniform reconstruction, from which comes what is preserved."""
+
+    prefix: ClassVar[str] = "auxiliary."
+    latents: Annotated[
+        Literal["replay", "anchored", "original"],
+        "reconstructed from the noisiest level, reconstructed from the first blended level, or the original's",
+    ] = "anchored"
+    uniformity: Annotated[
+        Share,
+        "of its cross-attention maps under the null prompt: the text's (0) or uniform ones (1)",
+    ] = 1.0
+
+
+@dataclass(frozen=True)
+class TargetConfig(Section):
+    """The target branch."""
+
+    prefix: ClassVar[str] = "target."
+    outside_uniformity: Annotated[
+        Share,
+        "uniformity of its cross-attention maps outside the user's mask, or else outside the mask that is found "
+        'as by the rule "auto"; 0: the text\'s maps everywhere',
+    ] = 0.0
+
+
+@dataclass(frozen=True)
+class MaskConfig(Section):
+    """Where the original is preserved, see `masks` and `edit`."""
+
+    prefix: ClassVar[str] = "mask."
+    rule: Annotated[
+        Literal["released", "algorithm1", "auto", "none"],
+        'of the adaptive mask; "auto" finds its threshold for each image, "none" leaves it to the user\'s mask',
+    ] = "released"
+    quantile: Annotated[Share, 'at the last step, of the rules "released" and "algorithm1"'] = 0.5
+    t_mask: Annotated[Count, "steps whose timestep is below it are blended"] = 200
+    radius: Annotated[int, Between(0, 64), "of the dilation, in latent pixels"] = 1
+    threshold: Annotated[
+        Share,
+        "where pixels are preserved, a pixel counts as edited that was free to change in this share of the "
+        "blended steps and channels",
+    ] = 0.3
+    source_line: Annotated[bool, "blend the replayed source branch too"] = True
+    user: Annotated[
+        Literal["intersect", "replace"], "a user's mask limits the adaptive mask, or replaces it"
+    ] = "intersect"
+    user_from_start: Annotated[
+        bool, "a user's mask holds from the first step on, not only below t_mask"
+    ] = False
+
+
+@dataclass(frozen=True)
+class EditConfig(Section):
     """Everything that decides an edit's result, besides the model, image and prompts.
 
-    Attributes:
-      steps: DDIM steps, down and up.
-      spacing: of the timesteps, in place of the model's own; "" leaves it. "leading" may stop short of the
-        noise, "trailing" and "linspace" begin at the last timestep.
-      guidance: scale of both branches of the edit; 1 is none.
-      source_context: what the source branch and its inversion are told: nothing, or the prompt.
-      source: the source branch is denoised again ("replay") or is its stored inversion
-        ("anchored").
-      auxiliary: what is preserved comes from the uniform reconstruction from the noisiest level
-        ("replay"), the one from the first blended level ("anchored"), or the original latent.
-      auxiliary_uniformity: of the reconstruction's cross-attention maps, which are told nothing: 1 is the
-        method's, 0 leaves them to the null prompt.
-      preserve: what was not edited is kept in the latent only, or also bit-exact in the pixels.
-      inversion: how the source is inverted.
-      mask: where the original is preserved.
-      region: where cross-attention is uniform.
-      control: the attention control; a bare name in TOML and --set is its kind.
+    Its fields are top-level keys, then groups by what they act on.
     """
 
-    steps: Annotated[int, Between(1, 1000)] = 50
-    guidance: Scale = 7.5
-    source_context: Literal["null", "prompt"] = "null"
-    source: Literal["replay", "anchored"] = "replay"
-    auxiliary: Literal["replay", "anchored", "original"] = "anchored"
-    auxiliary_uniformity: Share = 1.0
-    preserve: Literal["latent", "pixels"] = "pixels"
-    inversion: InversionConfig = field(default_factory=InversionConfig)
-    mask: MaskConfig = field(default_factory=MaskConfig)
-    region: RegionConfig = field(default_factory=RegionConfig)
-    control: ControlConfig = field(default_factory=ControlConfig)
-    spacing: Literal["", "leading", "trailing", "linspace"] = ""
+    steps: Annotated[int, Between(1, 1000), "of denoising, and of each inversion"] = 50
+    guidance: Annotated[
+        Scale, "scale of classifier-free guidance of the edit's branches; 1 is none"
+    ] = 7.5
+    spacing: Annotated[
+        Literal["", "leading", "trailing", "linspace"],
+        'of the timesteps; "" is the model\'s own. "leading" may stop short of the noise, "trailing" and '
+        '"linspace" begin at the last timestep',
+    ] = ""
+    preserve: Annotated[
+        Literal["latent", "pixels"],
+        "what was not edited is kept in the latent only, or also bit-exact in the pixels",
+    ] = "pixels"
+    source: Annotated[SourceConfig, "the source branch"] = SourceConfig()
+    inversion: Annotated[InversionConfig, "how the source is inverted"] = InversionConfig()
+    auxiliary: Annotated[AuxiliaryConfig, "what is preserved"] = AuxiliaryConfig()
+    target: Annotated[TargetConfig, "the target branch"] = TargetConfig()
+    mask: Annotated[MaskConfig, "where the original is preserved"] = MaskConfig()
+    control: Annotated[
+        Control, Kinds(CONTROLS), "how the target takes its structure from the source"
+    ] = field(default_factory=MasaCtrl)
 
     @classmethod
     def load(cls, name_or_path: str | Path = "default", overrides: Sequence[str] = ()) -> Self:
@@ -186,8 +168,12 @@ class EditConfig(_Section):
             raise InputError(f"config {name_or_path}: {error}") from None
         return config.overridden(overrides)
 
-    def overridden(self, overrides: Sequence[str]) -> Self:
+    def overridden(self, overrides: Sequence[str], *, imports: bool = True) -> Self:
         """This config with each `key=value` applied; the value is TOML, or else a bare word.
+
+        Args:
+          overrides: in the order in which they apply.
+          imports: as in `updated`.
 
         Raises:
           InputError: naming the override, and what is valid.
@@ -195,22 +181,17 @@ class EditConfig(_Section):
         config = self
         for override in overrides:
             try:
-                config = config.updated(_table(override))
+                config = config.updated(_table(override), imports=imports)
             except InputError as error:
-                raise InputError(f"--set {override}: {error}") from None
+                raise InputError(f"--set {override}: {error}") from error.__cause__
         return config
 
-    def updated(self, table: Mapping[str, Any]) -> Self:
-        """This config with the values of a nested table, as TOML gives it, in place of its own.
-
-        Raises:
-          InputError: on an unknown key, a wrong type or a value out of range.
-        """
-        return _updated(self, table)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As a nested table, without a `spacing` that is the model's; `EditConfig().updated` reads it back."""
-        return {key: value for key, value in asdict(self).items() if key != "spacing" or value}
+    def updated(self, table: Mapping[str, Any], *, imports: bool = True) -> Self:
+        """As `Section.updated`; keys of former versions are refused with their names now."""
+        for key in leaves(table):
+            if key in RENAMED:
+                raise InputError(f"{key} is now {RENAMED[key]}")
+        return super().updated(table, imports=imports)
 
     def fingerprint(self) -> str:
         """A short hash of the content, the same on every machine."""
@@ -229,26 +210,25 @@ class EditConfig(_Section):
         late = range(sum(int(timestep) >= self.mask.t_mask for timestep in timesteps), count)
         replaced = user_mask and self.mask.user == "replace"
         user = always if self.mask.user_from_start else late
-        control = range(self.control.step_start, self.control.step_end)
         parts = segments(
             count,
             adaptive=never if replaced or self.mask.rule == "none" else late,
             user=user if user_mask else never,
-            controlled=never if self.control.kind == "none" else control,
-            compared=always if self.region.target and not user_mask else never,
-            anchored=self.source == "anchored",
+            controlled=frozenset().union(*self.control.windows(count).values()),
+            compared=always if self.target.outside_uniformity and not user_mask else never,
+            anchored=self.source.latents == "anchored",
         )
-        told = self.source_context == "prompt"
+        prompted = self.source.condition == "prompt"
         return Plan(
             segments=parts,
-            auxiliary=self.auxiliary,
+            auxiliary=self.auxiliary.latents,
             shared_inversion=(
-                self.inversion.uniformity == self.auxiliary_uniformity
-                and not told
-                and not self.region.inversion
+                self.inversion.uniformity == self.auxiliary.uniformity
+                and not prompted
+                and not self.inversion.outside_uniformity
             ),
-            inversion_rows=2 if told and self.inversion.guidance != 1 else 1,
-            source_rows=2 if told and self.guidance != 1 else 1,
+            inversion_rows=2 if prompted and self.inversion.guidance != 1 else 1,
+            source_rows=2 if prompted and self.guidance != 1 else 1,
             target_rows=2 if self.guidance != 1 else 1,
         )
 
@@ -266,7 +246,7 @@ def _read(name: str) -> str:
     except InputError as error:
         known = ", ".join(sorted(presets))
         raise InputError(
-            f"neither a preset ({known}) nor a readable TOML file{_meant(name, presets)} ({error})"
+            f"neither a preset ({known}) nor a readable TOML file{suggestion(name, presets)} ({error})"
         ) from None
 
 
@@ -285,62 +265,3 @@ def _table(override: str) -> dict[str, Any]:
     for section in reversed(sections):
         table = {section: table}
     return table
-
-
-def _updated(section: Any, table: Mapping[str, Any]) -> Any:
-    """`section` with the values of `table`; its own checks run as it is made."""
-    changes = {}
-    for name, value in table.items():
-        if name not in {item.name for item in fields(section)}:
-            known = list(_keys(EditConfig()))
-            raise InputError(
-                f"unknown key {section.prefix}{name}{_meant(section.prefix + name, known)}; "
-                f"the keys are {', '.join(known)}"
-            )
-        part = getattr(section, name)
-        if isinstance(part, ControlConfig) and isinstance(value, str):
-            value = {"kind": value}
-        if isinstance(part, _Section) and isinstance(value, Mapping):
-            value = _updated(part, value)
-        changes[name] = value
-    return replace(section, **changes)
-
-
-def _keys(section: _Section) -> Iterator[str]:
-    """The dotted keys of all values."""
-    for item in fields(section):  # type: ignore[arg-type]
-        value = getattr(section, item.name)
-        if isinstance(value, _Section):
-            yield from _keys(value)
-        else:
-            yield section.prefix + item.name
-
-
-def _checked(key: str, value: Any, kind: Any) -> Any:
-    """`value`, with an integer made a float where `kind` is one; an InputError if it is no `kind`."""
-    kind, *bounds = get_args(kind) if get_origin(kind) is Annotated else (kind,)
-    if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        if value not in choices:
-            meant = _meant(value, choices)
-            raise InputError(
-                f"{key} is {value!r}; the choices are {', '.join(filter(None, choices))}{meant}"
-            )
-        return value
-    if kind is float and type(value) is int:
-        value = float(value)
-    right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    if right and all(bound.least <= value <= bound.most for bound in bounds):
-        return value
-    wanted = NAMES.get(kind, "a table") + "".join(map(str, bounds))
-    raise InputError(f"{key} is {value!r}; it must be {wanted}")
-
-
-def _meant(word: object, known: Iterable[str]) -> str:
-    """A suggestion, if `word` or its last part is close to one of `known`; else nothing."""
-    by_end = {key.rpartition(".")[2]: key for key in known}
-    candidates = {**by_end, **{key: key for key in by_end.values()}}
-    for text in (str(word), str(word).rpartition(".")[2]):
-        for match in difflib.get_close_matches(text, candidates, n=1):
-            return f" (did you mean {candidates[match]}?)"
-    return ""

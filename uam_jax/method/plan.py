@@ -7,8 +7,24 @@ Steps are counted from the start of denoising. A *row* is one sample in a networ
 takes two, unless its two contexts are the same or its scale is 1.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal, NamedTuple
+
+
+class Row(NamedTuple):
+    """One sample of a network call, for every example.
+
+    Attributes:
+      branch: whose latent it is.
+      condition: by which text.
+      half: of classifier-free guidance; a branch that has no unguided row is not guided.
+    """
+
+    branch: Literal["source", "target"]
+    condition: Literal["null", "negative", "source", "target"]
+    half: Literal["unguided", "guided"] = "guided"
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,7 @@ def segments(
     *,
     adaptive: range,
     user: range,
-    controlled: range,
+    controlled: Collection[int],
     anchored: bool,
     compared: range = range(0),
 ) -> tuple[Segment, ...]:

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from uam_jax.method.controls.masactrl import mutual_self_attention, source_of_rows
+from uam_jax.method.controls.masactrl import MasaCtrl, mutual_self_attention, source_of_rows
+from uam_jax.method.plan import Row
+from uam_jax.types import Rules
 
 ROWS, TOKENS, HEADS, WIDTH = 5, 6, 2, 3
 
@@ -77,15 +79,41 @@ def test_acts_in_its_blocks_only(x: jax.Array, block: int, acts: bool) -> None:
     np.testing.assert_allclose(found[4], by_hand(site, x[4], source), atol=1e-5)
 
 
+GUIDED = [Row("target", "null", "unguided"), Row("target", "target", "guided")]
+
+
 @pytest.mark.parametrize(
-    ("source_rows", "target_rows", "expected"),
+    ("rows", "expected"),
     [
-        (1, 1, (0, 1, 0, 1)),
-        (1, 2, (0, 1, 0, 1, 0, 1)),
-        (2, 2, (0, 1, 2, 3, 0, 1, 2, 3)),
+        ([Row("source", "null"), Row("target", "target")], (0, 1, 0, 1)),
+        ([Row("source", "null"), *GUIDED], (0, 1, 0, 1, 0, 1)),
+        (
+            [Row("source", "null", "unguided"), Row("source", "source"), *GUIDED],
+            (0, 1, 2, 3, 0, 1, 2, 3),
+        ),
+        # Whatever the order of the rows.
+        ([*reversed(GUIDED), Row("source", "source"), Row("source", "null", "unguided")],
+         (4, 5, 6, 7, 4, 5, 6, 7)),
     ],
+)  # fmt: skip
+def test_halves_take_from_their_own_half(rows: list[Row], expected: tuple[int, ...]) -> None:
+    assert source_of_rows(rows, 2) == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"), [(4, 1000, range(4, 50)), (4, 20, range(4, 20)), (60, 70, ())]
 )
-def test_halves_take_from_their_own_half(
-    source_rows: int, target_rows: int, expected: tuple[int, ...]
-) -> None:
-    assert source_of_rows(2, source_rows=source_rows, target_rows=target_rows) == expected
+def test_the_window_ends_with_the_steps(start: int, end: int, expected: range) -> None:
+    control = MasaCtrl(step_start=start, step_end=end)
+    assert [list(window) for window in control.windows(50).values()] == [list(expected)]
+
+
+def test_rules_hold_in_the_window_only(x: jax.Array) -> None:
+    control, rows = MasaCtrl(block_start=0, block_end=1), [Row("source", "null"), *GUIDED]
+    (name,) = control.windows(50)
+    assert control.rules(rows, 1, frozenset(), {}) == Rules()
+    rule = control.rules(rows, 1, frozenset({name}), {}).own
+    for block, source in ((0, x[0]), (1, x[2])):
+        site = Site(block)
+        found = rule(site, x[:3], x[:3])
+        np.testing.assert_allclose(found[2], by_hand(site, x[2], source), atol=1e-5)

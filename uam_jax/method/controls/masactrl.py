@@ -1,27 +1,62 @@
-"""MasaCtrl's mutual self-attention: the target looks at the source's keys and values.
+"""MasaCtrl's mutual self-attention: the target's queries attend to the source's keys and values.
 
 Source: Cao et al., MasaCtrl, ICCV 2023 (arXiv 2304.08465), §3.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from uam_jax.types import AttentionRule, AttentionSite, plain_attention
+from uam_jax.method.controls.control import Control
+from uam_jax.method.plan import Row
+from uam_jax.method.section import Count
+from uam_jax.types import AttentionRule, AttentionSite, Rules, plain_attention
 
 
-def source_of_rows(pairs: int, *, source_rows: int, target_rows: int) -> tuple[int, ...]:
-    """The batch row from which each row takes its keys and values.
+@dataclass(frozen=True)
+class MasaCtrl(Control):
+    """Mutual self-attention in a window of steps and of transformer blocks."""
 
-    The batch is laid out in parts of `pairs` rows: the source's, then the target's; of two parts
-    the first is unconditional. The target's unconditional part takes the source's unconditional
-    part, its conditional part the conditional one; a source of one part serves both.
+    step_start: Annotated[Count, "its first denoising step"] = 4
+    step_end: Annotated[Count, "the step before which it stops; 1000: to the end"] = 1000
+    block_start: Annotated[Count, "its first transformer block, in execution order"] = 10
+    block_end: Annotated[Count, "the block before which it stops; 1000: to the end"] = 1000
+
+    def windows(self, steps: int) -> Mapping[str, range]:
+        """The steps with mutual self-attention."""
+        return {"mutual": range(self.step_start, min(self.step_end, steps))}
+
+    def rules(
+        self,
+        rows: Sequence[Row],
+        batch: int,
+        active: frozenset[str],
+        data: Mapping[str, Array],
+    ) -> Rules:
+        """Self-attention to the source, in the window."""
+        if "mutual" not in active:
+            return Rules()
+        blocks = {"block_start": self.block_start, "block_end": self.block_end}
+        return Rules(own=mutual_self_attention(source_of_rows(rows, batch), **blocks))
+
+
+def source_of_rows(rows: Sequence[Row], batch: int) -> tuple[int, ...]:
+    """The sample from which each sample of a network call takes its keys and values.
+
+    The samples of a target row take those of the source row in the same half of the guidance, or of the
+    only source row; a source row takes its own.
     """
-    parts = [*range(source_rows), *(min(part, source_rows - 1) for part in range(target_rows))]
-    return tuple(part * pairs + pair for part in parts for pair in range(pairs))
+    halves = {row.half: number for number, row in enumerate(rows) if row.branch == "source"}
+    only = next(iter(halves.values()))
+    parts = [
+        halves.get(row.half, only) if row.branch == "target" else number
+        for number, row in enumerate(rows)
+    ]
+    return tuple(part * batch + example for part in parts for example in range(batch))
 
 
 def mutual_self_attention(
