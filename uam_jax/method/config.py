@@ -165,7 +165,7 @@ class EditConfig(Section):
         try:
             config = cls().updated(tomllib.loads(_read(str(name_or_path))))
         except (ValueError, RecursionError) as error:  # InputError, and what is no TOML
-            raise InputError(f"config {name_or_path}: {error}") from None
+            raise InputError(f"config {name_or_path}: {error}") from error.__cause__
         return config.overridden(overrides)
 
     def overridden(self, overrides: Sequence[str], *, imports: bool = True) -> Self:

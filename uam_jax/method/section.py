@@ -275,8 +275,8 @@ def _part(item: Field, part: Any, value: Any, known: list[str], imports: bool) -
         current = item.kinds.name_of(type(part))
         chosen = value.pop("kind", current)
         if chosen != current:
-            key = f"{part.prefix}kind"
-            part = item.kinds.find(key, chosen, item.type, imports=imports)()
+            kind = item.kinds.find(f"{part.prefix}kind", chosen, item.type, imports=imports)
+            part = part if type(part) is kind else kind()
         _refuse_keys_of_others(item.kinds, part, value)
     return part._updated(value, known, imports)
 
