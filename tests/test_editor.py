@@ -14,7 +14,8 @@ from uam_jax import EditConfig, Editor, InputError
 from uam_jax.engine import programs
 from uam_jax.engine.predictors import branch_predictor
 from uam_jax.method.confidence import MASKED
-from uam_jax.method.ddim import clean_estimate
+from uam_jax.method.config import InversionConfig
+from uam_jax.method.inversions import DDIM
 from uam_jax.method.masks import edit_mask, threshold
 from uam_jax.method.schedule import Schedule, warn_of_little_noise
 from uam_jax.models import StableDiffusion
@@ -61,7 +62,7 @@ def test_evaluations_are_those_that_ran(
     editor: Editor, images: np.ndarray, name: str, source: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     condition = {} if name in VARIANTS else {"source": {"condition": "prompt"}}
-    config = SMALL.updated(VARIANTS.get(name) or TOLD[name]).updated(condition)
+    config = SMALL.updated(VARIANTS[name] if name in VARIANTS else TOLD[name]).updated(condition)
     masks = np.ones((2, 8, 8), np.float32) if config.inversion.outside_uniformity else None
     calls: list[int] = []
 
@@ -133,18 +134,19 @@ def test_a_batch_equals_its_singles_in_every_step(editor: Editor) -> None:
 
     @jax.jit
     def cleaned(latents, target):
+        null = editor.condition("")
         predict = branch_predictor(
-            programs.Network(editor.checkpoint.denoiser, editor.checkpoint.schedule),
+            editor.inverter.model(),
             editor.params,
-            plan,
-            null=editor.condition(""),
-            source=editor.condition(""),
-            target=target,
-            guidance=3.0,
-            blocks=(1, 1000),
+            plan.rows,
+            {"null": null, "negative": null, "source": null, "target": target},
+            3.0,
+            control=SMALL.control,
+            prepared={},
+            inversion=DDIM(),
         )
-        noise = predict(latents, step, True)
-        return [clean_estimate(latents[k], noise[k], step.alpha_bar) for k in latents]
+        predictions, _ = predict(latents, step, frozenset(SMALL.control.windows(6)))
+        return [predictions[k].clean for k in latents]
 
     source, edited = cleaned(latents, target)
     quantile = jnp.float32(0.4)
@@ -262,7 +264,10 @@ def test_a_spacing_of_ones_own_is_the_models_where_it_says_so(
 
 
 def test_the_models_own_spacing_has_no_name(editor: Editor) -> None:
-    plain, told = (editor.inverter.key(1, "", steps=6, spacing=name) for name in ("", "leading"))
+    plain, told = (
+        editor.inverter.key(1, "", InversionConfig(), steps=6, spacing=name)
+        for name in ("", "leading")
+    )
     assert plain == told and plain.spacing == ""
     with pytest.raises(InputError, match="karras"):
         editor.invert(jnp.zeros((1, 4, 4, 4)), steps=6, spacing="karras")
@@ -271,19 +276,18 @@ def test_the_models_own_spacing_has_no_name(editor: Editor) -> None:
 def test_an_inversion_that_stops_short_of_the_noise_is_told(editor: Editor) -> None:
     warn_of_little_noise.cache_clear()
     with pytest.warns(UserWarning, match="6 steps in leading spacing stop short of the noise"):
-        editor.inverter.key(1, "", steps=6)
+        editor.inverter.key(1, "", InversionConfig(), steps=6)
 
 
 def test_the_key_of_one_image_has_its_prompt_and_region(editor: Editor) -> None:
     regions = np.random.default_rng(0).uniform(size=(1, 3, 4, 4)).astype(np.float32)
     prompts = ["a", "b", ""]
-    key = editor.inverter.key(3, prompts, guidance=2.0, steps=6, regions=regions)
+    key = editor.inverter.key(3, prompts, InversionConfig(guidance=2.0), steps=6, regions=regions)
     for index, prompt in enumerate(prompts):
-        alone = editor.inverter.key(
-            1, prompt, guidance=2.0, steps=6, regions=regions[:, index : index + 1]
-        )
+        own = InversionConfig(guidance=2.0), regions[:, index : index + 1]
+        alone = editor.inverter.key(1, prompt, own[0], steps=6, regions=own[1])
         assert key.of(index) == alone and key.of(index).fingerprint() == alone.fingerprint()
-    same = editor.inverter.key(3, "a", steps=6, regions=regions[:, [0, 0, 0]])
+    same = editor.inverter.key(3, "a", InversionConfig(), steps=6, regions=regions[:, [0, 0, 0]])
     assert len(same.regions) == 1 and same.of(2) == same == same.of(0)
 
 
@@ -294,7 +298,10 @@ def test_guidance_changes_a_reconstruction(editor: Editor, images: np.ndarray) -
 
 
 def test_guidance_without_a_prompt_is_none(editor: Editor, images: np.ndarray) -> None:
-    told, null = (editor.inverter.key(3, prompt, guidance=5.0, steps=6) for prompt in (SOURCE, ""))
+    told, null = (
+        editor.inverter.key(3, prompt, InversionConfig(guidance=5.0), steps=6)
+        for prompt in (SOURCE, "")
+    )
     assert (told.rows, null.rows, null.guidance) == (2, 1, 1.0)
 
 

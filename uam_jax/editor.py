@@ -5,17 +5,14 @@ what they share (an inversion, the auxiliary branch) is computed once for any nu
 """
 
 import functools
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
-from uam_jax.checkpoints.tokenizer import unknown_words
 from uam_jax.engine import programs
 from uam_jax.engine.arguments import (
     Prompts,
@@ -24,13 +21,15 @@ from uam_jax.engine.arguments import (
     checked_latents,
     checked_number,
     checked_regions,
-    flatten_targets,
+    flatten_edits,
     inversion_regions,
     latent_masks,
     listed,
+    negative_prompts,
     per_image,
     prompt_list,
     settle_context,
+    source_of_edits,
     source_prompts,
 )
 from uam_jax.engine.delivery import EditResult
@@ -39,13 +38,59 @@ from uam_jax.engine.inverter import Shares
 from uam_jax.engine.loaded import LoadedModel
 from uam_jax.engine.prepared import Prepared
 from uam_jax.errors import InputError
-from uam_jax.method.config import EditConfig
-from uam_jax.types import Condition, Image, ImageLike, Latent, LatentLike, MaskLike
+from uam_jax.method.config import EditConfig, InversionConfig
+from uam_jax.method.edit import EditInputs
+from uam_jax.method.inversions import DDIM, InversionMethod
+from uam_jax.method.samplers import SAMPLERS
+from uam_jax.types import Condition, Edit, Image, ImageLike, Latent, LatentLike, MaskLike
 
 
 @dataclass(frozen=True, eq=False)
 class Editor(LoadedModel):
     """A loaded model and the operations on it. Pictures are (b, h, w, 3) float32 in [-1, 1]."""
+
+    def edit(
+        self,
+        images: ImageLike,
+        target: Targets,
+        source: Prompts | None = None,
+        *,
+        masks: MaskLike | None = None,
+        inversions: Inversion | Sequence[Inversion] | None = None,
+        config: EditConfig | None = None,
+        keep_masks: bool = False,
+    ) -> EditResult:
+        """Edits pictures by text.
+
+        Args:
+          images: in [-1, 1]; sides are multiples of `size_multiple`.
+          target: a prompt or an `Edit` per picture, or a list of them per picture.
+          source: descriptions of the pictures: one prompt for all or one each; used where
+            `config.source.condition` is "prompt". The edits may give them instead.
+          masks: where each picture may change, in [0, 1]; see `config.mask.user`.
+          inversions: of these pictures, to be used where `config` needs them.
+          config: the model's `default_config` if not given.
+          keep_masks: return every step's mask.
+
+        Raises:
+          InputError: an empty target, counts that do not fit, an inversion of something else.
+        """
+        config = self.default_config if config is None else config
+        images = self._images(images)
+        edits, index = flatten_edits(target, len(images))  # its errors come before any computation
+        z0 = self._encode(images)
+        prepared = self.prepare(
+            z0,
+            source_of_edits(edits, index, source),
+            masks=masks,
+            inversions=inversions,
+            config=config,
+            images=images,
+        )
+        result = self.edit_prepared(prepared, target, keep_masks=keep_masks)
+        if config.preserve == "latent":
+            return result
+        return result.delivered(images, masks, config=config, calibration=self.calibration)
 
     # Pictures and text
 
@@ -66,7 +111,7 @@ class Editor(LoadedModel):
         return programs.decode(self.checkpoint.vae, self.params, latents, on=self.devices)
 
     def condition(self, prompts: Prompts) -> Condition:
-        """Text -> what the U-Net is told; over-long prompts are cut with a warning."""
+        """Texts -> the network's condition; over-long prompts are cut with a warning."""
         return self.inverter.condition(prompts)
 
     def _images(self, images: ImageLike) -> Image:
@@ -79,19 +124,6 @@ class Editor(LoadedModel):
             multiple=self.latent_multiple,
             finite=finite,
         )
-
-    def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Warns of words that the model has never seen, if it ships a list of those it has."""
-        known = self.recommended.words
-        if known is None:
-            return
-        if unknown := unknown_words(prompts, known):
-            warnings.warn(
-                f"{self.name} has never seen {', '.join(unknown)}; it knows only: {', '.join(known)}. "
-                "For any other picture give a Stable Diffusion model with --model FOLDER_OR_HUB_ID",
-                UserWarning,
-                stacklevel=3,
-            )
 
     # The method
 
@@ -106,22 +138,26 @@ class Editor(LoadedModel):
         spacing: str = "",
         keep: Literal["needed", "all"] = "needed",
         regions: Shares | None = None,
+        sampler: str = "ddim",
+        method: InversionMethod | None = None,
     ) -> Inversion:
-        """Clean latents -> noise, by DDIM (method: §3.3.1).
+        """Clean latents -> noise (method: §3.3.1).
 
         Args:
           z0: scaled latents, from `encode`.
           prompts: one for all, or one each.
           uniformity: of the cross-attention maps, from the text's (0) to uniform ones (1).
           guidance: scale; 1 is none.
-          steps: DDIM steps.
+          steps: of the sampler.
           spacing: as in `EditConfig`.
           keep: "all" latents, or those that reconstruction and an edit by `default_config` need.
           regions: in place of `uniformity`, one for every transformer block, image and pixel of the
             latent (an axis of 1 serves all), towards the null prompt's uniform maps.
+          sampler: as in `EditConfig`.
+          method: the algorithm, see `method.inversions`; DDIM if not given.
 
         Raises:
-          InputError: one of them can't be; the message tells the remedy.
+          InputError: one of them can't be; the message names the remedy.
         """
         z0, guidance = self._latents(z0), checked_number("guidance", guidance)
         if regions is not None:
@@ -136,10 +172,10 @@ class Editor(LoadedModel):
         key = self.inverter.key(
             z0.shape[0],
             prompts,
-            uniformity=uniformity,
-            guidance=guidance,
+            InversionConfig(method or DDIM(), uniformity, guidance),
             steps=steps,
             spacing=spacing,
+            sampler=sampler,
             regions=regions,
         )
         return self.inverter.invert(z0, key, tuple(levels), regions)
@@ -162,69 +198,6 @@ class Editor(LoadedModel):
         """`reconstruct_latents`, as pictures."""
         return self.decode(self.reconstruct_latents(inversion, guidance=guidance))
 
-    def edit(
-        self,
-        images: ImageLike,
-        target: Targets,
-        source: Prompts | None = None,
-        *,
-        masks: MaskLike | None = None,
-        inversions: Inversion | Sequence[Inversion] | None = None,
-        config: EditConfig | None = None,
-        keep_masks: bool = False,
-    ) -> EditResult:
-        """Edits pictures by text.
-
-        Args:
-          images: in [-1, 1]; sides are multiples of `size_multiple`.
-          target: a prompt per picture, or a list of prompts per picture.
-          source: what the pictures show: one prompt for all or one each; used where
-            `config.source.condition` is "prompt".
-          masks: where each picture may change, in [0, 1]; see `config.mask.user`.
-          inversions: of these pictures, to be used where `config` needs them.
-          config: the model's `default_config` if not given.
-          keep_masks: return every step's mask.
-
-        Raises:
-          InputError: an empty target, counts that do not fit, an inversion of something else.
-        """
-        config = self.default_config if config is None else config
-        images = self._images(images)
-        flatten_targets(target, len(images))  # its errors come before anything is computed
-        z0 = self._encode(images)
-        result = self.edit_latents(
-            z0,
-            target,
-            source,
-            masks=masks,
-            inversions=inversions,
-            config=config,
-            images=images,
-            keep_masks=keep_masks,
-        )
-        if config.preserve == "latent":
-            return result
-        made = [
-            result.deliver(
-                number,
-                np.asarray(images[index], np.float32),
-                config=config,
-                calibration=self.calibration,
-                within=None if masks is None else np.asarray(masks[index], np.float32),
-            )
-            for number, index in enumerate(result.source_index)
-        ]
-        return replace(
-            result,
-            images=jnp.asarray(np.stack([each.pixels for each in made])),
-            masks=jnp.asarray(np.stack([each.mask for each in made])),
-            signals={
-                name: jnp.asarray([each.signals[name] for each in made]) for name in result.signals
-            },
-            confidence=np.asarray([each.confidence for each in made]),
-            review=[each.review for each in made],
-        )
-
     def edit_latents(
         self,
         z0: LatentLike,
@@ -242,9 +215,14 @@ class Editor(LoadedModel):
         `images`, if given, are those of `z0`: see `prepare`.
         """
         z0 = self._latents(z0)
-        flatten_targets(target, len(z0))  # its errors come before anything is computed
+        edits, index = flatten_edits(target, len(z0))  # its errors come before any computation
         prepared = self.prepare(
-            z0, source, masks=masks, inversions=inversions, config=config, images=images
+            z0,
+            source_of_edits(edits, index, source),
+            masks=masks,
+            inversions=inversions,
+            config=config,
+            images=images,
         )
         return self.edit_prepared(prepared, target, keep_masks=keep_masks)
 
@@ -283,16 +261,15 @@ class Editor(LoadedModel):
             auxiliary, clean = self.inverter.denoise(inversion, plan.depth, last=plan.blended)
         elif plan.blended:
             auxiliary, clean = z0, jnp.broadcast_to(z0, (plan.blended, *z0.shape))
-        source_inversion = made[keys.source]
+        origin = made[keys.source]
         return Prepared(
             config=config,
             plan=plan,
             z0=z0,
-            start=source_inversion.at(config.steps),
-            trajectory=source_inversion.latents[:0:-1]
-            if config.source.latents == "anchored"
-            else None,
-            told=per_image(self.condition(keys.source.prompts), z0.shape[0]),
+            start=origin.at(config.steps),
+            anchors=origin.latents[::-1] if config.source.latents == "anchored" else None,
+            inverted=origin.per_step,
+            condition=per_image(self.condition(keys.source.prompts), z0.shape[0]),
             auxiliary=auxiliary,
             auxiliary_clean=clean,
             masks=allowed,
@@ -319,33 +296,37 @@ class Editor(LoadedModel):
         for inversion in prepared.inversions:
             self.inverter.refuse_foreign(inversion)
         config, plan, count = prepared.config, prepared.plan, prepared.z0.shape[0]
-        targets, source_index = flatten_targets(target, count)
-        self.check_prompts(targets)
-        one_each = len(targets) == count
+        edits, source_index = flatten_edits(target, count)
+        self.check_prompts([edit.target for edit in edits])
+        one_each = len(edits) == count
 
         def per_target(x: Array | None, axis: int = 0) -> Array | None:
             return x if x is None or one_each else jnp.take(x, jnp.asarray(source_index), axis)
 
+        start, over_steps = per_target(prepared.start), functools.partial(per_target, axis=1)
         trace = programs.edit(
-            self.inverter.network(config.spacing),
+            self.inverter.model(config.spacing),
             self.params,
-            jnp.copy(per_target(prepared.start)),
-            per_target(prepared.trajectory, 1),
-            {
-                "null": self.condition(""),
-                "source": jax.tree.map(per_target, prepared.told),
-                "target": self.condition(targets),
-            },
-            per_target(prepared.auxiliary_clean, 1),
-            per_target(prepared.masks),
-            config.guidance,
-            config.mask.quantile,
-            config.target.outside_uniformity or None,
+            jnp.copy(start),
+            programs.EditArrays(
+                conditions=self._conditions(
+                    edits, jax.tree.map(per_target, prepared.condition), config
+                ),
+                inputs=EditInputs(
+                    auxiliary_clean=over_steps(prepared.auxiliary_clean),
+                    user_mask=per_target(prepared.masks),
+                    outside_uniformity=config.target.outside_uniformity or None,
+                    anchors=over_steps(prepared.anchors),
+                    inverted=jax.tree.map(over_steps, prepared.inverted),
+                ),
+                mask=config.mask.to_rule(),
+                guidance=config.guidance,
+                prepared=config.control.prepare(self.checkpoint.tokenizer, edits),
+            ),
             plan=plan,
-            rule="released" if config.mask.rule == "none" else config.mask.rule,
-            radius=config.mask.radius,
-            source_line=config.mask.source_line,
+            sampler=SAMPLERS[config.sampler],
             control=config.control,
+            inversion=config.inversion.method,
             keep_masks=keep_masks,
             on=self.devices,
         )
@@ -353,19 +334,22 @@ class Editor(LoadedModel):
         signals = programs.signals(
             per_target(prepared.images),
             edited,
-            *(per_target(x) for x in (prepared.rebuilt, prepared.z0, prepared.start)),
+            *(per_target(x) for x in (prepared.rebuilt, prepared.z0)),
+            start,
             trace._replace(masks=None),
             on=self.devices,
         )
-        factor = self.size_factor
+        signals = jax.device_get(signals)
         t, h, w = trace.free.shape
         return EditResult(
             images=edited,
             latents=trace.target,
             source_latents=trace.source,
             auxiliary_latents=prepared.auxiliary,
-            masks=jax.image.resize(trace.free, (t, h * factor, w * factor), "linear"),
-            evaluations=prepared.evaluations + len(targets) * plan.edit_evaluations,
+            masks=jax.image.resize(
+                trace.free, (t, h * self.size_factor, w * self.size_factor), "linear"
+            ),
+            evaluations=prepared.evaluations + len(edits) * plan.edit_evaluations,
             source_index=source_index,
             error_map=programs.error_map(prepared.images, prepared.rebuilt, on=self.devices),
             signals=signals,
@@ -373,6 +357,18 @@ class Editor(LoadedModel):
             review=self.calibration.review(signals),
             step_masks=trace.masks,
         )
+
+    def _conditions(
+        self, edits: Sequence[Edit], source: Condition, config: EditConfig
+    ) -> dict[str, Condition]:
+        """The conditions of the edit's branches, by the names that `plan.Row` gives them."""
+        null, negatives = self.condition(""), negative_prompts(edits, config)
+        return {
+            "null": null,
+            "negative": self.condition(negatives) if negatives else per_image(null, len(edits)),
+            "source": source,
+            "target": self.condition([edit.target for edit in edits]),
+        }
 
     def generate(
         self,
@@ -382,16 +378,20 @@ class Editor(LoadedModel):
         guidance: float = 7.5,
         steps: int = 50,
         spacing: str = "",
+        sampler: str = "ddim",
     ) -> Image:
         """Pictures from text alone, at the native size; the i-th depends on seed, i and its prompt."""
         texts, guidance = prompt_list(prompts), checked_number("guidance", guidance)
         self.check_prompts(texts)
-        side = self.checkpoint.denoiser.native_side
-        shape = (side, side, self.latent_channels)
+        config = self.checkpoint.unet.config
+        shape = (config.sample_size, config.sample_size, config.in_channels)
         keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(
             jnp.arange(len(texts))
         )
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-        key = self.inverter.key(len(texts), texts, guidance=guidance, steps=steps, spacing=spacing)
+        key = self.inverter.key(
+            len(texts), texts, InversionConfig(), steps=steps, spacing=spacing, sampler=sampler
+        )
+        key = replace(key, guidance=guidance if any(texts) else 1.0)
         latents, _ = self.inverter.denoise(Inversion(noise[None], key, (steps,)), steps)
         return self.decode(latents)

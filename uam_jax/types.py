@@ -22,6 +22,23 @@ MaskLike = Shaped[Array | np.ndarray, "..."]
 Scalar = float | Float[Array, ""]
 
 
+@dataclass(frozen=True)
+class Edit:
+    """One edit of a picture; a text stands for an edit with that target.
+
+    Attributes:
+      target: describes the edited picture.
+      source: describes the picture as it is; None: see the argument `source` of `Editor.edit`.
+      words: of the target, for controls that act on single words.
+      negative: in place of the null prompt in the unguided half of the target branch.
+    """
+
+    target: str
+    source: str | None = None
+    words: tuple[str, ...] = ()
+    negative: str = ""
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Condition:
@@ -38,39 +55,46 @@ class Condition:
     extra: Mapping[str, Array] = field(default_factory=dict)
 
 
-class Regions(NamedTuple):
-    """Cross-attention maps that are uniform in one place and the text's in another.
-
-    Attributes:
-      uniformity: u in [0, 1] of every transformer block, example and pixel of the latent; one block's
-        may serve all.
-      null: the null prompt's condition (one row), whose uniform maps they are mixed with.
-    """
-
-    uniformity: Float[Array, "#blocks b h w"]
-    null: Condition
-
-
 class Step(NamedTuple):
     """One step between two noise levels, down (denoising) or up (inverting); stacked, a scan's input.
 
+    A level is a pair (signal, sigma): its latent is `signal * clean + sigma * noise`.
+
     Attributes:
       index: the noise interval, counted from the start of denoising (0 = most noise).
-      timestep: the train timestep that the network is told.
-      alpha_bar: cumulative alpha at the latent's own level.
-      alpha_bar_next: cumulative alpha at the level that the step leads to.
+      time: the train timestep that the network is given.
+      signal: share of the clean latent at the level where the step starts (√ᾱ of a diffusion model).
+      sigma: share of the noise there (√(1-ᾱ)).
+      signal_next: share of the clean latent at the level that the step leads to.
+      sigma_next: share of the noise there.
     """
 
     index: Int[Array, "*n"]
-    timestep: Int[Array, "*n"]
-    alpha_bar: Float[Array, "*n"]
-    alpha_bar_next: Float[Array, "*n"]
+    time: Int[Array, "*n"]
+    signal: Float[Array, "*n"]
+    sigma: Float[Array, "*n"]
+    signal_next: Float[Array, "*n"]
+    sigma_next: Float[Array, "*n"]
 
 
-class NoisePredictor(Protocol):
-    """`epsilon(z, t, c)` with weights, context and guidance bound."""
+class Prediction(NamedTuple):
+    """A network's output, taken apart (`schedule.split`).
 
-    def __call__(self, latent: Latent, step: Step) -> Latent: ...
+    Attributes:
+      clean: estimate of the latent without its noise.
+      noise: estimate of the noise.
+      taps: further named arrays that were recorded during the evaluation, batch first.
+    """
+
+    clean: Latent
+    noise: Latent
+    taps: Mapping[str, Array] = {}
+
+
+class Predictor(Protocol):
+    """One branch's network evaluation, with weights, condition and guidance bound."""
+
+    def __call__(self, latent: Latent, step: Step) -> Prediction: ...
 
 
 class Site(NamedTuple):

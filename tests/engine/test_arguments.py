@@ -10,7 +10,7 @@ from uam_jax.engine.arguments import (
     checked_images,
     checked_latents,
     checked_number,
-    flatten_targets,
+    flatten_edits,
     latent_masks,
     listed,
     prompt_list,
@@ -18,6 +18,7 @@ from uam_jax.engine.arguments import (
 )
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig
+from uam_jax.types import Edit
 
 
 def pictures(*shape: int) -> np.ndarray:
@@ -123,12 +124,17 @@ def test_prompts_are_texts() -> None:
 
 
 def test_targets_are_texts_in_their_order() -> None:
-    texts, index = flatten_targets(["a", ["b", "c"], ("d",)], 3)
-    assert texts == ["a", "b", "c", "d"] and index.tolist() == [0, 1, 1, 2]
+    edits, index = flatten_edits(["a", ["b", Edit("c", negative="x")], ("d",)], 3)
+    texts = [edit.target for edit in edits]
+    assert (
+        texts == ["a", "b", "c", "d"]
+        and edits[2].negative == "x"
+        and index.tolist() == [0, 1, 1, 2]
+    )
     unfit: list[Any] = ["a", None, 3, ["a", 3], [["a"], [None]], ["a", ["b", ""]], ["a", []], ["a"]]
     for target in unfit:
         with pytest.raises(InputError, match="target|prompt"):
-            flatten_targets(target, 2)
+            flatten_edits(target, 2)
 
 
 def test_numbers_are_finite() -> None:

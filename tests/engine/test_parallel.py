@@ -16,6 +16,9 @@ from tiny import SMALL, TARGET, VARIANTS, assert_close, tiny_editor
 from uam_jax import Editor, InputError
 from uam_jax.engine import programs
 from uam_jax.engine.parallel import Devices, Program, program
+from uam_jax.engine.predictors import Branch
+from uam_jax.method.inversions import DDIM
+from uam_jax.method.samplers import SAMPLERS
 from uam_jax.models import StableDiffusion
 from uam_jax.models.kernels.attention import attend
 from uam_jax.runtime.platforms import Platform
@@ -172,14 +175,13 @@ def test_a_program_has_the_form_of_its_platform(editor: Editor) -> None:
     """Small convolutions are products on a CPU alone; the network's own trace is not taken for another's."""
     z0 = jnp.zeros((2, 4, 4, 4))
     arguments = (
-        editor.inverter.network(),
+        editor.inverter.model(),
         editor.params,
         z0,
-        None,
-        editor.condition(""),
-        1.0,
+        Branch(None, editor.condition("")),
     )
-    static = {"uniformity": 0.0, "steps": 2, "levels": (0, 2)}
+    method = {"method": DDIM(), "sampler": SAMPLERS["ddim"]}
+    static = {**method, "uniformity": 0.0, "steps": 2, "levels": (0, 2)}
     for name, products in (("cpu", True), ("tpu", False), ("cpu", True)):
         for on in (None, Devices.local(2)):
             traced = programs.invert.trace(*arguments, **static, on=on, platform=Platform(name))

@@ -10,7 +10,6 @@ from jax.tree_util import Partial
 from tiny import tiny_editor
 
 from uam_jax import Editor
-from uam_jax.engine.predictors import Network
 from uam_jax.evaluation.reconstruction import (
     Reconstruction,
     ReconstructionStudy,
@@ -23,7 +22,7 @@ from uam_jax.evaluation.reconstruction import (
 )
 from uam_jax.evaluation.scenes_bench import Items, draw_items
 from uam_jax.io.storage import Folder
-from uam_jax.method import ddim
+from uam_jax.method import sample
 from uam_jax.method.uniform import UniformMaps
 from uam_jax.types import Rules, plain_attention
 
@@ -70,7 +69,7 @@ def test_drift_ends_with_the_error_of_the_latent(editor: Editor, items: Items) -
 def test_uniform_in_one_layer_leaves_the_others(editor: Editor, items: Items) -> None:
     images = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
     z0, prompts = editor.encode(images), list(items.sources)
-    network = Network(editor.checkpoint.denoiser, editor.checkpoint.schedule)
+    denoiser, schedule = editor.checkpoint.denoiser, editor.checkpoint.schedule
     condition, uniform = editor.condition(prompts), UniformMaps(editor.condition("").states)
     found = []
     for layer in (0, editor.checkpoint.unet.config.transformer_blocks - 1):
@@ -82,10 +81,11 @@ def test_uniform_in_one_layer_leaves_the_others(editor: Editor, items: Items) ->
         rules = Rules(cross=Partial(rule))
 
         def predict(latent: Any, step: Any, rules: Rules = rules) -> Any:
-            return network.noise(editor.params, latent, step, condition, rules)[0]
+            output, _ = denoiser.predict(editor.params, latent, step.time, condition, rules)
+            return schedule.split(output, latent, step)
 
-        steps = editor.checkpoint.schedule.inverting(3)
-        np.testing.assert_allclose(one, ddim.invert(predict, z0, steps), rtol=0, atol=1e-5)
+        expected, _ = sample.invert(predict, z0, schedule.inverting(3))
+        np.testing.assert_allclose(one, expected, rtol=0, atol=1e-5)
         found.append(np.asarray(one))
     assert np.abs(found[0] - found[1]).max() > 1e-4
 

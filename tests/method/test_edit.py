@@ -1,11 +1,16 @@
 """The edit against a float64 loop written from the method's description, with closed-form noises."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closed_form import branch_predictor
 
-from uam_jax.method.edit import Branches, EditTrace, edit
+from uam_jax.method.edit import Branches, BranchPredictor, EditInputs, EditRules, EditTrace, edit
+from uam_jax.method.masks import MaskRule
 from uam_jax.method.plan import Segment, segments
 from uam_jax.method.schedule import Schedule
 from uam_jax.types import Latent, Step
@@ -16,14 +21,17 @@ SHAPE = (3, 6, 6, 2)
 NEVER, LATE, ALWAYS = range(0), range(STEPS - BLENDED, STEPS), range(STEPS)
 
 
-def predict(latents: Branches, step: Step, controlled: bool) -> Branches:
+def noises(latents: Branches, step: Step, controlled: bool) -> Branches:
     target = latents["target"]
-    noise = {"target": jnp.cos(2 * jnp.roll(target, 1, 2) + step.timestep / 500.0)}
+    noise = {"target": jnp.cos(2 * jnp.roll(target, 1, 2) + step.time / 500.0)}
     if "source" in latents:
-        noise["source"] = jnp.tanh(latents["source"] - step.timestep / 700.0)
+        noise["source"] = jnp.tanh(latents["source"] - step.time / 700.0)
     if controlled:
         noise["target"] += 0.3 * jnp.sin(latents["source"])
     return noise
+
+
+predict = branch_predictor(noises)
 
 
 def predict64(
@@ -112,20 +120,47 @@ def random(seed: int, *lead: int) -> Latent:
     return jax.random.normal(jax.random.key(seed), (*lead, *SHAPE))
 
 
-SOURCE, TARGET, AUXILIARY, ANCHORS = random(0), random(1), random(2, STEPS), random(3, STEPS)
+SOURCE, TARGET, AUXILIARY, ANCHORS = random(0), random(1), random(2, STEPS), random(3, STEPS + 1)
 USER = jax.random.uniform(jax.random.key(4), (*SHAPE[:-1], 1)).round(1)
 
 
-execute = jax.jit(
-    edit,
-    static_argnames=("predict", "segments", "rule", "radius", "source_line", "keep_masks"),
+@partial(
+    jax.jit, static_argnames=("predict", "segments", "rule", "radius", "source_line", "keep_masks")
 )
+def execute(
+    predict: BranchPredictor,
+    source: Latent,
+    target: Latent,
+    steps: Step,
+    segments: tuple[Segment, ...],
+    *,
+    rule: str = "released",
+    quantile: float = 0.5,
+    radius: int = 1,
+    source_line: bool = True,
+    keep_masks: bool = False,
+    **inputs: Any,
+) -> EditTrace:
+    """`edit`; a source of a step more than the target's axes is anchored."""
+    latents = {"source": source, "target": target}
+    if source.ndim > target.ndim:
+        latents, inputs = {"target": target}, {**inputs, "anchors": source}
+    rules = EditRules(MaskRule(rule, quantile, radius, source_line))
+    return edit(
+        predict, latents, steps, segments, EditInputs(**inputs), rules, keep_masks=keep_masks
+    )
+
+
+def windows(steps: range) -> dict[str, range]:
+    return {"control": steps} if steps else {}
 
 
 def run(
     *, adaptive: range = LATE, user: range = NEVER, anchored: bool = False, **options: object
 ) -> EditTrace:
-    parts = segments(STEPS, adaptive=adaptive, user=user, controlled=CONTROL, anchored=anchored)
+    parts = segments(
+        STEPS, adaptive=adaptive, user=user, windows=windows(CONTROL), anchored=anchored
+    )
     options = {"auxiliary_clean": AUXILIARY, "keep_masks": True, **options}
     source = ANCHORS if anchored else SOURCE
     return execute(predict, source, TARGET, SCHEDULE.denoising(STEPS), parts, **options)
@@ -195,7 +230,7 @@ def test_user_mask_limits_or_replaces_the_rule(
 def test_where_nothing_may_change_the_result_is_the_auxiliarys() -> None:
     """With P = 1 everywhere the last clean estimate is the auxiliary's own."""
     schedule = Schedule(set_alpha_to_one=True)
-    parts = segments(STEPS, adaptive=LATE, user=LATE, controlled=NEVER, anchored=False)
+    parts = segments(STEPS, adaptive=LATE, user=LATE, windows=windows(NEVER), anchored=False)
     trace = execute(
         predict,
         SOURCE,
@@ -228,10 +263,10 @@ def test_only_the_last_clean_estimates_are_needed() -> None:
 def test_one_step_from_given_latents() -> None:
     """Segments need not cover all steps: so runs are compared step by step."""
     step = SCHEDULE.denoising(STEPS)
-    part = Segment(8, 9, source=True, controlled=False, adaptive=True, user=False)
+    part = Segment(8, 9, source=True, active=frozenset(), adaptive=True, user=False)
     options = {"auxiliary_clean": AUXILIARY, "keep_masks": True}
     trace = execute(predict, SOURCE, TARGET, step, (part,), **options)
-    whole = (Segment(0, 8, True, False, False, False), part)
+    whole = (Segment(0, 8, True, frozenset(), False, False), part)
     # The same step at the end of a longer run has the same quantile and auxiliary estimate.
     early = execute(predict, SOURCE, TARGET, step, whole[:1])
     late = execute(predict, early.source, early.target, step, (part,), **options)
@@ -242,7 +277,7 @@ def test_one_step_from_given_latents() -> None:
 
 def test_a_batch_is_its_examples() -> None:
     scale = jnp.asarray([1.0, 5.0, 0.2])[:, None, None, None]
-    parts = segments(STEPS, adaptive=LATE, user=LATE, controlled=CONTROL, anchored=False)
+    parts = segments(STEPS, adaptive=LATE, user=LATE, windows=windows(CONTROL), anchored=False)
 
     def finish(source: Latent, target: Latent, auxiliary: Latent, user: Latent) -> EditTrace:
         steps, options = SCHEDULE.denoising(STEPS), {"quantile": 0.3}
@@ -265,11 +300,13 @@ def test_change_and_stability_are_those_of_the_steps_compared() -> None:
     np.testing.assert_allclose(trace.stability, expected, rtol=1e-5)
     assert trace.change.shape == SHAPE[:-1] and float(trace.change.min()) > 0
     same = execute(
-        lambda latents, step, controlled: dict.fromkeys(latents, 0.1 * latents["target"]),
+        branch_predictor(
+            lambda latents, step, controlled: dict.fromkeys(latents, 0.1 * latents["target"])
+        ),
         TARGET,
         TARGET,
         SCHEDULE.denoising(STEPS),
-        segments(STEPS, adaptive=LATE, user=NEVER, controlled=NEVER, anchored=False),
+        segments(STEPS, adaptive=LATE, user=NEVER, windows=windows(NEVER), anchored=False),
         auxiliary_clean=AUXILIARY,
         rule="auto",
         source_line=False,
@@ -281,17 +318,18 @@ def test_change_and_stability_are_those_of_the_steps_compared() -> None:
 def test_the_region_is_uniform_outside_what_was_found() -> None:
     seen: list[np.ndarray] = []
 
+    @branch_predictor
     def watched(latents: Branches, step: Step, controlled: bool, uniformity: Latent) -> Branches:
         jax.debug.callback(lambda share: seen.append(np.array(share)), uniformity, ordered=True)
-        return predict(latents, step, controlled)
+        return noises(latents, step, controlled)
 
     parts = segments(
-        STEPS, adaptive=LATE, user=NEVER, controlled=NEVER, anchored=False, compared=ALWAYS
+        STEPS, adaptive=LATE, user=NEVER, windows=windows(NEVER), anchored=False, compared=ALWAYS
     )
     options = {"auxiliary_clean": AUXILIARY, "rule": "auto", "radius": 0, "keep_masks": True}
     steps = SCHEDULE.denoising(STEPS)
-    plain = edit(predict, SOURCE, TARGET, steps, parts, **options)
-    found = edit(watched, SOURCE, TARGET, steps, parts, region=0.25, **options)
+    plain = execute(predict, SOURCE, TARGET, steps, parts, **options)
+    found = execute(watched, SOURCE, TARGET, steps, parts, outside_uniformity=0.25, **options)
     jax.effects_barrier()
     np.testing.assert_allclose(found.target, plain.target, atol=1e-5)
     assert len(seen) == STEPS
@@ -302,7 +340,9 @@ def test_the_region_is_uniform_outside_what_was_found() -> None:
         # A step's region is what the step before it has found.
         np.testing.assert_allclose(share, 0.25 * (1 - mask), atol=1e-6)
     seen.clear()
-    given = edit(watched, SOURCE, TARGET, steps, parts, region=0.5, user_mask=USER, **options)
+    given = execute(
+        watched, SOURCE, TARGET, steps, parts, outside_uniformity=0.5, user_mask=USER, **options
+    )
     jax.effects_barrier()
     np.testing.assert_allclose(seen[0], 0.5 * (1 - USER), atol=1e-6)
     assert given.target.shape == SHAPE

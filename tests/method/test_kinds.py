@@ -154,7 +154,7 @@ def test_neither_a_manifest_nor_a_model_makes_a_module_run(
     toys: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = f"{toys}:Fade"
-    item = Item("a", Path("a.png"), ("a cone",), settings=(f'control="{kind}"',))
+    item = Item("a", "a.png", ("a cone",), settings=(f'control="{kind}"',))
     settings = Settings("m", "w", "h", "float32", {}, 16, 8, 1)
     with pytest.raises(InputError, match=f"item a: .*{kind}.*--set control.kind={kind}, --config"):
         plan_job([item], [(16, 16)], EditConfig(), settings)

@@ -1,6 +1,7 @@
 """What a plan counts, checked by formula, by running it, and against spending everything."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closed_form import branch_predictor, predictor
 
 from uam_jax.method.config import EditConfig
-from uam_jax.method.ddim import denoise_with_clean, invert
-from uam_jax.method.edit import Branches, EditTrace, edit
+from uam_jax.method.edit import Branches, EditInputs, EditRules, EditTrace, edit
 from uam_jax.method.plan import Plan, Segment
+from uam_jax.method.sample import denoise_with_clean, invert
 from uam_jax.method.schedule import Schedule
 from uam_jax.types import Latent, Step
 
@@ -22,26 +24,34 @@ SHAPE = (1, 4, 4, 2)
 RELEASED = EditConfig.load("released")
 
 
+def method_of(wrap: Callable[..., Any], function: Callable[..., Any]) -> property:
+    """A method that `wrap` makes a predictor of."""
+    return property(lambda self: wrap(partial(function, self)))
+
+
 class Network:
     """Closed-form predictors of one edit, which leave in the trace how many rows they evaluate."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
+    @partial(method_of, predictor)
     def source_inversion(self, latent: Latent, step: Step) -> Latent:
         mark(self.plan.inversion_rows)
-        return jnp.tanh(0.5 * latent + step.timestep / 1000)
+        return jnp.tanh(0.5 * latent + step.time / 1000)
 
+    @partial(method_of, predictor)
     def uniform(self, latent: Latent, step: Step) -> Latent:
         mark(1)
-        return jnp.tanh(0.3 * latent - step.timestep / 1000)
+        return jnp.tanh(0.3 * latent - step.time / 1000)
 
+    @partial(method_of, branch_predictor)
     def branches(self, latents: Branches, step: Step, controlled: bool) -> Branches:
-        mark(self.plan.target_rows)
-        noise = {"target": jnp.cos(jnp.roll(latents["target"], 1, 1) + step.timestep / 500)}
+        mark(sum(row.branch == "target" for row in self.plan.rows))
+        noise = {"target": jnp.cos(jnp.roll(latents["target"], 1, 1) + step.time / 500)}
         if "source" in latents:
-            mark(self.plan.source_rows)
-            noise["source"] = jnp.tanh(latents["source"] + step.timestep / 700)
+            mark(sum(row.branch == "source" for row in self.plan.rows))
+            noise["source"] = jnp.tanh(latents["source"] + step.time / 700)
         if controlled:
             noise["target"] += 0.3 * jnp.sin(latents["source"])
         return noise
@@ -77,27 +87,24 @@ def run(
     """One edit as the pipeline does it."""
     plan, original = network.plan, jnp.sin(jnp.arange(32.0)).reshape(SHAPE)
     up = SCHEDULE.inverting(config.steps)
-    trajectory = invert(network.source_inversion, original, up, keep="all")
+    trajectory, _ = invert(network.source_inversion, original, up, keep="all")
     kept = jnp.broadcast_to(original, (plan.blended, *SHAPE))
     if plan.depth:
         top = trajectory[plan.depth]
         if not plan.shared_inversion:
-            top = invert(network.uniform, original, SCHEDULE.inverting(config.steps, plan.depth))
+            up = SCHEDULE.inverting(config.steps, plan.depth)
+            top, _ = invert(network.uniform, original, up)
         down = SCHEDULE.denoising(config.steps, plan.depth)
         _, kept = denoise_with_clean(network.uniform, top, down, last=plan.blended)
-    return edit(
-        network.branches,
-        trajectory[:0:-1] if config.source.latents == "anchored" else trajectory[-1],
-        trajectory[-1],
-        SCHEDULE.denoising(config.steps),
-        segments,
-        auxiliary_clean=kept,
-        user_mask=jnp.linspace(0, 1, 16).reshape(1, 4, 4, 1) if user_mask else None,
-        rule="released" if config.mask.rule == "none" else config.mask.rule,
-        quantile=config.mask.quantile,
-        radius=config.mask.radius,
-        source_line=config.mask.source_line,
-    )
+    latents, inputs = {"target": trajectory[-1]}, EditInputs(kept)
+    if config.source.latents == "anchored":
+        inputs = inputs._replace(anchors=trajectory[::-1])
+    else:
+        latents["source"] = trajectory[-1]
+    if user_mask:
+        inputs = inputs._replace(user_mask=jnp.linspace(0, 1, 16).reshape(1, 4, 4, 1))
+    down, rules = SCHEDULE.denoising(config.steps), EditRules(config.mask.to_rule())
+    return edit(network.branches, latents, down, segments, inputs, rules)
 
 
 def plan_of(config: EditConfig, *, user_mask: bool = False) -> Plan:
@@ -179,7 +186,8 @@ def test_counts_with_a_user_mask(mask: dict, expected: int) -> None:
 
 def test_segments_of_the_released_run() -> None:
     def part(start: int, stop: int, *, controlled: bool, adaptive: bool) -> Segment:
-        return Segment(start, stop, True, controlled, adaptive, False)
+        active = frozenset({"mutual"} if controlled else ())
+        return Segment(start, stop, True, active, adaptive, False)
 
     assert plan_of(RELEASED).segments == (
         part(0, 4, controlled=False, adaptive=False),

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from uam_jax.errors import InputError
-from uam_jax.method.schedule import Schedule, to_noise, warn_of_little_noise
+from uam_jax.method.samplers.ddim import DDIM
+from uam_jax.method.schedule import Schedule, split, warn_of_little_noise
+from uam_jax.types import Step
 
 # The scheduler file of Stable Diffusion 1.x.
 SD = {
@@ -61,10 +63,14 @@ def test_spacings(spacing: str, expected: list[int]) -> None:
 def test_a_step_leads_to_the_level_at_which_the_next_begins(spacing: str, steps: int) -> None:
     schedule = Schedule(timestep_spacing=spacing)
     down = schedule.denoising(steps)
-    np.testing.assert_array_equal(down.alpha_bar, schedule.alpha_bar[schedule.timesteps(steps)])
-    np.testing.assert_array_equal(down.alpha_bar_next[:-1], down.alpha_bar[1:])
-    assert down.alpha_bar_next[-1] == schedule.final_alpha_bar
-    assert (np.diff(down.timestep) < 0).all()
+    np.testing.assert_allclose(
+        down.signal**2, schedule.alpha_bar[schedule.timesteps(steps)], rtol=1e-6
+    )
+    np.testing.assert_allclose(down.signal**2 + down.sigma**2, 1, rtol=1e-6)
+    np.testing.assert_array_equal(down.signal_next[:-1], down.signal[1:])
+    np.testing.assert_array_equal(down.sigma_next[:-1], down.sigma[1:])
+    assert float(down.signal_next[-1]) == pytest.approx(schedule.final_alpha_bar**0.5, rel=1e-6)
+    assert (np.diff(down.time) < 0).all()
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
@@ -72,9 +78,10 @@ def test_inverting_is_denoising_with_order_and_levels_exchanged(spacing: str) ->
     schedule = Schedule(timestep_spacing=spacing)
     down, up = schedule.denoising(30), schedule.inverting(30)
     np.testing.assert_array_equal(up.index, np.arange(29, -1, -1))
-    np.testing.assert_array_equal(up.timestep, down.timestep[::-1])
-    np.testing.assert_array_equal(up.alpha_bar, down.alpha_bar_next[::-1])
-    np.testing.assert_array_equal(up.alpha_bar_next, down.alpha_bar[::-1])
+    np.testing.assert_array_equal(up.time, down.time[::-1])
+    np.testing.assert_array_equal(up.signal, down.signal_next[::-1])
+    np.testing.assert_array_equal(up.sigma, down.sigma_next[::-1])
+    np.testing.assert_array_equal(up.signal_next, down.signal[::-1])
 
 
 @pytest.mark.parametrize("depth", [1, 10, 50])
@@ -128,8 +135,10 @@ def test_steps_that_reach_the_noise_are_silent() -> None:
 
 def test_set_alpha_to_one_ends_without_noise() -> None:
     schedule = Schedule(set_alpha_to_one=True)
-    assert schedule.denoising(50).alpha_bar_next[-1] == 1
-    assert schedule.inverting(50).alpha_bar[0] == 1
+    assert (
+        schedule.denoising(50).signal_next[-1] == 1 and schedule.denoising(50).sigma_next[-1] == 0
+    )
+    assert schedule.inverting(50).signal[0] == 1
 
 
 def test_absent_keys_are_stable_diffusions() -> None:
@@ -179,14 +188,27 @@ def test_linear_betas() -> None:
     np.testing.assert_allclose(schedule.alpha_bar, [0.9, 0.9 * 0.8, 0.9 * 0.8 * 0.7], rtol=1e-6)
 
 
-def test_to_noise_solves_the_definition_of_v(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow"])
+def test_every_output_is_taken_apart(rng: np.random.Generator, kind: str) -> None:
     clean, noise = jnp.asarray(rng.normal(size=(2, 1, 3, 3, 2)), jnp.float32)
-    alpha_bar = jnp.float32(0.3)
-    signal, sigma = jnp.sqrt(alpha_bar), jnp.sqrt(1 - alpha_bar)
-    latent, velocity = signal * clean + sigma * noise, signal * noise - sigma * clean
-    recovered = to_noise(velocity, latent, alpha_bar, "v_prediction")
-    np.testing.assert_allclose(recovered, noise, atol=1e-6)
-    assert to_noise(noise, latent, alpha_bar, "epsilon") is noise
+    signal, sigma = (0.3, 0.7) if kind == "flow" else (0.3**0.5, 0.7**0.5)
+    step = Step(*map(jnp.float32, (0, 0, signal, sigma, 1, 0)))
+    output = {
+        "epsilon": noise,
+        "v_prediction": signal * noise - sigma * clean,
+        "sample": clean,
+        "flow": noise - clean,
+    }[kind]
+    found = split(output, signal * clean + sigma * noise, step, kind)
+    np.testing.assert_allclose(found.clean, clean, atol=2e-6)
+    np.testing.assert_allclose(found.noise, noise, atol=2e-6)
+
+
+def test_a_rectified_flows_step_is_eulers(rng: np.random.Generator) -> None:
+    latent, velocity = jnp.asarray(rng.normal(size=(2, 1, 3, 3, 2)), jnp.float32)
+    step = Step(*map(jnp.float32, (0, 0, 0.3, 0.7, 0.5, 0.5)))
+    reached = DDIM().advance(latent, split(velocity, latent, step, "flow"), step)
+    np.testing.assert_allclose(reached, latent + (0.5 - 0.7) * velocity, atol=1e-6)
 
 
 @pytest.fixture

@@ -17,10 +17,12 @@ import pytest
 from checkpoint_files import INDEX, SCHEDULER, TEXT, VAE, write_json
 
 from uam_jax import EditConfig, Editor
-from uam_jax.engine.predictors import Network, branch_predictor
-from uam_jax.method.edit import EditTrace
+from uam_jax.engine.predictors import Model, branch_predictor
+from uam_jax.method.controls import MasaCtrl
+from uam_jax.method.edit import EditInputs, EditRules, EditTrace
 from uam_jax.method.edit import edit as run_branches
-from uam_jax.method.masks import quantiles
+from uam_jax.method.inversions import DDIM
+from uam_jax.method.masks import MaskRule, quantiles
 from uam_jax.method.plan import Plan, Segment
 from uam_jax.scenes.bpe import train_tokenizer
 from uam_jax.types import Condition, Params, Step
@@ -298,9 +300,13 @@ def test_a_step_from_shared_latents(
     expected = reference.step(i, state, told=told, rule=config.mask.rule)
     plan = editor.plan(config)
     segment = next(part for part in plan.segments if part.start <= i < part.stop)
-    conditions = {"null": reference.null, "source": told, "target": reference.targets}
+    null = reference.null
+    negative = null.expand(len(reference.targets), -1, -1)
+    conditions = {
+        "null": null, "negative": negative, "source": told, "target": reference.targets
+    }  # fmt: skip
     ours = one_step(
-        Network(editor.checkpoint.denoiser, editor.checkpoint.schedule),
+        editor.inverter.model(),
         plan,
         # The step is the second of two, so that the ramp of quantiles ends at its own.
         replace(segment, start=1, stop=2),
@@ -326,7 +332,7 @@ def test_a_step_from_shared_latents(
 
 @functools.partial(jax.jit, static_argnums=range(4))
 def one_step(
-    network: Network,
+    model: Model,
     plan: Plan,
     segment: Segment,
     rule: str,
@@ -338,19 +344,23 @@ def one_step(
     quantile: jax.Array,
     conditions: dict[str, Condition],
 ) -> EditTrace:
-    blocks = (CONTROL_BLOCK, 1000)
     predict = branch_predictor(
-        network, params, plan, **conditions, guidance=GUIDANCE, blocks=blocks
+        model,
+        params,
+        plan.rows,
+        conditions,
+        GUIDANCE,
+        control=MasaCtrl(block_start=CONTROL_BLOCK),
+        prepared={},
+        inversion=DDIM(),
     )
     return run_branches(
         predict,
-        source,
-        target,
+        {"source": source, "target": target},
         steps,
         (segment,),
-        auxiliary_clean=clean[None],
-        rule=rule,
-        quantile=quantile,
+        EditInputs(clean[None]),
+        EditRules(MaskRule(rule, quantile)),
         keep_masks=True,
     )
 

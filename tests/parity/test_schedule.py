@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from uam_jax.errors import InputError
-from uam_jax.method.ddim import clean_estimate, ddim_step
-from uam_jax.method.schedule import Schedule, to_noise
+from uam_jax.method.samplers.ddim import DDIM
+from uam_jax.method.schedule import Schedule
 from uam_jax.types import Step
 
 torch = pytest.importorskip("torch")
@@ -50,10 +50,10 @@ def output_of(sample: np.ndarray, timestep: int) -> np.ndarray:
 
 
 def ours(schedule: Schedule, latent: np.ndarray, step: Step) -> tuple[np.ndarray, np.ndarray]:
-    output = jnp.asarray(output_of(latent, int(step.timestep)))
-    noise = to_noise(output, jnp.asarray(latent), step.alpha_bar, schedule.prediction_type)
-    clean = clean_estimate(jnp.asarray(latent), noise, step.alpha_bar)
-    return np.asarray(ddim_step(jnp.asarray(latent), noise, step)), np.asarray(clean)
+    latent = jnp.asarray(latent)
+    output = jnp.asarray(output_of(latent, int(step.time)))
+    prediction = schedule.split(output, latent, step)
+    return np.asarray(DDIM().advance(latent, prediction, step)), np.asarray(prediction.clean)
 
 
 def test_tables() -> None:
@@ -93,7 +93,7 @@ def test_every_step_of_both_directions(changes: dict, steps: int, down: bool) ->
     latent = np.random.default_rng(0).normal(size=(1, 4, 4, 2)).astype(np.float32)
     for i, timestep in enumerate(theirs.timesteps.tolist()):
         step = Step(*(part[i] for part in stacked))
-        assert int(step.timestep) == timestep
+        assert int(step.time) == timestep
         output = torch.from_numpy(output_of(latent, timestep))
         expected = theirs.step(output, timestep, torch.from_numpy(latent))
         reached, clean = ours(schedule, latent, step)

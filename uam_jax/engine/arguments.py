@@ -13,10 +13,10 @@ from jaxtyping import Array, Float
 from uam_jax.engine.inversion import Inversion
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig
-from uam_jax.types import Condition, Image, ImageLike, Latent, LatentLike, MaskLike
+from uam_jax.types import Condition, Edit, Image, ImageLike, Latent, LatentLike, MaskLike
 
 Prompts = str | Sequence[str]
-Targets = Sequence[str] | Sequence[Sequence[str]]
+Targets = Sequence[str | Edit | Sequence[str | Edit]]
 
 
 ROUNDING = 1e-3
@@ -100,25 +100,77 @@ def checked_number(name: str, given: Any) -> float:
     return found
 
 
-def flatten_targets(target: Any, count: int) -> tuple[list[str], np.ndarray]:
-    """All targets in one list, and the image that each belongs to.
+def flatten_edits(target: Any, count: int) -> tuple[list[Edit], np.ndarray]:
+    """All edits in one list, and the image that each belongs to.
 
     Raises:
-      InputError: no prompt, or no list of prompts, per image.
+      InputError: no prompt or `Edit`, or no list of them, per image; or a text of one is not valid.
     """
-    entries = [target] if isinstance(target, str) else _entries("target", target)
-    if isinstance(target, str) or len(entries) != count:
+    entries = [target] if isinstance(target, str | Edit) else _entries("target", target)
+    if isinstance(target, str | Edit) or len(entries) != count:
         raise InputError(
             f"target has {len(entries)} entries for {count} images: "
             "give a list with a prompt, or a list of prompts, per image"
         )
     nested = [
-        [entry] if isinstance(entry, str) else _entries("a target", entry) for entry in entries
+        [entry] if isinstance(entry, str | Edit) else _entries("a target", entry)
+        for entry in entries
     ]
-    texts = [_text(text) for entry in nested for text in entry]
-    if not all(nested) or not all(text.strip() for text in texts):
+    edits = [_edit(each) for entry in nested for each in entry]
+    if not all(nested) or not all(edit.target.strip() for edit in edits):
         raise InputError("a target prompt is empty: say what the edited image shows")
-    return texts, np.repeat(np.arange(count), [len(entry) for entry in nested])
+    return edits, np.repeat(np.arange(count), [len(entry) for entry in nested])
+
+
+def _edit(given: Any) -> Edit:
+    """An edit whose texts are texts."""
+    edit = given if isinstance(given, Edit) else Edit(_text(given))
+    for text in (edit.target, edit.negative, *([] if edit.source is None else [edit.source])):
+        _text(text)
+    if isinstance(edit.words, str) or not all(isinstance(word, str) for word in edit.words):
+        raise InputError(f"words is {edit.words!r}: give a list of words of the target")
+    return edit
+
+
+def source_of_edits(
+    edits: Sequence[Edit], index: np.ndarray, source: Prompts | None
+) -> Prompts | None:
+    """The source prompts, which the edits may give in place of the argument `source`.
+
+    Args:
+      edits: of all images.
+      index: the image that each belongs to.
+      source: the argument.
+
+    Raises:
+      InputError: both give them, only some edits do, or two edits of one image differ.
+    """
+    if all(edit.source is None for edit in edits):
+        return source
+    if source is not None:
+        raise InputError("the source prompt is given twice: as source, and in an Edit")
+    prompts: dict[int, str] = {}
+    for image, edit in zip(index.tolist(), edits, strict=True):
+        if edit.source is None or prompts.setdefault(image, edit.source) != edit.source:
+            raise InputError(
+                f"the edits of image {image} give no common source prompt: an image is inverted once for all its edits"
+            )
+    return list(prompts.values())
+
+
+def negative_prompts(edits: Sequence[Edit], config: EditConfig) -> list[str] | None:
+    """The negative prompt of each edit, where there is any; warns where guidance is 1, which leaves no use for them."""
+    negatives = [edit.negative if edit.negative.strip() else "" for edit in edits]
+    if not any(negatives):
+        return None
+    if config.guidance == 1:
+        warnings.warn(
+            "the negative prompts are ignored: guidance is 1, which leaves out the unguided half that they condition",
+            UserWarning,
+            stacklevel=4,
+        )
+        return None
+    return negatives
 
 
 def checked_images(images: ImageLike, *, multiple: int, model: str) -> Image:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
@@ -50,13 +51,15 @@ class InversionCache:
         for key, levels in needed.items():
             parts = []
             for slot, digest in enumerate(digests):
-                latents = self._read(self._file(digest, key.of(slot), levels))
-                if latents is None or latents.shape != (len(levels), *z0.shape[1:]):
+                data = self._read(self._file(digest, key.of(slot), levels))
+                if data is None or data["latents"].shape != (len(levels), *z0.shape[1:]):
                     return None
-                if not np.allclose(latents[0], z0[slot], atol=1e-5):
+                if not np.allclose(data["latents"][0], z0[slot], atol=1e-5):
                     return None
-                parts.append(latents)
-            found.append(Inversion(jnp.asarray(np.stack(parts, axis=1)), key, levels))
+                parts.append(data)
+            # In their files, arrays have no batch axis.
+            data = jax.tree.map(lambda *each: jnp.asarray(np.stack(each, axis=1)), *parts)
+            found.append(Inversion(data.pop("latents"), key, levels, data=data))
         return found
 
     def store(self, digests: Sequence[str], inversions: Sequence[Inversion]) -> None:
@@ -66,10 +69,10 @@ class InversionCache:
           OSError: the disk is full, or the folder can't be written.
         """
         for inversion in inversions:
-            latents = np.asarray(inversion.latents)
+            data = jax.device_get({"latents": inversion.latents, **inversion.data})
             for slot, digest in enumerate(digests):
-                own = np.ascontiguousarray(latents[:, slot])
-                if np.isfinite(own).all():
+                own = {name: np.ascontiguousarray(each[:, slot]) for name, each in data.items()}
+                if all(np.isfinite(each).all() for each in own.values()):
                     self._write(self._file(digest, inversion.key.of(slot), inversion.levels), own)
         if self._held is None or self._held > self._max_bytes:
             self._shrink()
@@ -78,21 +81,23 @@ class InversionCache:
         name = hashlib.sha256(f"{digest} {key.fingerprint()} {levels}".encode()).hexdigest()
         return self._folder / name[:2] / f"{name}.safetensors"
 
-    def _read(self, file: Path) -> np.ndarray | None:
+    def _read(self, file: Path) -> dict[str, np.ndarray] | None:
         try:
-            latents = load(file.read_bytes())["latents"]
+            data = load(file.read_bytes())
+            if "latents" not in data:
+                return None
         # Another process may have removed it; a damaged one is made again.
         except (OSError, SafetensorError, KeyError):
             return None
         with contextlib.suppress(OSError):  # another user's folder, or a read-only one
             os.utime(file)
-        return latents
+        return data
 
-    def _write(self, file: Path, latents: np.ndarray) -> None:
+    def _write(self, file: Path, data: Mapping[str, np.ndarray]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f"{uuid.uuid4().hex}.tmp")
         try:
-            temporary.write_bytes(save({"latents": latents}))
+            temporary.write_bytes(save(dict(data)))
             os.replace(temporary, file)
         finally:
             temporary.unlink(missing_ok=True)

@@ -1,9 +1,10 @@
 """From the model's picture to the file's: the pixels, the mask that they were composed with, and how sure they are."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -12,6 +13,7 @@ from uam_jax.io.focus import Crop
 from uam_jax.io.images import LUMA, resize
 from uam_jax.method.confidence import Calibration, Signals, picture_signals
 from uam_jax.method.config import EditConfig
+from uam_jax.types import Image, MaskLike
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def deliver(
 
 @dataclass(frozen=True)
 class EditResult:
-    """What an edit returns; T targets in all.
+    """The result of an edit; T targets in all.
 
     Attributes:
       images: (T, h, w, 3) in [-1, 1].
@@ -112,24 +114,68 @@ class EditResult:
       source_index: (T,), the image that each target belongs to.
       error_map: (b, h, w) in [0, 1]: how far the uniform reconstruction is from each pixel of the
         original (`confidence.error_map`).
-      signals: what the edit tells about itself, (T,) each (`confidence.edit_signals`).
+      signals: numbers from which confidence and review are made, (T,) each (`confidence.edit_signals`).
       confidence: (T,) in [0, 1], how sure it is that the edit did what it should and nothing else.
       review: why each result should be looked at; None where it need not be.
       step_masks: (steps, T, h/f, w/f, c), 1 where free, if asked for.
     """
 
-    images: Float[Array, "t height width 3"]
+    images: Float[Array | np.ndarray, "t height width 3"]
     latents: Float[Array, "t h w c"]
     source_latents: Float[Array, "t h w c"] | None
     auxiliary_latents: Float[Array, "b h w c"] | None
-    masks: Float[Array, "t height width"]
+    masks: Float[Array | np.ndarray, "t height width"]
     evaluations: int
     source_index: np.ndarray
-    error_map: Float[Array, "b height width"]
+    error_map: Float[Array | np.ndarray, "b height width"]
     signals: Signals
     confidence: np.ndarray
     review: Sequence[str | None]
     step_masks: Float[Array, "m t h w c"] | None = None
+
+    def fetched(self) -> Self:
+        """The same with its pictures, masks and signals on the host, brought there at once."""
+        names = ("images", "masks", "signals", "error_map")
+        return replace(self, **jax.device_get({name: getattr(self, name) for name in names}))
+
+    def delivered(
+        self,
+        originals: Image,
+        within: MaskLike | None,
+        *,
+        config: EditConfig,
+        calibration: Calibration,
+    ) -> Self:
+        """Every picture composed with its original, as `deliver` does; pictures and masks are NumPy arrays then.
+
+        Args:
+          originals: in [-1, 1], at the model's size.
+          within: the users' masks, if there are any.
+          config: the edit's settings.
+          calibration: makes signals a confidence.
+        """
+        host = self.fetched()
+        originals, within = jax.device_get((originals, within))
+        made = [
+            host.deliver(
+                number,
+                originals[index],
+                config=config,
+                calibration=calibration,
+                within=None if within is None else np.asarray(within[index], np.float32),
+            )
+            for number, index in enumerate(host.source_index)
+        ]
+        return replace(
+            host,
+            images=np.stack([each.pixels for each in made]),
+            masks=np.stack([each.mask for each in made]),
+            signals={
+                name: np.asarray([each.signals[name] for each in made]) for name in host.signals
+            },
+            confidence=np.asarray([each.confidence for each in made]),
+            review=[each.review for each in made],
+        )
 
     def deliver(
         self, target: int, original: Float[np.ndarray, "H W 3"], **options: Any
@@ -140,7 +186,7 @@ class EditResult:
         """
         return deliver(
             original,
-            # All targets at once: JAX keeps what it has fetched, and a slice would be a program.
+            # All targets at once: JAX keeps the arrays that it has fetched, and a slice would be a program.
             np.asarray(self.images)[target].astype(np.float32),
             np.asarray(self.masks)[target].astype(np.float32),
             {name: np.asarray(values)[target] for name, values in self.signals.items()},

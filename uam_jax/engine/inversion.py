@@ -3,20 +3,23 @@
 import functools
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
 from uam_jax.errors import InputError
+from uam_jax.method.inversions import DDIM, INVERSIONS, InversionMethod
+from uam_jax.method.section import Kinds
 from uam_jax.types import Latent
 
 
 @dataclass(frozen=True)
 class InversionKey:
-    """What makes two inversions of one image the same."""
+    """All that decides the inversion of an image: two of one image with the same key are equal."""
 
     model_hash: str
     prompts: tuple[str, ...]
@@ -27,6 +30,8 @@ class InversionKey:
     """Names the content of `Inversion.regions`, once for all images or once each; empty without."""
     spacing: str = ""
     """Of the timesteps, where it is not the model's own."""
+    sampler: str = "ddim"
+    method: InversionMethod = field(default_factory=DDIM)
 
     def of(self, index: int) -> Self:
         """The key of one image of a batch."""
@@ -42,25 +47,38 @@ class InversionKey:
 
     @property
     def rows(self) -> int:
-        """Samples of a network call for each image: two where guidance has something to tell apart."""
+        """Samples of a network call for each image: two where guidance has two conditions to scale between."""
         return 2 if self.guidance != 1 and any(self.prompts) else 1
+
+    def evaluations(self, steps: int) -> int:
+        """Single-sample network evaluations of `steps` steps, for one image."""
+        return self.rows * self.method.cost * steps
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The method's name and settings."""
+        return {"kind": Kinds(INVERSIONS).name_of(type(self.method)), **self.method.to_dict()}
 
     def __str__(self) -> str:
         prompts = f"prompts {list(self.prompts)}" if any(self.prompts) else "null prompt"
         regions = f"in regions {', '.join(self.regions)}"
         uniformity = regions if self.regions else f"{self.uniformity:g}"
-        steps = f"{self.steps} {self.spacing} steps".replace("  ", " ")
-        settings = f"uniformity {uniformity}, guidance {self.guidance:g}, {steps}"
-        return f"{prompts}, {settings}"
+        steps = f"{self.steps} {self.spacing} {self.sampler} steps".replace("  ", " ")
+        method = " ".join(
+            f"{value}" if name == "kind" else f"{name}={value}"
+            for name, value in self.settings.items()
+        )
+        return f"{method}, {prompts}, uniformity {uniformity}, guidance {self.guidance:g}, {steps}"
 
     def fingerprint(self) -> str:
         """A short hash of the content, the same on every machine."""
-        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
+        content = {**vars(self), "method": self.settings}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["latents", "regions"],
+    data_fields=["latents", "regions", "data"],
     meta_fields=["key", "levels"],
 )
 @dataclass(frozen=True)
@@ -73,12 +91,15 @@ class Inversion:
       levels: which levels are kept, in ascending order: 0 is clean, `key.steps` the noisiest.
       regions: uniformity of every transformer block, example and pixel of the latent, where it was not
         the same for all.
+      data: further arrays that the method recorded, (steps or levels, b, ...), by name: "residual" (steps, b) of
+        a fixed-point inversion.
     """
 
     latents: Float[Array, "levels b h w c"]
     key: InversionKey
     levels: tuple[int, ...]
     regions: Float[Array | np.ndarray, "#blocks #b h w"] | None = None
+    data: Mapping[str, Array] = field(default_factory=dict)
 
     def at(self, level: int) -> Latent:
         """The latents of one level.
@@ -91,3 +112,8 @@ class Inversion:
                 f'the inversion keeps levels {self.levels}, and {level} is needed: invert with keep="all"'
             )
         return self.latents[self.levels.index(level)]
+
+    @property
+    def per_step(self) -> Mapping[str, Array]:
+        """The method's data for every step of an edit, most noise first."""
+        return self.key.method.per_step({"latents": self.latents, **self.data})

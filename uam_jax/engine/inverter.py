@@ -1,8 +1,8 @@
-"""Inverting and denoising with a checkpoint: what `Editor` does before and beside an edit."""
+"""Inverting and denoising with a checkpoint: the work of an `Editor` before and beside an edit."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -15,16 +15,16 @@ from uam_jax.engine import programs
 from uam_jax.engine.arguments import Prompts, per_image, prompt_list
 from uam_jax.engine.inversion import Inversion, InversionKey
 from uam_jax.engine.parallel import Devices
-from uam_jax.engine.predictors import Network
+from uam_jax.engine.predictors import Branch, Course, Model
 from uam_jax.errors import InputError
-from uam_jax.method.config import EditConfig
-from uam_jax.method.inversions import DDIM
+from uam_jax.method.config import EditConfig, InversionConfig
 from uam_jax.method.plan import Plan
+from uam_jax.method.samplers import SAMPLERS
 from uam_jax.method.schedule import warn_of_little_noise
 from uam_jax.types import Condition, Latent
 
 Shares = Float[Array | np.ndarray, "blocks images rows columns"]
-"""Uniformity of every transformer block, example and pixel of the latent, see `types.Regions`."""
+"""Uniformity of every transformer block, example and pixel of the latent, see `predictors.Branch`."""
 
 
 class Keys(NamedTuple):
@@ -55,9 +55,9 @@ class Inverter:
     checkpoint: Checkpoint
     devices: Devices | None = None
 
-    def network(self, spacing: str = "") -> Network:
+    def model(self, spacing: str = "") -> Model:
         """The denoiser with its schedule, whose timesteps may be spaced otherwise than the model's own."""
-        return Network(self.checkpoint.denoiser, self.checkpoint.schedule.spaced(spacing))
+        return Model(self.checkpoint.denoiser, self.checkpoint.schedule.spaced(spacing))
 
     def condition(self, prompts: Prompts) -> Condition:
         """See `Editor.condition`."""
@@ -68,20 +68,35 @@ class Inverter:
         self,
         count: int,
         prompts: Prompts,
+        inversion: InversionConfig,
         *,
-        uniformity: float = 0.0,
-        guidance: float = 1.0,
         steps: int,
         spacing: str = "",
+        sampler: str = "ddim",
         regions: Shares | None = None,
     ) -> InversionKey:
-        """What an inversion of `count` images depends on besides them.
+        """All that decides an inversion of `count` images besides them.
 
         Warns where the noisiest of its levels is no noise.
 
+        Args:
+          count: of images.
+          prompts: one for all, or one each.
+          inversion: method, uniformity and guidance.
+          steps: from level 0 to the noisiest.
+          spacing: as in `EditConfig`.
+          sampler: as in `EditConfig`.
+          regions: in place of the uniformity.
+
         Raises:
-          InputError: neither one prompt for all nor one each.
+          InputError: neither one prompt for all nor one each; or the method does not work with the sampler.
         """
+        method = inversion.method
+        if method.samplers and sampler not in method.samplers:
+            raise InputError(
+                f"sampler is {sampler}: this inversion works with {' or '.join(method.samplers)}; set sampler to that, "
+                "or choose another inversion.kind"
+            )
         schedule = self.checkpoint.schedule
         warn_of_little_noise(schedule.spaced(spacing), steps)
         texts = tuple(prompt_list(prompts))
@@ -91,62 +106,46 @@ class Inverter:
             )
         if len(set(texts)) == 1:
             texts = texts[:1]
-        # Guidance between a prompt and itself is none.
-        scale = float(guidance) if any(texts) else 1.0
         return InversionKey(
             self.checkpoint.model_hash,
             texts,
-            float(uniformity),
-            scale,
+            0.0 if regions is not None else inversion.uniformity,
+            # Guidance between a prompt and itself is none.
+            inversion.guidance if any(texts) else 1.0,
             steps,
             () if regions is None else _named(np.asarray(regions, np.float32)),
             "" if spacing == schedule.timestep_spacing else spacing,
+            sampler,
+            method,
         )
 
     def keys(
         self, count: int, prompts: Prompts, config: EditConfig, regions: Shares | None = None
     ) -> Keys:
         """The inversions that an edit of `count` images takes."""
-        inversion = config.inversion
-        if inversion.method != DDIM():
-            raise InputError("inversion.kind must be ddim: no other inversion is run yet")
+        own = config.inversion
+        uniform = replace(own, uniformity=config.auxiliary.uniformity)
+        shared = {"steps": config.steps, "spacing": config.spacing, "sampler": config.sampler}
         return Keys(
-            source=self.key(
-                count,
-                prompts,
-                uniformity=0.0 if regions is not None else inversion.uniformity,
-                guidance=inversion.guidance,
-                steps=config.steps,
-                spacing=config.spacing,
-                regions=regions,
-            ),
-            auxiliary=self.key(
-                count,
-                "",
-                uniformity=config.auxiliary.uniformity,
-                steps=config.steps,
-                spacing=config.spacing,
-            ),
+            source=self.key(count, prompts, own, regions=regions, **shared),
+            auxiliary=self.key(count, "", uniform, **shared),
         )
 
     def invert(
         self, z0: Latent, key: InversionKey, levels: tuple[int, ...], regions: Shares | None = None
     ) -> Inversion:
         """Clean latents -> those of `levels`."""
-        count = z0.shape[0]
-        latents = programs.invert(
-            self.network(key.spacing),
+        data = programs.invert(
+            self.model(key.spacing),
             self.checkpoint.params,
             jnp.asarray(z0),
-            *self._told(key, count),
-            key.guidance,
-            *self._regions(regions, z0.shape),
-            uniformity=key.uniformity,
-            steps=key.steps,
+            self._branch(key, z0.shape, regions),
+            course=_course(key),
+            method=key.method,
             levels=levels,
             on=self.devices,
         )
-        return Inversion(latents, key, levels, regions)
+        return Inversion(data.pop("latents"), key, levels, regions, data)
 
     def denoise(
         self, inversion: Inversion, depth: int, *, last: int = 0
@@ -154,14 +153,11 @@ class Inverter:
         """Latents of level `depth` -> clean ones, and the clean estimates of the `last` steps."""
         key, latents = inversion.key, inversion.at(depth)
         return programs.denoise(
-            self.network(key.spacing),
+            self.model(key.spacing),
             self.checkpoint.params,
             latents,
-            *self._told(key, latents.shape[0]),
-            key.guidance,
-            *self._regions(inversion.regions, latents.shape),
-            uniformity=key.uniformity,
-            steps=key.steps,
+            self._branch(key, latents.shape, inversion.regions),
+            course=_course(key),
             depth=depth,
             last=last,
             on=self.devices,
@@ -190,7 +186,7 @@ class Inverter:
         for key in needed.keys() - found.keys():
             own = regions if key.regions else None
             found[key] = self.invert(z0, key, needed[key], own)
-            evaluations += z0.shape[0] * key.rows * max(needed[key])
+            evaluations += z0.shape[0] * key.evaluations(max(needed[key]))
         return found, evaluations
 
     def refuse_foreign(self, inversion: Inversion) -> None:
@@ -224,8 +220,9 @@ class Inverter:
             found[inversion.key] = inversion
         return found
 
-    def _told(self, key: InversionKey, count: int) -> tuple[Condition | None, Condition | None]:
-        """A row for each image, so that one program serves one prompt for all and one each; and null's."""
+    def _branch(self, key: InversionKey, shape: Sequence[int], regions: Shares | None) -> Branch:
+        """An inversion's conditions, a row for each image: one program serves one prompt for all and one each."""
+        count, height, width, _ = shape
         if len(key.prompts) not in (1, count):
             raise InputError(
                 f"the inversion is of {len(key.prompts)} images with a prompt each, and {count} are left of "
@@ -233,17 +230,16 @@ class Inverter:
             )
         null_alone = not any(key.prompts)
         condition = None if null_alone else per_image(self.condition(key.prompts), count)
-        return condition, self.condition("") if null_alone or key.rows == 2 else None
-
-    def _regions(
-        self, regions: Shares | None, shape: Sequence[int]
-    ) -> tuple[Float[Array, "blocks b h w"] | None, Condition | None]:
-        """The regions with a row for each image, and the null prompt's condition."""
+        null = self.condition("") if null_alone or key.rows == 2 else None
         if regions is None:
-            return None, None
-        b, h, w, _ = shape
-        spread = jnp.broadcast_to(jnp.asarray(regions, jnp.float32), (len(regions), b, h, w))
-        return spread, self.condition("")
+            return Branch(condition, null, key.guidance)
+        spread = (len(regions), count, height, width)
+        regions = jnp.broadcast_to(jnp.asarray(regions, jnp.float32), spread)
+        return Branch(condition, null, key.guidance, regions, self.condition(""))
+
+
+def _course(key: InversionKey) -> Course:
+    return Course(key.steps, SAMPLERS[key.sampler], key.uniformity)
 
 
 def _named(regions: Float[np.ndarray, "blocks images rows columns"]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """A checkpoint on its devices, and what it tells about itself and about the edits that it is asked for."""
 
 import functools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 
 from uam_jax.checkpoints.load import Checkpoint, load_checkpoint
 from uam_jax.checkpoints.recommended import Recommended, recommended_by
+from uam_jax.checkpoints.tokenizer import unknown_words
 from uam_jax.engine import programs
 from uam_jax.engine.arguments import (
     Prompts,
@@ -168,7 +170,20 @@ class LoadedModel:
         timesteps = self.checkpoint.schedule.spaced(config.spacing).timesteps(config.steps)
         return settle_context(config, source).plan(timesteps, user_mask=user_mask)
 
-    # What an edit takes
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Warns of words that the model has never seen, if it ships a list of those it has."""
+        known = self.recommended.words
+        if known is None:
+            return
+        if unknown := unknown_words(prompts, known):
+            warnings.warn(
+                f"{self.name} has never seen {', '.join(unknown)}; it knows only: {', '.join(known)}. "
+                "For any other picture give a Stable Diffusion model with --model FOLDER_OR_HUB_ID",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    # The inversions and programs of an edit
 
     def inversions_needed(
         self,
@@ -197,7 +212,7 @@ class LoadedModel:
     def programs(
         self, config: EditConfig, size: tuple[int, int], *, user_mask: bool = False
     ) -> set[tuple[Any, ...]]:
-        """What is compiled for edits of a batch of pictures of one size, besides text: a name for each program.
+        """A name for each program that edits of a batch of pictures of one size take, besides the text encoder's.
 
         Edits that have a name in common share the program.
         """
@@ -206,20 +221,21 @@ class LoadedModel:
         keys = self.inverter.keys(1, prompts, config)
         regions = user_mask and config.inversion.outside_uniformity > 0
         mask, regional = config.mask, config.target.outside_uniformity > 0
-        details = mask.rule, mask.radius, mask.source_line, config.control, regional
+        details = mask.to_rule().rule, mask.radius, mask.source_line, config.control, regional
+        sampled = config.sampler, keys.source.spacing
         replayed = config.source.latents == "replay"
         names: list[tuple[Any, ...]] = [
             ("encode",),
             ("decode",),
             ("error_map",),
-            ("edit", plan, user_mask, replayed, *details, keys.source.spacing),
+            ("edit", plan, user_mask, replayed, *details, *sampled),
             ("signals", replayed and plan.segments[-1].source),
         ]
         for key, levels in keys.levels(plan, config).items():
             kind = key.uniformity, any(key.prompts), key.rows, regions and key == keys.source
-            names.append(("invert", *kind, key.spacing, levels))
+            names.append(("invert", *kind, *sampled, key.method, levels))
         if plan.depth:
-            kind = keys.auxiliary.uniformity, keys.auxiliary.spacing
+            kind = keys.auxiliary.uniformity, *sampled
             names.append(("denoise", plan.depth, plan.blended, *kind))
         return {(*name, size) for name in names}
 

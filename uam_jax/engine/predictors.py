@@ -1,12 +1,12 @@
-"""The denoiser with weights, condition, rules and guidance bound: what the samplers and the edit call.
+"""The denoiser with weights, conditions, rules and guidance bound: the predictors that samplers and the edit call.
 
 Each function here is a partial of one network, chosen when the loop is traced; nothing is looked up or
 branched on inside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +14,19 @@ from jaxtyping import Array, Float
 
 from uam_jax.method.controls import Control
 from uam_jax.method.edit import Branches, BranchPredictor
-from uam_jax.method.plan import Plan, Row
-from uam_jax.method.schedule import Schedule, to_noise
+from uam_jax.method.inversions import InversionMethod
+from uam_jax.method.plan import Row
+from uam_jax.method.samplers import Sampler
+from uam_jax.method.schedule import Schedule
 from uam_jax.method.uniform import MixedMaps, UniformMaps
 from uam_jax.models import Denoiser
 from uam_jax.types import (
     AttentionRule,
     Condition,
     Latent,
-    NoisePredictor,
     Params,
-    Regions,
+    Prediction,
+    Predictor,
     Rules,
     Scalar,
     Step,
@@ -33,124 +35,140 @@ from uam_jax.types import (
 
 
 @dataclass(frozen=True)
-class Network:
-    """The static half of a noise predictor: everything but arrays."""
+class Model:
+    """The static half of a predictor: everything but arrays."""
 
     denoiser: Denoiser
     schedule: Schedule
 
-    def noise(
-        self, params: Params, latent: Latent, step: Step, condition: Condition, rules: Rules
-    ) -> tuple[Latent, Taps]:
-        """One evaluation, as epsilon, and what the rules tapped."""
-        output, taps = self.denoiser.predict(params, latent, step.timestep, condition, rules)
-        return to_noise(output, latent, step.alpha_bar, self.schedule.prediction_type), taps
+
+@dataclass(frozen=True)
+class Course:
+    """How one branch alone goes between levels; static.
+
+    Attributes:
+      steps: from level 0 to the noisiest.
+      sampler: the rule of a step.
+      uniformity: of the cross-attention maps, towards uniform ones of the same condition.
+    """
+
+    steps: int
+    sampler: Sampler
+    uniformity: float = 0.0
 
 
-def _map_rule(uniformity: float, regions: Regions | None) -> AttentionRule | None:
-    """Text maps (0), uniform ones (1), for which the text's are not computed, or between."""
-    if regions is not None:
-        return MixedMaps(regions.uniformity, regions.null.states)
-    if uniformity == 0:
-        return None
-    return UniformMaps() if uniformity == 1 else MixedMaps(uniformity)
+class Branch(NamedTuple):
+    """The conditions of one branch alone: an inversion, a reconstruction, the auxiliary branch.
+
+    Attributes:
+      condition: of every example; None where all have the null prompt's.
+      null: the null prompt's (one row); with a condition, each step takes two rows, and `guidance` scales
+        between them.
+      guidance: scale; without both conditions it has no meaning and is 1.
+      regions: uniformity of every transformer block, example and pixel of the latent, in place of one for all; one
+        block's may serve all.
+      regions_null: the null prompt's condition (one row), whose uniform maps those of the regions are mixed with.
+    """
+
+    condition: Condition | None
+    null: Condition | None
+    guidance: Scalar = 1.0
+    regions: Float[Array, "#blocks b h w"] | None = None
+    regions_null: Condition | None = None
+
+    def map_rule(self, uniformity: float, *, guided: bool) -> AttentionRule | None:
+        """Of cross-attention: text maps (0), uniform ones (1), for which the text's are not computed, or between."""
+        if self.regions is not None and self.regions_null is not None:
+            share = jnp.concatenate([self.regions] * 2, axis=1) if guided else self.regions
+            return MixedMaps(share, self.regions_null.states)
+        if uniformity == 0:
+            return None
+        return UniformMaps() if uniformity == 1 else MixedMaps(uniformity)
 
 
 def predictor(
-    network: Network,
-    params: Params,
-    condition: Condition | None,
-    null: Condition | None,
-    uniformity: float,
-    guidance: Scalar,
-    batch: int,
-    regions: Regions | None = None,
-) -> NoisePredictor:
-    """One branch alone: an inversion, a reconstruction, the auxiliary branch.
+    model: Model, params: Params, branch: Branch, uniformity: float, batch: int
+) -> Predictor:
+    """The predictor of one branch alone.
 
     Args:
-      network: the denoiser and its schedule.
+      model: the denoiser and its schedule.
       params: of the checkpoint.
-      condition: of every example; None if all take the null prompt's.
-      null: the null prompt's (one row); with a condition, each step takes two rows, and `guidance`
-        scales between.
+      branch: its conditions.
       uniformity: of the cross-attention maps, towards uniform ones of the same condition.
-      guidance: scale; without both conditions it has no meaning and is 1.
-      batch: how many examples there will be.
-      regions: in place of `uniformity`.
+      batch: the number of examples.
     """
-    given = [each for each in (null, condition) if each is not None]
+    given = [each for each in (branch.null, branch.condition) if each is not None]
     guided = len(given) == 2
     # One row of uniform maps serves all.
-    rows = batch if guided or uniformity != 1 or regions else given[0].states.shape[0]
-    whole = _stack([_rows(each, rows) for each in given])
-    if regions is not None and guided:
-        regions = regions._replace(uniformity=jnp.concatenate([regions.uniformity] * 2, axis=1))
-    rules = Rules(cross=_map_rule(uniformity, regions))
+    alike = not guided and uniformity == 1 and branch.regions is None
+    rows = given[0].states.shape[0] if alike else batch
+    condition = _stack([_rows(each, rows) for each in given])
+    rules = Rules(cross=branch.map_rule(uniformity, guided=guided))
 
-    def predict(latent: Latent, step: Step) -> Latent:
-        latent = jnp.concatenate([latent] * 2) if guided else latent
-        noise, _ = network.noise(params, latent, step, whole, rules)
-        return _guide(noise, guidance) if guided else noise
+    def predict(latent: Latent, step: Step) -> Prediction:
+        twice = jnp.concatenate([latent] * 2) if guided else latent
+        output, taps = model.denoiser.predict(params, twice, step.time, condition, rules)
+        if guided:
+            unguided, full = jnp.split(output, 2)
+            output = _guide(unguided, full, branch.guidance)
+        return model.schedule.split(output, latent, step)._replace(taps=taps)
 
     return predict
 
 
 def branch_predictor(
-    network: Network,
+    model: Model,
     params: Params,
-    plan: Plan,
-    *,
-    null: Condition,
-    source: Condition,
-    target: Condition,
+    rows: Sequence[Row],
+    conditions: Mapping[str, Condition],
     guidance: Scalar,
+    *,
     control: Control,
+    prepared: Mapping[str, Array],
+    inversion: InversionMethod,
 ) -> BranchPredictor:
-    """Source and target side by side in one batch, under the rules of the control.
+    """The predictor of source and target side by side in one batch, under the rules of a control.
 
     Args:
-      network: the denoiser and its schedule.
+      model: the denoiser and its schedule.
       params: of the checkpoint.
-      plan: says how many rows each branch takes: [unconditional,] conditional.
-      null: the null prompt's condition (one row).
-      source: the source branch's condition.
-      target: the target branch's condition.
+      rows: of the network call; those of a branch that is not evaluated are left out.
+      conditions: by the names that rows give them.
       guidance: scale of both branches.
-      control: gives the rules of each call.
+      control: gives the rules.
+      prepared: the control's own data.
+      inversion: may change the conditions from step to step.
     """
-    conditions = {"source": source, "target": target}
-    rows = {"source": plan.source_rows, "target": plan.target_rows}
 
     def predict(
         latents: Branches,
         step: Step,
-        controlled: bool,
+        active: frozenset[str] = frozenset(),
         uniformity: Float[Array, "b h w 1"] | None = None,
-    ) -> Branches:
-        names = [name for name in ("source", "target") if name in latents]
-        batch, given, order = [], [], []
-        for name in names:
-            pairs = latents[name].shape[0]
-            batch += [latents[name]] * rows[name]
-            given += [_rows(each, pairs) for each in (null, conditions[name])[-rows[name] :]]
-            order += [Row(name, "null", "unguided"), Row(name, name)][-rows[name] :]
-        active = frozenset(control.windows(plan.steps) if controlled else ())
-        rules = control.rules(order, latents["target"].shape[0], active, {})
-        regions = None
+        data: Mapping[str, Array] | None = None,
+    ) -> tuple[dict[str, Prediction], Taps]:
+        present = [row for row in rows if row.branch in latents]
+        batch = latents["target"].shape[0]
+        own = inversion.conditions(conditions, data or {}, step)
+        condition = _stack([_rows(own[row.condition], batch) for row in present])
+        rules = control.rules(present, batch, active, prepared)
         if uniformity is not None:
-            share = {"target": uniformity, "source": jnp.zeros_like(uniformity)}
-            shares = [share[name] for name in names for _ in range(rows[name])]
-            regions = Regions(jnp.concatenate(shares)[None, ..., 0], null)
-        rules = replace(rules, cross=_map_rule(0.0, regions) or rules.cross)
-        noise, _ = network.noise(params, jnp.concatenate(batch), step, _stack(given), rules)
-        guided, first = {}, 0
-        for name in names:
-            count = rows[name] * latents[name].shape[0]
-            part = noise[first : first + count]
-            guided[name] = _guide(part, guidance) if rows[name] == 2 else part
-            first += count
-        return guided
+            text = jnp.zeros_like(uniformity)
+            shares = [uniformity if row.branch == "target" else text for row in present]
+            share = jnp.concatenate(shares)[None, ..., 0]
+            rules = replace(rules, cross=MixedMaps(share, conditions["null"].states, rules.cross))
+        sample = jnp.concatenate([latents[row.branch] for row in present])
+        output, taps = model.denoiser.predict(params, sample, step.time, condition, rules)
+        outputs = dict(zip(present, jnp.split(output, len(present)), strict=True))
+        predictions = {}
+        for branch, latent in latents.items():
+            halves = {row.half: each for row, each in outputs.items() if row.branch == branch}
+            combined = halves["guided"]
+            if "unguided" in halves:
+                combined = _guide(halves["unguided"], combined, guidance)
+            predictions[branch] = model.schedule.split(combined, latent, step)
+        return predictions, taps
 
     return predict
 
@@ -165,7 +183,6 @@ def _stack(conditions: Sequence[Condition]) -> Condition:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conditions)
 
 
-def _guide(noise: Any, guidance: Scalar) -> Latent:
-    """Classifier-free guidance over a batch of [unconditional, conditional]."""
-    unconditional, conditional = jnp.split(noise, 2)
-    return unconditional + guidance * (conditional - unconditional)
+def _guide(unguided: Latent, guided: Latent, guidance: Scalar) -> Latent:
+    """Classifier-free guidance: Ho and Salimans 2022 (arXiv 2207.12598), equation 6, with w = scale - 1."""
+    return unguided + guidance * (guided - unguided)

@@ -1,6 +1,6 @@
 """The part of an edit that does not depend on its target."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Array, Float
@@ -13,15 +13,16 @@ from uam_jax.types import Condition, Image, Latent
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the edits of some pictures share, whatever their targets.
+    """The part that all edits of some pictures share, whatever their targets.
 
     Attributes:
       config: the edits' settings.
       plan: their evaluations.
       z0: (b, h/f, w/f, c), the pictures' latents.
       start: the source's noisiest latent.
-      trajectory: the source's latent before every step, most noise first, if it is anchored on them.
-      told: the source's condition, a row per picture.
+      anchors: the source's latents of every level, most noise first, if it is anchored on them.
+      inverted: the inversion's data of every step, most noise first.
+      condition: the source's, a row per picture.
       auxiliary: the uniform reconstruction; None where nothing is blended.
       auxiliary_clean: (m, b, h/f, w/f, c), the auxiliary branch's clean estimates of the blended steps.
       masks: (b, h/f, w/f, 1), the user's.
@@ -35,8 +36,9 @@ class Prepared:
     plan: Plan
     z0: Latent
     start: Latent
-    trajectory: Float[Array, "n b h w c"] | None
-    told: Condition
+    anchors: Float[Array, "levels b h w c"] | None
+    inverted: Mapping[str, Float[Array, "n b *rest"]]
+    condition: Condition
     auxiliary: Latent | None
     auxiliary_clean: Float[Array, "m b h w c"] | None
     masks: Float[Array, "b h w 1"] | None

@@ -5,26 +5,28 @@ arrays. `params` is the checkpoint's whole dict. Each program declares its batch
 devices (`on=`).
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from uam_jax.engine.parallel import platform_of, program
-from uam_jax.engine.predictors import Network, branch_predictor, predictor
-from uam_jax.method import confidence, ddim
+from uam_jax.engine.predictors import Branch, Course, Model, branch_predictor, predictor
+from uam_jax.method import confidence, sample
 from uam_jax.method.confidence import Signals, edit_signals
 from uam_jax.method.controls import Control
-from uam_jax.method.edit import EditTrace
+from uam_jax.method.edit import EditInputs, EditRules, EditTrace
 from uam_jax.method.edit import edit as run_branches
-from uam_jax.method.masks import Rule
+from uam_jax.method.inversions import InversionMethod
+from uam_jax.method.masks import MaskRule
 from uam_jax.method.plan import Plan
+from uam_jax.method.samplers import Sampler
 from uam_jax.method.uniform import UniformMaps
 from uam_jax.models import VAE, Denoiser, decode_in_tiles, encode_in_tiles
 from uam_jax.runtime.platforms import tracing_for
-from uam_jax.types import Condition, Image, Latent, Params, Regions, Rules, Scalar
+from uam_jax.types import Condition, Image, Latent, Params, Rules, Scalar
 
 TILED_ABOVE = 1024 * 1024
 """Pixels of a picture above which the VAE runs in tiles: slower, the same up to rounding, in little memory."""
@@ -62,111 +64,120 @@ def condition(denoiser: Denoiser, params: Params, ids: Int[Array, "b s"]) -> Con
     return denoiser.condition(params, ids)
 
 
+BRANCH_AXES = Branch(condition=0, null=None, guidance=None, regions=1, regions_null=None)
+"""The batch axes of a branch."""
+
+
 @program(
-    static=["network", "uniformity", "steps", "levels"],
-    batched={"z0": 0, "condition": 0, "regions": 1},
+    static=["model", "course", "method", "levels"],
+    batched={"z0": 0, "branch": BRANCH_AXES},
     out=1,
 )
 def invert(
-    network: Network,
+    model: Model,
     params: Params,
     z0: Latent,
-    condition: Condition | None,
-    null: Condition | None,
-    guidance: Scalar,
-    regions: Float[Array, "blocks b h w"] | None = None,
-    regions_null: Condition | None = None,
+    branch: Branch,
     *,
-    uniformity: float,
-    steps: int,
+    course: Course,
+    method: InversionMethod,
     levels: tuple[int, ...],
-) -> Float[Array, "levels b h w c"]:
-    """Latents of some levels of `steps`; see `predictor` for the conditions, `Regions` for the regions."""
-    parts = None if regions is None else Regions(regions, regions_null)
-    predict = predictor(network, params, condition, null, uniformity, guidance, z0.shape[0], parts)
-    return ddim.invert(predict, z0, network.schedule.inverting(steps, max(levels)), keep=levels)
+) -> dict[str, Array]:
+    """The data of an inversion: the latents of some levels, and further arrays that the method records."""
+    predict = predictor(model, params, branch, course.uniformity, z0.shape[0])
+    up = model.schedule.inverting(course.steps, max(levels))
+    return method.run(predict, z0, up, sampler=course.sampler, keep=levels)
 
 
 @program(
-    static=["network", "uniformity", "steps", "depth", "last"],
-    batched={"latent": 0, "condition": 0, "regions": 1},
+    static=["model", "course", "depth", "last"],
+    batched={"latent": 0, "branch": BRANCH_AXES},
     out=(0, 1),
     donated=["latent"],
 )
 def denoise(
-    network: Network,
+    model: Model,
     params: Params,
     latent: Latent,
-    condition: Condition | None,
-    null: Condition | None,
-    guidance: Scalar,
-    regions: Float[Array, "blocks b h w"] | None = None,
-    regions_null: Condition | None = None,
+    branch: Branch,
     *,
-    uniformity: float,
-    steps: int,
+    course: Course,
     depth: int,
     last: int,
 ) -> tuple[Latent, Float[Array, "last b h w c"] | None]:
-    """From level `depth` of `steps` to 0; also the clean estimates of the `last` steps, if any."""
-    parts = None if regions is None else Regions(regions, regions_null)
-    predict = predictor(
-        network, params, condition, null, uniformity, guidance, latent.shape[0], parts
-    )
-    levels = network.schedule.denoising(steps, depth)
+    """From level `depth` to 0; also the clean estimates of the `last` steps, if any."""
+    predict = predictor(model, params, branch, course.uniformity, latent.shape[0])
+    down = model.schedule.denoising(course.steps, depth)
     if not last:
-        return ddim.denoise(predict, latent, levels), None
-    return ddim.denoise_with_clean(predict, latent, levels, last=last)
+        return sample.denoise(predict, latent, down, sampler=course.sampler), None
+    return sample.denoise_with_clean(predict, latent, down, last=last, sampler=course.sampler)
+
+
+class EditArrays(NamedTuple):
+    """The arrays of an edit besides weights and start.
+
+    Attributes:
+      conditions: "null" (one row), "negative", "source" and "target".
+      inputs: masks, estimates and stored latents.
+      mask: where and how clean estimates are blended.
+      guidance: scale of both branches.
+      prepared: the control's own data.
+    """
+
+    conditions: Mapping[str, Condition]
+    inputs: EditInputs
+    mask: MaskRule
+    guidance: Scalar
+    prepared: Mapping[str, Array]
 
 
 @program(
-    static=["network", "plan", "rule", "radius", "source_line", "control", "keep_masks"],
+    static=["model", "plan", "sampler", "control", "inversion", "keep_masks"],
     batched={
         "start": 0,
-        "trajectory": 1,
-        "conditions": {"null": None, "source": 0, "target": 0},
-        "auxiliary_clean": 1,
-        "user_mask": 0,
+        "arrays": EditArrays(
+            conditions={"null": None, "negative": 0, "source": 0, "target": 0},
+            inputs=EditInputs(
+                auxiliary_clean=1, user_mask=0, outside_uniformity=None, anchors=1, inverted=1
+            ),
+            mask=None,
+            guidance=None,
+            prepared=0,
+        ),
     },
     out=EditTrace(target=0, source=0, free=0, change=0, stability=0, masks=1),
     donated=["start"],
 )
 def edit(
-    network: Network,
+    model: Model,
     params: Params,
     start: Latent,
-    trajectory: Float[Array, "n b h w c"] | None,
-    conditions: dict[str, Condition],
-    auxiliary_clean: Float[Array, "m b h w c"] | None,
-    user_mask: Float[Array, "b h w 1"] | None,
-    guidance: Scalar,
-    quantile: Scalar,
-    region: Scalar | None = None,
+    arrays: EditArrays,
     *,
     plan: Plan,
-    rule: Rule,
-    radius: int,
-    source_line: bool,
+    sampler: Sampler,
     control: Control,
+    inversion: InversionMethod,
     keep_masks: bool,
 ) -> EditTrace:
-    """The source and target branches from `start`; the source is anchored on its `trajectory`, if given."""
+    """The source and target branches from `start`."""
     predict = branch_predictor(
-        network, params, plan, **conditions, guidance=guidance, control=control
+        model,
+        params,
+        plan.rows,
+        arrays.conditions,
+        arrays.guidance,
+        control=control,
+        prepared=arrays.prepared,
+        inversion=inversion,
     )
     return run_branches(
         predict,
-        start if trajectory is None else trajectory,
-        start,
-        network.schedule.denoising(plan.steps),
+        {"source": start, "target": start},
+        model.schedule.denoising(plan.steps),
         plan.segments,
-        auxiliary_clean=auxiliary_clean,
-        user_mask=user_mask,
-        rule=rule,
-        quantile=quantile,
-        radius=radius,
-        source_line=source_line,
-        region=region,
+        arrays.inputs,
+        EditRules(arrays.mask, sampler, control, inversion),
         keep_masks=keep_masks,
     )
 

@@ -174,16 +174,14 @@ def drift_by_level(editor: "Editor", inversion: Inversion, clean: np.ndarray) ->
     schedule = editor.checkpoint.schedule.spaced(inversion.key.spacing)
     steps = schedule.denoising(inversion.key.steps)
     levels = zip(
-        np.asarray(steps.alpha_bar, np.float64),
-        np.asarray(steps.alpha_bar_next, np.float64),
+        *(np.asarray(part, np.float64) for part in steps[2:]),
         clean.astype(np.float64),
         up[1:],
         strict=True,
     )
     latent, found = up[0], [np.zeros(up.shape[1])]
-    for level, following, estimate, stored in levels:
-        noise = (latent - np.sqrt(level) * estimate) / np.sqrt(1 - level)
-        latent = np.sqrt(following) * estimate + np.sqrt(1 - following) * noise
+    for signal, sigma, signal_next, sigma_next, estimate, stored in levels:
+        latent = signal_next * estimate + sigma_next * (latent - signal * estimate) / sigma
         found.append(np.sqrt(np.mean((latent - stored) ** 2, axis=(1, 2, 3))))
     return np.stack(found)
 

@@ -20,7 +20,7 @@ from uam_jax.method.edit import EditTrace
 from uam_jax.method.masks import otsu, smooth
 from uam_jax.types import Image, Latent
 
-Signals = dict[str, Float[Array, "t"]]
+Signals = dict[str, Float[Array | np.ndarray, "t"]]
 
 
 def error_map(images: Image, rebuilt: Image) -> Float[Array, "b height width"]:

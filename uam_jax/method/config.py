@@ -19,7 +19,8 @@ from uam_jax.errors import InputError
 from uam_jax.files import local_path, read_text
 from uam_jax.method.controls import CONTROLS, Control, MasaCtrl
 from uam_jax.method.inversions import DDIM, INVERSIONS, InversionMethod
-from uam_jax.method.plan import Plan, segments
+from uam_jax.method.masks import MaskRule
+from uam_jax.method.plan import Plan, branch_rows, segments
 from uam_jax.method.section import (
     Between,
     Count,
@@ -125,6 +126,11 @@ class MaskConfig(Section):
         bool, "a user's mask holds from the first step on, not only below t_mask"
     ] = False
 
+    def to_rule(self) -> MaskRule:
+        """The rule of the blended steps; its segments say whether it finds a mask at all."""
+        rule = "released" if self.rule == "none" else self.rule
+        return MaskRule(rule, self.quantile, self.radius, self.source_line)
+
 
 @dataclass(frozen=True)
 class EditConfig(Section):
@@ -146,6 +152,10 @@ class EditConfig(Section):
         Literal["latent", "pixels"],
         "what was not edited is kept in the latent only, or also bit-exact in the pixels",
     ] = "pixels"
+    sampler: Annotated[
+        Literal["ddim", "dpm++2m"],
+        "rule of a step, down and up: DDIM, or DPM-Solver++ of second order",
+    ] = "ddim"
     source: Annotated[SourceConfig, "the source branch"] = SourceConfig()
     inversion: Annotated[InversionConfig, "how the source is inverted"] = InversionConfig()
     auxiliary: Annotated[AuxiliaryConfig, "what is preserved"] = AuxiliaryConfig()
@@ -214,13 +224,16 @@ class EditConfig(Section):
             count,
             adaptive=never if replaced or self.mask.rule == "none" else late,
             user=user if user_mask else never,
-            controlled=frozenset().union(*self.control.windows(count).values()),
+            windows=self.control.windows(count),
             compared=always if self.target.outside_uniformity and not user_mask else never,
             anchored=self.source.latents == "anchored",
         )
         prompted = self.source.condition == "prompt"
         return Plan(
             segments=parts,
+            rows=self.control.branches(
+                branch_rows(guided=self.guidance != 1, source=self.source.condition)
+            ),
             auxiliary=self.auxiliary.latents,
             shared_inversion=(
                 self.inversion.uniformity == self.auxiliary.uniformity
@@ -228,8 +241,7 @@ class EditConfig(Section):
                 and not self.inversion.outside_uniformity
             ),
             inversion_rows=2 if prompted and self.inversion.guidance != 1 else 1,
-            source_rows=2 if prompted and self.guidance != 1 else 1,
-            target_rows=2 if self.guidance != 1 else 1,
+            inversion_cost=self.inversion.method.cost,
         )
 
 

@@ -1,14 +1,16 @@
 """The edit: source and target denoised side by side, blended with the auxiliary's clean estimates.
 
-One step, for each branch and in this order: guided noise, clean estimate, mask from the unblended
-estimates, blend, DDIM step with the branch's own noise. The auxiliary branch gets nothing back
-from the other two, so it has run before (`ddim.denoise_with_clean`) and comes in as data, as do
+One step, for each branch and in this order: guided prediction (noise and clean estimate), mask from the unblended
+estimates, blend, sampler's step with the branch's own noise. The auxiliary branch gets nothing back
+from the other two, so it has run before (`sample.denoise_with_clean`) and comes in as data, as do
 the stored latents of an anchored source. Which steps do what is a tuple of `plan.Segment`s, each
 of which is one scan.
 
 Source: Algorithm 1 and §3.3.2 of arXiv 2411.19652; the "source line" from the released code.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -16,34 +18,41 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from uam_jax.method.ddim import arrive, clean_estimate
-from uam_jax.method.masks import Rule, auto_mask, blend, edit_mask, quantiles
+from uam_jax.method.controls import Control, NoControl
+from uam_jax.method.inversions import DDIM, InversionMethod
+from uam_jax.method.masks import MaskRule, auto_mask, blend, edit_mask, quantiles
 from uam_jax.method.plan import Segment
-from uam_jax.types import Latent, Scalar, Step
+from uam_jax.method.samplers import SAMPLERS, Sampler
+from uam_jax.types import Latent, Prediction, Scalar, Step
 
 Branches = dict[str, Latent]
-"""Latents (or noises, or clean estimates) of "target" and, where it is evaluated, of "source"."""
+"""Latents of "target" and, where it is evaluated, of "source"."""
+Share = Float[Array, "b h w 1"]
+"""A number in [0, 1] for every pixel of the latent."""
 
 
 class BranchPredictor(Protocol):
-    """The guided noise of each branch given, from one network call, so that a control may share.
+    """The guided prediction of each branch given, from one network call, so that a control may share.
 
-    "source" is absent where it is not evaluated. `controlled` is static: whether the attention
-    control is active; only with a source. `uniformity`, given where there is a region: of the
-    target's cross-attention maps, from the text's (0) to the null prompt's uniform ones (1).
+    "source" is absent where it is not evaluated. `active`: the control's open windows, static.
+    `uniformity`, given where the maps are regional: of the target's cross-attention maps, from the text's (0) to the
+    null prompt's uniform ones (1). `data`: of the inversion, this step's.
     """
 
     def __call__(
         self,
         latents: Branches,
         step: Step,
-        controlled: bool,
-        uniformity: Float[Array, "b h w 1"] | None = None,
-    ) -> Branches: ...
+        active: frozenset[str] = frozenset(),
+        uniformity: Share | None = None,
+        data: Mapping[str, Array] | None = None,
+    ) -> tuple[dict[str, Prediction], Mapping[str, Array]]:
+        """Returns the predictions, and the taps of the attention rules."""
+        ...
 
 
 class EditTrace(NamedTuple):
-    """What an edit leaves.
+    """Arrays recorded while an edit runs.
 
     Attributes:
       target: the edited latent.
@@ -65,129 +74,185 @@ class EditTrace(NamedTuple):
     masks: Float[Array, "m b h w c"] | None
 
 
+class EditInputs(NamedTuple):
+    """Arrays that an edit takes besides its branches' latents; what it does without is None.
+
+    Attributes:
+      auxiliary_clean: the auxiliary branch's clean estimates of the last m steps, among them all
+        that are blended.
+      user_mask: 1 where the user allows changes, 0 where not, or between; at latent resolution.
+      outside_uniformity: uniformity of the target's cross-attention maps outside the region to be edited: the
+        user's, or else the one that `masks.auto_mask` has found by then; None leaves the maps to the text.
+      anchors: the source's stored latents of all n + 1 levels, most noise first, if it is anchored on them:
+        `invert(..., keep="all")[::-1]`.
+      inverted: the inversion's data of every step, most noise first (`InversionMethod.per_step`).
+    """
+
+    auxiliary_clean: Float[Array, "m b h w c"] | None = None
+    user_mask: Share | None = None
+    outside_uniformity: Scalar | None = None
+    anchors: Float[Array, "n+1 b h w c"] | None = None
+    inverted: Mapping[str, Float[Array, "n b *rest"]] | None = None
+
+
+@dataclass(frozen=True)
+class EditRules:
+    """The rules that an edit follows; `mask` is a pytree, the others are static.
+
+    Attributes:
+      mask: where and how clean estimates are blended.
+      sampler: the rule of a step.
+      control: the attention control, whose windows the segments name.
+      inversion: the method by which the source was inverted.
+    """
+
+    mask: MaskRule = field(default_factory=MaskRule)
+    sampler: Sampler = SAMPLERS["ddim"]
+    control: Control = field(default_factory=NoControl)
+    inversion: InversionMethod = field(default_factory=DDIM)
+
+
+class _Carried(NamedTuple):
+    """State of the scan: the sampler's of each replayed branch, the control's, and the branches' difference so far."""
+
+    branches: dict[str, Any]
+    control: Any
+    change: Share
+
+
 def edit(
     predict: BranchPredictor,
-    source: Latent | Float[Array, "n b h w c"],
-    target: Latent,
+    latents: Branches,
     steps: Step,
     segments: tuple[Segment, ...],
+    inputs: EditInputs | None = None,
+    rules: EditRules | None = None,
     *,
-    auxiliary_clean: Float[Array, "m b h w c"] | None = None,
-    user_mask: Float[Array, "b h w 1"] | None = None,
-    rule: Rule = "released",
-    quantile: float | Float[Array, ""] = 0.5,
-    radius: int = 1,
-    source_line: bool = True,
-    region: Scalar | None = None,
     keep_masks: bool = False,
 ) -> EditTrace:
     """Runs the source and target branches through `segments`.
 
     Args:
-      predict: guided noises of the branches.
-      source: (b, h, w, c), the latent at which the source branch starts, to be replayed; or
-        (n, b, h, w, c), its stored latent before every step, most noise first, to be anchored on:
-        `invert(..., keep="all")[:0:-1]`.
-      target: the latent at which the target branch starts.
+      predict: guided predictions of the branches.
+      latents: those at which the branches start; an anchored source needs none.
       steps: all n denoising steps, whatever part of them the segments cover.
-      segments: what each step does, as in `EditConfig.plan(...).segments`.
-      auxiliary_clean: the auxiliary branch's clean estimates of the last m steps, among them all
-        that are blended.
-      user_mask: 1 where the user allows changes, 0 where not, or between; at latent resolution.
-      rule: which adaptive mask, see `masks`.
-      quantile: q at the last step, see `masks.quantiles`.
-      radius: of the mask's dilation, in latent pixels.
-      source_line: blend the replayed source too: x0_src <- (1-P)·x0_u + P·x0_src.
-      region: how uniform the target's cross-attention maps are outside the region to be edited: the
-        user's, or else the one that `masks.auto_mask` has found by then; None leaves them to the text.
+      segments: the work of each step, as in `EditConfig.plan(...).segments`.
+      inputs: masks, estimates and stored latents.
+      rules: mask, sampler, control and inversion.
       keep_masks: return every step's mask.
     """
-    count = steps.index.shape[0]
+    inputs, rules = inputs or EditInputs(), rules or EditRules()
+    count, target = steps.index.shape[0], latents["target"]
     nothing = jnp.zeros((0, *target.shape), target.dtype)
-    kept = nothing if auxiliary_clean is None else auxiliary_clean
+    kept = nothing if inputs.auxiliary_clean is None else inputs.auxiliary_clean
     before = count - kept.shape[0]
     if any(part.blended and part.start < before for part in segments):
         raise ValueError(f"auxiliary_clean has {kept.shape[0]} steps, fewer than are blended")
-    anchored = source.ndim == target.ndim + 1
-    everything = (steps, quantiles(quantile, count))
+    everything = (steps, quantiles(rules.mask.quantile, count), inputs.inverted or {})
 
-    latents, masks = {"source": source, "target": target}, [nothing]
-    change = jnp.zeros_like(target[..., :1])
+    started = {
+        name: latents[name] for name in latents if name == "target" or inputs.anchors is None
+    }
+    carried = _Carried(
+        {name: rules.sampler.start(latent) for name, latent in started.items()},
+        rules.control.start(latents),
+        jnp.zeros_like(target[..., :1]),
+    )
+    masks = [nothing]
+    # The source's latents before and after every step.
+    anchored = () if inputs.anchors is None else (inputs.anchors[:-1], inputs.anchors[1:])
     for segment in segments:
-        carried = {"source", "target"} if segment.source and not anchored else {"target"}
-        inputs = (
+        if not segment.source:
+            carried = carried._replace(branches={"target": carried.branches["target"]})
+        scanned = (
             jax.tree.map(lambda values, at=segment: values[at.start : at.stop], everything),
-            {"source": source[segment.start : segment.stop]} if anchored and segment.source else {},
+            tuple({"source": part[segment.start : segment.stop]} for part in anchored),
             kept[segment.start - before : segment.stop - before] if segment.blended else None,
         )
-        advance = partial(
-            _advance,
-            predict=predict,
-            segment=segment,
-            user_mask=user_mask,
-            rule=rule,
-            radius=radius,
-            source_line=source_line,
-            region=region,
-        )
-        latents = {name: latents[name] for name in carried}
-        (latents, change), free = jax.lax.scan(advance, (latents, change), inputs)
+        advance = partial(_advance, predict=predict, segment=segment, inputs=inputs, rules=rules)
+        carried, free = jax.lax.scan(advance, carried, scanned)
         if free is not None:
             masks.append(free)
 
+    ends = {name: rules.sampler.latent(state) for name, state in carried.branches.items()}
     free = jnp.concatenate(masks)
-    compared = sum(part.stop - part.start for part in segments if part.source)
+    compared = sum(len(part) for part in segments if part.source)
     return EditTrace(
-        target=latents["target"],
-        source=latents.get("source"),
+        target=ends["target"],
+        source=ends.get("source"),
         free=free.mean(axis=(0, -1)) if free.shape[0] else jnp.ones(target.shape[:-1]),
-        change=change[..., 0] / max(compared, 1),
+        change=carried.change[..., 0] / max(compared, 1),
         stability=_stability(free),
         masks=free if keep_masks else None,
     )
 
 
 def _advance(
-    carried: tuple[Branches, Float[Array, "b h w 1"]],
-    inputs: tuple[Any, Branches, Any],
+    carried: _Carried,
+    scanned: tuple[Any, tuple[Branches, ...], Any],
     *,
     predict: BranchPredictor,
     segment: Segment,
-    user_mask: Any,
-    rule: Rule,
-    radius: int,
-    source_line: bool,
-    region: Scalar | None,
-) -> tuple[tuple[Branches, Float[Array, "b h w 1"]], Latent | None]:
-    """One step of a segment: the carried branches' next latents, and 1 - P where it is blended."""
-    latents, change = carried
-    (step, quantile), stored, clean_u = inputs
-    branches = latents | stored
-    if region is None:
-        noise = predict(branches, step, segment.controlled)
-    else:
-        inside = auto_mask(change, radius) if user_mask is None else user_mask
-        # Before there is anything to tell inside from outside, all is inside.
-        known = 1.0 if user_mask is not None else change.max(axis=(1, 2, 3), keepdims=True) > 0
-        noise = predict(branches, step, segment.controlled, region * known * (1 - inside))
-    clean = {name: clean_estimate(branches[name], noise[name], step.alpha_bar) for name in branches}
-    free: Any
-    free, difference = None, jnp.zeros_like(clean["target"])
+    inputs: EditInputs,
+    rules: EditRules,
+) -> tuple[_Carried, Latent | None]:
+    """One step of a segment: the carried state after it, and 1 - P where it is blended."""
+    (step, quantile, inverted), anchored, clean_u = scanned
+    above, below = anchored or ({}, {})
+    sampler, mask = rules.sampler, rules.mask
+    branches = {name: sampler.query(state) for name, state in carried.branches.items()}
+    branches |= above if segment.source else {}
+    uniformity = _uniformity(carried.change, inputs, mask.radius)
+    predictions, taps = predict(branches, step, segment.active, uniformity, inverted)
+    clean = {name: prediction.clean for name, prediction in predictions.items()}
+    change, free, difference = carried.change, None, jnp.zeros_like(clean["target"])
     if "source" in clean:
         difference = clean["source"] - clean["target"]
         change += jnp.abs(difference).mean(axis=-1, keepdims=True)
     if segment.blended:
-        free = jnp.ones_like(difference)
-        if segment.adaptive and rule == "auto":
-            free = free * auto_mask(change, radius)
-        elif segment.adaptive:
-            free = edit_mask(difference, quantile, rule=rule, radius=radius)
-        if segment.user:
-            free = free * user_mask
+        free = _free(difference, change, quantile, segment, inputs.user_mask, mask)
         clean["target"] = blend(1 - free, clean_u, clean["target"])
-        if source_line and "source" in clean:
+        if mask.source_line and "source" in clean:
             clean["source"] = blend(free, clean_u, clean["source"])
-    return ({name: arrive(clean[name], noise[name], step) for name in latents}, change), free
+    states = {
+        name: sampler.advance(state, predictions[name]._replace(clean=clean[name]), step)
+        for name, state in carried.branches.items()
+    }
+    latents = {name: sampler.latent(state) for name, state in states.items()} | below
+    control, changed = rules.control.after(carried.control, taps, latents, step)
+    changed = rules.inversion.after(changed, inverted, step)
+    for name in states:
+        if changed[name] is not latents[name]:
+            states[name] = sampler.moved(states[name], changed[name])
+    return _Carried(states, control, change), free
+
+
+def _uniformity(change: Share, inputs: EditInputs, radius: int) -> Share | None:
+    """Of the target's cross-attention maps, where they are regional."""
+    if inputs.outside_uniformity is None:
+        return None
+    if inputs.user_mask is not None:
+        return inputs.outside_uniformity * (1 - inputs.user_mask)
+    # Before there is anything to tell inside from outside, all is inside.
+    known = change.max(axis=(1, 2, 3), keepdims=True) > 0
+    return inputs.outside_uniformity * known * (1 - auto_mask(change, radius))
+
+
+def _free(
+    difference: Latent,
+    change: Share,
+    quantile: Float[Array, ""],
+    segment: Segment,
+    user_mask: Share | None,
+    mask: MaskRule,
+) -> Latent:
+    """1 - P of a blended step, for every channel."""
+    free: Any = jnp.ones_like(difference)
+    if segment.adaptive and mask.rule == "auto":
+        free = free * auto_mask(change, mask.radius)
+    elif segment.adaptive:
+        free = edit_mask(difference, quantile, rule=mask.rule, radius=mask.radius)
+    return free * user_mask if segment.user else free
 
 
 def _stability(free: Float[Array, "m b h w c"]) -> Float[Array, "b"]:

@@ -6,16 +6,40 @@ target may differ, P = 1 - E (preserve) is 1 where the auxiliary branch's clean 
 Source: Algorithm 1 and §3.3.2 of arXiv 2411.19652; the rule "auto" is ours.
 """
 
+import functools
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from uam_jax.types import Latent
+from uam_jax.types import Latent, Scalar
 
 Rule = Literal["released", "algorithm1", "auto"]
-"""What decides the mask: two readings of the paper (`edit_mask`), or the image itself (`auto_mask`)."""
+"""The adaptive masks: two readings of the paper (`edit_mask`), or the image itself (`auto_mask`)."""
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["quantile"],
+    meta_fields=["rule", "radius", "source_line"],
+)
+@dataclass(frozen=True)
+class MaskRule:
+    """How an edit finds its masks and what it does with them.
+
+    Attributes:
+      rule: which adaptive mask.
+      quantile: q at the last step, see `quantiles`.
+      radius: of the dilation, in latent pixels.
+      source_line: blend the replayed source too: x0_src <- (1-P)·x0_u + P·x0_src.
+    """
+
+    rule: Rule = "released"
+    quantile: Scalar = 0.5
+    radius: int = 1
+    source_line: bool = True
 
 
 def quantiles(quantile: float | Float[Array, ""], steps: int) -> Float[Array, "{steps}"]:

@@ -1,13 +1,12 @@
-"""Which network evaluations an edit takes, decided before it runs.
+"""The network evaluations that an edit takes, decided before it runs.
 
-`EditConfig.plan` makes a plan, the pipeline and `edit` execute it, and the count of evaluations is
+`EditConfig.plan` makes a plan, the editor and `edit` execute it, and the count of evaluations is
 read off it, so that count and run cannot disagree. Pure Python over plain numbers.
 
-Steps are counted from the start of denoising. A *row* is one sample in a network call: guidance
-takes two, unless its two contexts are the same or its scale is 1.
+Steps are counted from the start of denoising.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, NamedTuple
@@ -27,6 +26,21 @@ class Row(NamedTuple):
     half: Literal["unguided", "guided"] = "guided"
 
 
+def branch_rows(*, guided: bool, source: Literal["null", "prompt"]) -> tuple[Row, ...]:
+    """The rows of the source and target branches.
+
+    Args:
+      guided: the guidance scale is not 1.
+      source: the source's condition; between the null prompt and itself there is no guidance.
+    """
+    rows = []
+    if source == "null":
+        rows.append(Row("source", "source"))
+    else:
+        rows += [Row("source", "null", "unguided")] * guided + [Row("source", "source")]
+    return (*rows, *[Row("target", "negative", "unguided")] * guided, Row("target", "target"))
+
+
 @dataclass(frozen=True)
 class Segment:
     """Consecutive denoising steps that run one program: one `lax.scan`.
@@ -35,7 +49,7 @@ class Segment:
       start: the first step.
       stop: the step after the last.
       source: the source branch is evaluated beside the target.
-      controlled: the attention control is active (it needs the source).
+      active: the control's windows that are open (they need the source).
       adaptive: a mask rule compares the branches' clean estimates (it needs the source).
       user: the user's mask takes part.
     """
@@ -43,7 +57,7 @@ class Segment:
     start: int
     stop: int
     source: bool
-    controlled: bool
+    active: frozenset[str]
     adaptive: bool
     user: bool
 
@@ -52,6 +66,9 @@ class Segment:
         """Clean estimates are blended with the auxiliary branch's."""
         return self.adaptive or self.user
 
+    def __len__(self) -> int:
+        return self.stop - self.start
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -59,20 +76,20 @@ class Plan:
 
     Attributes:
       segments: the steps of the source and target branches.
-      auxiliary: "replay", "anchored" or "original", as in `EditConfig`.
+      rows: of those branches, in the order of the network call.
+      auxiliary: "replay", "anchored" or "original", as in `AuxiliaryConfig.latents`.
       shared_inversion: the source's inversion is the uniform one, so the auxiliary branch starts
         from its latent at level `depth` and needs no inversion of its own.
       inversion_rows: rows of a step of the source's inversion.
-      source_rows: rows of the source branch in a step.
-      target_rows: rows of the target branch in a step.
+      inversion_cost: evaluations of a row in a step of an inversion, see `InversionMethod`.
     """
 
     segments: tuple[Segment, ...]
+    rows: tuple[Row, ...]
     auxiliary: str
     shared_inversion: bool
-    inversion_rows: int
-    source_rows: int
-    target_rows: int
+    inversion_rows: int = 1
+    inversion_cost: int = 1
 
     @property
     def steps(self) -> int:
@@ -81,8 +98,8 @@ class Plan:
 
     @property
     def blended(self) -> int:
-        """How many steps are blended: always the last ones."""
-        return sum(part.stop - part.start for part in self.segments if part.blended)
+        """Steps that are blended: always the last ones."""
+        return sum(len(part) for part in self.segments if part.blended)
 
     @property
     def depth(self) -> int:
@@ -91,18 +108,19 @@ class Plan:
             return 0
         return self.steps if self.auxiliary == "replay" else self.blended
 
+    def rows_in(self, segment: Segment) -> tuple[Row, ...]:
+        """The rows that are evaluated in a segment."""
+        return tuple(row for row in self.rows if segment.source or row.branch != "source")
+
     @property
     def edit_evaluations(self) -> int:
         """Single-sample network evaluations of the source and target branches, for one target."""
-        return sum(
-            (part.stop - part.start) * (self.target_rows + part.source * self.source_rows)
-            for part in self.segments
-        )
+        return sum(len(part) * len(self.rows_in(part)) for part in self.segments)
 
     def evaluations(self, targets: int = 1) -> int:
         """Single-sample network evaluations for one image; its targets share all but the edit."""
-        inversion = self.inversion_rows * self.steps
-        auxiliary = self.depth * (1 if self.shared_inversion else 2)
+        inversion = self.inversion_rows * self.inversion_cost * self.steps
+        auxiliary = self.depth * (1 if self.shared_inversion else 1 + self.inversion_cost)
         return inversion + auxiliary + targets * self.edit_evaluations
 
 
@@ -111,7 +129,7 @@ def segments(
     *,
     adaptive: range,
     user: range,
-    controlled: Collection[int],
+    windows: Mapping[str, range],
     anchored: bool,
     compared: range = range(0),
 ) -> tuple[Segment, ...]:
@@ -121,18 +139,18 @@ def segments(
       steps: how many there are.
       adaptive: the steps whose mask compares source and target.
       user: the steps in which the user's mask takes part.
-      controlled: the steps in which the attention control is active.
+      windows: the control's steps, by name.
       anchored: the source's latents are stored ones, so that it is evaluated only where it is
         needed; else it is replayed, and evaluated in every step up to the last that needs it.
-      compared: further steps that need the source, to tell where the branches differ.
+      compared: further steps that need the source, to find where the branches differ.
     """
-    needed = [
-        any(step in part for part in (adaptive, controlled, compared)) for step in range(steps)
-    ]
+    parts: Sequence[range] = (adaptive, compared, *windows.values())
+    needed = [any(step in part for part in parts) for step in range(steps)]
 
-    def program(step: int) -> tuple[bool, bool, bool, bool]:
+    def program(step: int) -> tuple[bool, frozenset[str], bool, bool]:
         source = needed[step] if anchored else any(needed[step:])
-        return source, step in controlled, step in adaptive, step in user
+        active = frozenset(name for name, part in windows.items() if step in part)
+        return source, active, step in adaptive, step in user
 
     runs = [(flags, list(run)) for flags, run in groupby(range(steps), key=program)]
     return tuple(Segment(run[0], run[-1] + 1, *flags) for flags, run in runs)

@@ -30,10 +30,9 @@ from typing import Any, Self
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from uam_jax.errors import InputError
-from uam_jax.types import Latent, Step
+from uam_jax.types import Latent, Prediction, Step
 
 CHOICES = {
     "beta_schedule": ("scaled_linear", "linear"),
@@ -146,20 +145,32 @@ class Schedule:
 
     def denoising(self, steps: int, depth: int | None = None) -> Step:
         """The last `depth` of `steps` denoising steps (default: all), from level `depth` to 0."""
-        timesteps = self.timesteps(steps)
-        levels = np.append(self.alpha_bar[timesteps], np.float32(self.final_alpha_bar))
+        times = self.timesteps(steps)
+        alpha_bar = np.append(self.alpha_bar[times], np.float32(self.final_alpha_bar))
+        signal, sigma = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
         first = 0 if depth is None else steps - depth
         return Step(
             index=jnp.arange(first, steps, dtype=jnp.int32),
-            timestep=jnp.asarray(timesteps[first:]),
-            alpha_bar=jnp.asarray(levels[first:-1]),
-            alpha_bar_next=jnp.asarray(levels[first + 1 :]),
+            time=jnp.asarray(times[first:]),
+            signal=jnp.asarray(signal[first:-1]),
+            sigma=jnp.asarray(sigma[first:-1]),
+            signal_next=jnp.asarray(signal[first + 1 :]),
+            sigma_next=jnp.asarray(sigma[first + 1 :]),
         )
 
     def inverting(self, steps: int, depth: int | None = None) -> Step:
         """The first `depth` of `steps` inverting steps (default: all), from level 0 to `depth`."""
-        index, timestep, above, below = (part[::-1] for part in self.denoising(steps, depth))
-        return Step(index, timestep, alpha_bar=below, alpha_bar_next=above)
+        return reverse(self.denoising(steps, depth))
+
+    def split(self, output: Latent, latent: Latent, step: Step) -> Prediction:
+        """The network's output for `latent`, as a clean estimate and noise; see the function `split`."""
+        return split(output, latent, step, self.prediction_type)
+
+
+def reverse(steps: Step) -> Step:
+    """The same intervals in the other direction and order: each step with its two levels exchanged."""
+    index, time, signal, sigma, signal_next, sigma_next = (part[::-1] for part in steps)
+    return Step(index, time, signal_next, sigma_next, signal, sigma)
 
 
 NOISE = 0.02
@@ -186,23 +197,33 @@ def warn_of_little_noise(schedule: Schedule, steps: int) -> None:
         )
 
 
-def to_noise(
-    output: Latent,
-    latent: Latent,
-    alpha_bar: Float[Array, ""],
-    prediction_type: str,
-) -> Latent:
-    """The network's output as ε; for "v_prediction" ε = √ᾱ·v + √(1-ᾱ)·z.
+def split(output: Latent, latent: Latent, step: Step, prediction_type: str) -> Prediction:
+    """Takes a network's output apart into a clean estimate and noise.
+
+    Both belong to the level where the step starts, the latent's own: when inverting, that is below the
+    timestep that the network was given. With z = signal·x0 + sigma·ε:
+
+    - "epsilon": the output is ε.
+    - "v_prediction": the output is signal·ε - sigma·x0 (Salimans and Ho 2022, arXiv 2202.00512).
+    - "sample": the output is x0; at sigma 0 there is no noise to be told, and it is not finite.
+    - "flow": the output is ε - x0, the velocity of a rectified flow, where signal + sigma = 1 (Liu et al. 2022,
+      arXiv 2209.03003).
 
     Args:
-      output: what the network returned for `latent`.
+      output: of the network, for `latent`.
       latent: the network's input.
-      alpha_bar: ᾱ at the latent's *own* level: when inverting that is below the timestep told.
-      prediction_type: "epsilon" or "v_prediction", as `Schedule` has it.
+      step: that is about to be taken from `latent`.
+      prediction_type: one of these names.
     """
-    if prediction_type == "epsilon":
-        return output
-    return jnp.sqrt(alpha_bar) * output + jnp.sqrt(1 - alpha_bar) * latent
+    signal, sigma = step.signal, step.sigma
+    if prediction_type == "flow":
+        return Prediction(latent - sigma * output, latent + signal * output)
+    if prediction_type == "sample":
+        return Prediction(output, (latent - signal * output) / sigma)
+    noise = output
+    if prediction_type == "v_prediction":
+        noise = signal * output + sigma * latent
+    return Prediction((latent - sigma * noise) / signal, noise)
 
 
 def _unsupported(key: str, value: object, remedy: str) -> InputError:

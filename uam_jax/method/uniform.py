@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from uam_jax.types import AttentionSite, plain_attention
+from uam_jax.types import AttentionRule, AttentionSite, Taps, plain_attention
 
 
 @jax.tree_util.register_dataclass
@@ -47,21 +47,25 @@ class MixedMaps:
       uniformity: u, in [0, 1]: one for all; or one for every transformer block, example and pixel of the
         latent (any of the four axes may be 1), averaged over what a pixel of a coarser level covers.
       context: of the uniform maps, see `UniformMaps`.
+      inner: the rule in place of the text's maps; its taps are kept.
     """
 
     uniformity: float | Float[Array, ""] | Float[Array, "#blocks #b h w"]
     context: Float[Array, "#b s e"] | None = None
+    inner: AttentionRule | None = None
 
     def __call__(
         self, site: AttentionSite, x: Float[Array, "b n c"], context: Float[Array, "#b s e"]
-    ) -> Float[Array, "b n c"]:
-        text = plain_attention(site, x, context)
+    ) -> Float[Array, "b n c"] | tuple[Float[Array, "b n c"], Taps]:
+        text: Any = (self.inner or plain_attention)(site, x, context)
+        text, taps = text if isinstance(text, tuple) else (text, None)
         uniform = UniformMaps(self.context)(site, x, context)
         share: Any = self.uniformity
         if jnp.ndim(share):
             own = share[min(site.number, share.shape[0] - 1)]
             share = _at_level(own, site.level).astype(text.dtype)
-        return (1 - share) * text + share * uniform
+        mixed = (1 - share) * text + share * uniform
+        return mixed if taps is None else (mixed, taps)
 
 
 def _at_level(share: Float[Array, "#b h w"], level: int) -> Float[Array, "#b #n 1"]:

@@ -21,6 +21,14 @@ class Control(Section):
 
     prefix: ClassVar[str] = "control."
 
+    def branches(self, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+        """The rows of a network call: which branch, under which condition, in which half of the guidance.
+
+        Args:
+          rows: those that guidance and the source's condition ask for.
+        """
+        return rows
+
     def windows(self, steps: int) -> Mapping[str, range]:
         """Named ranges of denoising steps, counted from the noisiest; the source is evaluated in all of them.
 
@@ -72,7 +80,8 @@ class Control(Section):
         Args:
           state: before the step.
           taps: that the rules of the step's network call returned, summed by name over the layers.
-          latents: (b, h, w, c) by branch, as the sampler left them.
+          latents: (b, h, w, c) by branch, as the sampler left them; the source's only where it is replayed or
+            anchored on stored latents, which stay as they are.
           step: that was taken.
         """
         return state, latents

@@ -1,20 +1,144 @@
 """Fixed-point inversion: DDIM's step solved for the latent that it leads to.
 
-Source: Pan et al., AIDI, ICCV 2023 (arXiv 2309.04907), §3.
+Denoising from z' uses the noise at (z', t). Plain inversion takes the noise at (z, t) for it, the latent below.
+The exact inverse is the fixed point of z' = f(z'), where f inverts the step with the noise at z'.
+
+Source: Pan et al., AIDI, ICCV 2023 (arXiv 2309.04907), §3; Anderson 1965 for the acceleration.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from uam_jax.method.inversions.method import InversionMethod
+from uam_jax.method.sample import invert
+from uam_jax.method.samplers import Sampler
 from uam_jax.method.section import Between
+from uam_jax.types import Latent, Prediction, Predictor, Step
+
+WINDOW = 3
+"""Iterates that Anderson's mixing combines."""
 
 
 @dataclass(frozen=True)
 class FixedPoint(InversionMethod):
     """Each step takes the noise that is predicted at the latent that it leads to, found by iteration."""
 
+    samplers: ClassVar[tuple[str, ...]] = ("ddim",)
     iterations: Annotated[
         int, Between(0, 20), "evaluations of a step after its first; 0 is DDIM"
     ] = 1
     anderson: Annotated[bool, "Anderson acceleration over the last three iterates"] = False
+
+    @property
+    def cost(self) -> int:
+        return 1 + self.iterations
+
+    def run(
+        self,
+        predict: Predictor,
+        z0: Latent,
+        steps: Step,
+        *,
+        sampler: Sampler,
+        keep: Sequence[int],
+    ) -> dict[str, Array]:
+        """The implicit steps upwards; "latents", and with iterations "residual" (steps, b), see `implicit`."""
+        solve = implicit(predict, self.iterations, anderson=self.anderson)
+        latents, taps = invert(solve, z0, steps, sampler=sampler, keep=keep)
+        return {"latents": latents, **taps}
+
+
+class _Search(NamedTuple):
+    """State of the iteration: iterate, best noise and its residual, and the last iterates' images and errors."""
+
+    latent: Latent
+    noise: Latent
+    residual: Float[Array, "b"]
+    images: Float[Array, "window b h w c"]
+    errors: Float[Array, "window b h w c"]
+
+
+def implicit(predict: Predictor, iterations: int, *, anderson: bool = False) -> Predictor:
+    """The predictor of an implicit step up, for a sampler whose step is DDIM's.
+
+    The noise of every example is that of the iterate whose residual |f(z') - z'| is least: the map is no contraction
+    everywhere, and an iteration may lead away.
+
+    Args:
+      predict: the predictor at given latents; each step evaluates it `1 + iterations` times.
+      iterations: how often the step is corrected; 0 returns `predict` itself, which is plain inversion.
+      anderson: combine the last three iterates so that their residuals cancel, instead of taking the last one.
+
+    Returns:
+      A predictor with the tap "residual": the root mean square of the least residual over that of the latent.
+    """
+    if iterations == 0:
+        return predict
+
+    def solve(latent: Latent, step: Step) -> Prediction:
+        from_above = Step(
+            step.index, step.time, step.signal_next, step.sigma_next, step.signal, step.sigma
+        )
+
+        def iterate(search: _Search, number: Array) -> tuple[_Search, None]:
+            # The first evaluation is the plain one, at the latent and level below.
+            own = jax.tree.map(
+                lambda low, high: jnp.where(number == 0, low, high), step, from_above
+            )
+            noise = predict(search.latent, own).noise
+            image = step.signal_next * _clean(latent, noise, step) + step.sigma_next * noise
+            error = image - search.latent
+            residual = jnp.sqrt(jnp.mean(error**2, axis=(1, 2, 3)))
+            better = (residual < search.residual)[:, None, None, None]
+            images = jnp.concatenate([search.images[1:], image[None]])
+            errors = jnp.concatenate([search.errors[1:], error[None]])
+            return (
+                _Search(
+                    latent=_mixed(images, errors, number) if anderson else image,
+                    noise=jnp.where(better, noise, search.noise),
+                    residual=jnp.where(residual < search.residual, residual, search.residual),
+                    images=images,
+                    errors=errors,
+                ),
+                None,
+            )
+
+        # Made from the latent: under shard_map the state must vary over devices as it does.
+        none = jnp.zeros_like(latent, shape=(WINDOW, *latent.shape))
+        unknown = jnp.full_like(latent[:, 0, 0, 0], jnp.inf)
+        start = _Search(latent, jnp.zeros_like(latent), unknown, none, none)
+        found: Any = jax.lax.scan(iterate, start, jnp.arange(iterations + 1))[0]
+        size = jnp.sqrt(jnp.mean(latent**2, axis=(1, 2, 3)))
+        taps = {"residual": found.residual / jnp.maximum(size, 1e-6)}
+        return Prediction(_clean(latent, found.noise, step), found.noise, taps)
+
+    return solve
+
+
+def _clean(latent: Latent, noise: Latent, step: Step) -> Latent:
+    return (latent - step.sigma * noise) / step.signal
+
+
+def _mixed(
+    images: Float[Array, "window b h w c"], errors: Float[Array, "window b h w c"], number: Array
+) -> Latent:
+    """The combination of the last images, with weights of sum 1, whose combined residual is least; per example."""
+    flat = errors.reshape(*errors.shape[:2], -1)
+    gram = jnp.einsum("ibn,jbn->bij", flat, flat)
+    # The first image belongs to the level below, and what is not there yet has no part either.
+    missing = jnp.arange(WINDOW) < WINDOW - number
+    missing = missing.at[-1].set(False)
+    scale = jnp.maximum(jnp.trace(gram, axis1=1, axis2=2), jnp.finfo(jnp.float32).tiny)
+    gram = gram / scale[:, None, None]
+    eye = jnp.eye(WINDOW)
+    system = jnp.where(missing[:, None] | missing[None, :], 0.0, gram) + eye * jnp.where(
+        missing, 1.0, 1e-6
+    )
+    weights = jnp.linalg.solve(system, jnp.where(missing, 0.0, 1.0)[None, :, None])[..., 0]
+    weights = weights / weights.sum(axis=1, keepdims=True)
+    return jnp.einsum("bi,ibhwc->bhwc", weights, images)

@@ -1,9 +1,14 @@
-"""The base class of inversions."""
+"""The base class of inversions: settings, the way up, and hooks in the edit that follows."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jaxtyping import Array
+
+from uam_jax.method.samplers import Sampler
 from uam_jax.method.section import Section
+from uam_jax.types import Condition, Latent, Predictor, Step
 
 
 @dataclass(frozen=True)
@@ -11,7 +16,71 @@ class InversionMethod(Section):
     """How clean latents become noise.
 
     A subclass is a frozen dataclass of settings with default values, see `section`. In a table they stand
-    beside those that every inversion has, see `config.InversionConfig`.
+    beside those that every inversion has, see `config.InversionConfig`. Its methods are called while programs are
+    traced, and depend on nothing but its fields and their arguments.
     """
 
     prefix: ClassVar[str] = "inversion."
+    samplers: ClassVar[tuple[str, ...]] = ()
+    """The samplers that it works with, by name; empty: all."""
+
+    @property
+    def cost(self) -> int:
+        """Network evaluations of a step, for each row."""
+        return 1
+
+    def run(
+        self,
+        predict: Predictor,
+        z0: Latent,
+        steps: Step,
+        *,
+        sampler: Sampler,
+        keep: Sequence[int],
+    ) -> dict[str, Array]:
+        """The way up.
+
+        Args:
+          predict: the predictor of the source.
+          z0: clean latents, (b, h, w, c).
+          steps: inverting steps, lowest noise first.
+          sampler: the rule of a step.
+          keep: the levels whose latents are wanted, in ascending order; 0 is `z0`.
+
+        Returns:
+          "latents", (levels, b, h, w, c), and whatever else an edit needs of it; of every array the first axis is
+          levels or steps, the second the batch.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no method run")
+
+    def per_step(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The data that the hooks below get, for each of all denoising steps, most noise first.
+
+        Args:
+          data: from `run`.
+        """
+        return {}
+
+    def conditions(
+        self, conditions: Mapping[str, Condition], data: Mapping[str, Array], step: Step
+    ) -> Mapping[str, Condition]:
+        """The conditions of a step's network call, by name.
+
+        Args:
+          conditions: those of the edit: "null" (one row), "negative", "source" and "target".
+          data: this step's, from `per_step`.
+          step: that is about to be taken.
+        """
+        return conditions
+
+    def after(
+        self, latents: dict[str, Latent], data: Mapping[str, Array], step: Step
+    ) -> dict[str, Latent]:
+        """The branches' latents after a step of the edit.
+
+        Args:
+          latents: (b, h, w, c) by branch, as sampler and control left them.
+          data: this step's, from `per_step`.
+          step: that was taken.
+        """
+        return latents
