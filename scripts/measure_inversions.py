@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from uam_jax.method.inversions import DDIM, FixedPoint
 
 from uam_jax import EditConfig, Editor, scenes
 from uam_jax.engine.inversion import Inversion
@@ -23,6 +22,7 @@ from uam_jax.evaluation.metrics import bootstrap, psnr
 from uam_jax.evaluation.plots import curves
 from uam_jax.evaluation.reconstruction import wrong_prompts
 from uam_jax.evaluation.scenes_bench import Items, Truth, draw_items, judge, render_truth
+from uam_jax.method.inversions import DDIM, FixedPoint
 from uam_jax.runtime.backend import describe_machine
 
 KEPT = Path(__file__).resolve().parents[1] / "benchmarks" / "scenes"
