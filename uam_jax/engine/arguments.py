@@ -1,4 +1,4 @@
-"""What a caller may ask of an `Editor`, checked and brought into one form."""
+"""Validates and normalises the arguments of `Editor`."""
 
 import math
 import warnings
@@ -20,7 +20,7 @@ Targets = Sequence[str | Edit | Sequence[str | Edit]]
 
 
 ROUNDING = 1e-3
-"""How far beyond [-1, 1] a picture's values may lie: what half precision makes of 1."""
+"""How far beyond [-1, 1] a picture's values may lie: 1 in half precision may be this much more."""
 
 
 def prompt_list(prompts: Any) -> list[str]:
@@ -48,7 +48,7 @@ def _text(given: Any) -> str:
 
 
 def source_prompts(source: Prompts | None, config: EditConfig) -> Prompts:
-    """What the source branch and its inversion are told."""
+    """The prompts of the source branch and of its inversion."""
     if config.source.condition == "null":
         if source is not None:
             warnings.warn(
@@ -118,7 +118,7 @@ def flatten_edits(target: Any, count: int) -> tuple[list[Edit], np.ndarray]:
     ]
     edits = [_edit(each) for entry in nested for each in entry]
     if not all(nested) or not all(edit.target.strip() for edit in edits):
-        raise InputError("a target prompt is empty: say what the edited image shows")
+        raise InputError("a target prompt is empty: describe the edited image")
     return edits, np.repeat(np.arange(count), [len(entry) for entry in nested])
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint on its devices, and what it tells about itself and about the edits that it is asked for."""
+"""A checkpoint on its devices, its properties, and the costs of an edit with it."""
 
 import functools
 import warnings
@@ -88,7 +88,7 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """What the model was asked for by."""
+        """The name, folder or hub id under which the model was asked for."""
         return self.checkpoint.name
 
     @property
@@ -133,7 +133,7 @@ class LoadedModel:
 
     @property
     def calibration(self) -> Calibration:
-        """What makes an edit's signals a confidence: the model's own if it ships one."""
+        """The calibration of the confidence: the model's own if it ships one."""
         return self.recommended.calibration
 
     @property

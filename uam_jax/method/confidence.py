@@ -1,8 +1,8 @@
-"""How far an edit can be trusted: signals that it leaves anyway, and one number from them.
+"""How far an edit can be trusted: signals that are computed from its own arrays, and one number made of them.
 
-Nothing here knows the right answer. The auxiliary branch tells how well the model can reproduce this
-picture at all, the source branch whether denoising came back to where it started, and the masks whether the
-two prompts disagree in one place or everywhere.
+The right answer is not known here. The auxiliary branch shows how well the model can reproduce this picture at all, the
+source branch shows whether denoising came back to where it started, and the masks show whether the two prompts disagree
+in one place or everywhere.
 """
 
 import math
@@ -31,14 +31,15 @@ def error_map(images: Image, rebuilt: Image) -> Float[Array, "b height width"]:
 def edit_signals(
     images: Image, edited: Image, rebuilt: Image, z0: Latent, start: Latent, trace: EditTrace
 ) -> Signals:
-    """What an edit tells about itself, each a number per target.
+    """The signals of an edit, each a number per target.
 
-    Those of the picture and the mask (`picture_signals`) are of the model's own; what is delivered has others.
+    Those of the picture and the mask (`picture_signals`) describe the model's own picture; `delivery.deliver` computes
+    them again for the picture that is written.
 
     Args:
       images: the originals, in [-1, 1].
       edited: the model's pictures.
-      rebuilt: what the auxiliary branch made of them; the VAE's picture where nothing was blended.
+      rebuilt: the auxiliary branch's pictures; the VAE's picture where nothing was blended.
       z0: the originals' latents.
       start: the latents that the edit began with, which ought to look like noise.
       trace: of the edit.
@@ -82,7 +83,7 @@ def picture_signals(
     mask: Float[Array | np.ndarray, "rows columns"],
     levels: int = 255,
 ) -> dict[str, Any]:
-    """The signals that are of a picture as it is handed over, and of its mask.
+    """The signals of a picture as it is delivered, and of its mask.
 
     Args:
       original: in [-1, 1].
@@ -123,7 +124,7 @@ REASONS: dict[str, tuple[str, str]] = {
     "moved": ("the picture hardly changed", "the picture changed as a whole"),
     "round_trip": ("the way back did not lead to the original", "nothing moved the source branch"),
 }
-"""What a signal says if it is low, and if it is high: the signals that `Calibration.weights` may name."""
+"""The reasons that a low and a high value of a signal give; these signals `Calibration.weights` may name."""
 
 UNFAMILIAR = "the model cannot reproduce this picture"
 UNCHANGED = "nothing changed: the result equals the original"
@@ -217,9 +218,9 @@ class Calibration:
             elif confidence >= self.below:
                 found.append(None)
             elif familiar[index] < self.below or not parts:
-                told = float(np.asarray(signals["reconstruction"])[index])
+                rebuilt = float(np.asarray(signals["reconstruction"])[index])
                 found.append(
-                    f"{UNFAMILIAR} ({told:.1f} dB; pictures that it knows have {self.familiar:.1f} or more)"
+                    f"{UNFAMILIAR} ({rebuilt:.1f} dB; pictures that it knows have {self.familiar:.1f} or more)"
                 )
             else:
                 worst = min(parts, key=lambda name: parts[name][index])
@@ -228,7 +229,7 @@ class Calibration:
         return found
 
     def _parts(self, signals: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """What each signal adds to the logit."""
+        """The summand of the logit for each signal."""
         return {
             name: weight
             * np.nan_to_num(

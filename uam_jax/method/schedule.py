@@ -205,7 +205,7 @@ def split(output: Latent, latent: Latent, step: Step, prediction_type: str) -> P
 
     - "epsilon": the output is ε.
     - "v_prediction": the output is signal·ε - sigma·x0 (Salimans and Ho 2022, arXiv 2202.00512).
-    - "sample": the output is x0; at sigma 0 there is no noise to be told, and it is not finite.
+    - "sample": the output is x0; at sigma 0 the noise is not determined, and not finite.
     - "flow": the output is ε - x0, the velocity of a rectified flow, where signal + sigma = 1 (Liu et al. 2022,
       arXiv 2209.03003).
 
