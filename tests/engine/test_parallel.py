@@ -16,7 +16,7 @@ from tiny import SMALL, TARGET, VARIANTS, assert_close, tiny_editor
 from uam_jax import Editor, InputError
 from uam_jax.engine import programs
 from uam_jax.engine.parallel import Devices, Program, program
-from uam_jax.engine.predictors import Branch
+from uam_jax.engine.predictors import Branch, Course
 from uam_jax.method.inversions import DDIM
 from uam_jax.method.samplers import SAMPLERS
 from uam_jax.models import StableDiffusion
@@ -90,7 +90,7 @@ def test_what_cannot_be_is_refused(count: int, mode: str) -> None:
 
 def test_a_cpu_is_divided_into_as_many_devices_as_are_asked_for() -> None:
     program = (
-        "from uam_jax import backend; backend.configure(device='cpu', devices=3); "
+        "from uam_jax.runtime import backend; backend.configure(device='cpu', devices=3); "
         "import jax; print(len(jax.devices()))"
     )
     environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
@@ -180,8 +180,7 @@ def test_a_program_has_the_form_of_its_platform(editor: Editor) -> None:
         z0,
         Branch(None, editor.condition("")),
     )
-    method = {"method": DDIM(), "sampler": SAMPLERS["ddim"]}
-    static = {**method, "uniformity": 0.0, "steps": 2, "levels": (0, 2)}
+    static = {"course": Course(2, SAMPLERS["ddim"]), "method": DDIM(), "levels": (0, 2)}
     for name, products in (("cpu", True), ("tpu", False), ("cpu", True)):
         for on in (None, Devices.local(2)):
             traced = programs.invert.trace(*arguments, **static, on=on, platform=Platform(name))

@@ -63,12 +63,12 @@ class InversionKey:
         prompts = f"prompts {list(self.prompts)}" if any(self.prompts) else "null prompt"
         regions = f"in regions {', '.join(self.regions)}"
         uniformity = regions if self.regions else f"{self.uniformity:g}"
-        steps = f"{self.steps} {self.spacing} {self.sampler} steps".replace("  ", " ")
-        method = " ".join(
-            f"{value}" if name == "kind" else f"{name}={value}"
-            for name, value in self.settings.items()
-        )
-        return f"{method}, {prompts}, uniformity {uniformity}, guidance {self.guidance:g}, {steps}"
+        sampler = "" if self.sampler == "ddim" else self.sampler
+        steps = " ".join(filter(None, (str(self.steps), self.spacing, sampler, "steps")))
+        kind, *values = self.settings.items()
+        method = " ".join([kind[1], *(f"{name}={value}" for name, value in values)])
+        described = f"{prompts}, uniformity {uniformity}, guidance {self.guidance:g}, {steps}"
+        return described if self.method == DDIM() else f"{method}, {described}"
 
     def fingerprint(self) -> str:
         """A short hash of the content, the same on every machine."""
