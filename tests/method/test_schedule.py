@@ -8,7 +8,7 @@ import pytest
 
 from uam_jax.errors import InputError
 from uam_jax.method.samplers.ddim import DDIM
-from uam_jax.method.schedule import Schedule, split, warn_of_little_noise
+from uam_jax.method.schedule import Schedule, at_own_times, split, warn_of_little_noise
 from uam_jax.types import Step
 
 # The scheduler file of Stable Diffusion 1.x.
@@ -202,6 +202,12 @@ def test_every_output_is_taken_apart(rng: np.random.Generator, kind: str) -> Non
     found = split(output, signal * clean + sigma * noise, step, kind)
     np.testing.assert_allclose(found.clean, clean, atol=2e-6)
     np.testing.assert_allclose(found.noise, noise, atol=2e-6)
+
+
+def test_own_times_are_those_of_the_levels() -> None:
+    up = at_own_times(Schedule().inverting(4))
+    assert up.time.tolist() == [0, 1, 251, 501]
+    np.testing.assert_array_equal(up.signal, Schedule().inverting(4).signal)
 
 
 def test_a_rectified_flows_step_is_eulers(rng: np.random.Generator) -> None:

@@ -23,6 +23,7 @@ from uam_jax.method.inversions import InversionMethod
 from uam_jax.method.masks import MaskRule
 from uam_jax.method.plan import Plan
 from uam_jax.method.samplers import Sampler
+from uam_jax.method.schedule import at_own_times
 from uam_jax.method.uniform import UniformMaps
 from uam_jax.models import VAE, Denoiser, decode_in_tiles, encode_in_tiles
 from uam_jax.runtime.platforms import tracing_for
@@ -86,6 +87,8 @@ def invert(
     """The data of an inversion: the latents of some levels, and further arrays that the method records."""
     predict = predictor(model, params, branch, course.uniformity, z0.shape[0])
     up = model.schedule.inverting(course.steps, max(levels))
+    if course.sampler.own_times:
+        up = at_own_times(up)
     return method.run(predict, z0, up, sampler=course.sampler, keep=levels)
 
 

@@ -197,6 +197,14 @@ def warn_of_little_noise(schedule: Schedule, steps: int) -> None:
         )
 
 
+def at_own_times(up: Step) -> Step:
+    """Inverting steps from level 0, whose network call is given the timestep of the latent's own level.
+
+    Level 0 has no timestep of its own: it is given 0, the lowest.
+    """
+    return up._replace(time=jnp.concatenate([jnp.zeros_like(up.time[:1]), up.time[:-1]]))
+
+
 def split(output: Latent, latent: Latent, step: Step, prediction_type: str) -> Prediction:
     """Takes a network's output apart into a clean estimate and noise.
 

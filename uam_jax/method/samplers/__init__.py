@@ -5,7 +5,7 @@ advances its state. `follow` drives every sampler, in both directions, since the
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 
@@ -15,7 +15,14 @@ from uam_jax.types import Latent, Prediction, Predictor, Step
 
 
 class Sampler(Protocol):
-    """A deterministic solver; frozen and hashable, so that it may be a static argument of a jitted function."""
+    """A deterministic solver; frozen and hashable, so that it may be a static argument of a jitted function.
+
+    Attributes:
+      own_times: when inverting, the network is given the timestep of the latent's own level, instead of that of the
+        level above, which denoising from there uses.
+    """
+
+    own_times: ClassVar[bool]
 
     def start(self, latent: Latent) -> Any:
         """The state, a pytree made from `latent`, before the first step."""

@@ -4,6 +4,7 @@ Source: Song et al. 2021 (arXiv 2010.02502), equation 12 with η = 0. For a rect
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from uam_jax.types import Latent, Prediction, Step
 
@@ -11,6 +12,8 @@ from uam_jax.types import Latent, Prediction, Step
 @dataclass(frozen=True)
 class DDIM:
     """The sampler whose state is the latent alone."""
+
+    own_times: ClassVar[bool] = False
 
     def start(self, latent: Latent) -> Latent:
         return latent
