@@ -24,7 +24,7 @@ SIGNED = "https://b.s3.amazonaws.com/d/m.parquet?X-Amz-Credential=AKIA/2026/s3&X
         ("what is it? a://b.png", False),
     ],
 )
-def test_urls_are_told_from_paths(name: str, url: bool) -> None:
+def test_urls_are_distinguished_from_paths(name: str, url: bool) -> None:
     assert is_url(name) == url
 
 

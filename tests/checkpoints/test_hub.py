@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,24 +10,11 @@ import huggingface_hub
 import jax
 import numpy as np
 import pytest
-from checkpoint_files import assert_same, edit_json, into_hub_cache, write_checkpoint
+from checkpoint_files import assert_same, edit_json, into_hub_cache
 
 from uam_jax.checkpoints.load import convert, load_checkpoint
 from uam_jax.checkpoints.weights import save_safetensors
 from uam_jax.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    write_checkpoint(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(written: Path, tmp_path: Path) -> Path:
-    """A checkpoint of one's own to change."""
-    return shutil.copytree(written, tmp_path / "model")
 
 
 @pytest.fixture

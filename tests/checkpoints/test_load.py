@@ -12,7 +12,6 @@ from checkpoint_files import (
     assert_same,
     edit_json,
     edit_tensors,
-    write_checkpoint,
     write_json,
 )
 
@@ -21,18 +20,6 @@ from uam_jax.checkpoints.load import convert, load_checkpoint
 from uam_jax.checkpoints.weights import save_safetensors
 from uam_jax.errors import InputError
 from uam_jax.types import Params
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
-    folder = tmp_path_factory.mktemp("model")
-    return folder, write_checkpoint(folder)
-
-
-@pytest.fixture
-def folder(written: tuple[Path, Params], tmp_path: Path) -> Path:
-    """A checkpoint of one's own to spoil."""
-    return shutil.copytree(written[0], tmp_path / "model")
 
 
 def test_a_folder_is_loaded(written: tuple[Path, Params]) -> None:
@@ -192,7 +179,7 @@ def test_a_missing_part_is_named(folder: Path, name: str) -> None:
         ("text_encoder/config.json", {"vocab_size": 300}, "embeddings for ids below 300"),
     ],
 )
-def test_parts_that_do_not_fit_are_told(
+def test_parts_that_do_not_fit_are_refused(
     folder: Path, file: str, change: dict, message: str
 ) -> None:
     edit_json(folder / file, **change)

@@ -1,27 +1,13 @@
 """One name for a model: what changes it and what does not."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from checkpoint_files import assert_same, edit_json, edit_tensors, write_checkpoint, write_json
+from checkpoint_files import assert_same, edit_json, edit_tensors, write_json
 
 from uam_jax.checkpoints.load import convert, load_checkpoint
 from uam_jax.checkpoints.model_hash import differences
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    write_checkpoint(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(written: Path, tmp_path: Path) -> Path:
-    """A checkpoint of one's own to change."""
-    return shutil.copytree(written, tmp_path / "model")
 
 
 def test_the_models_hash_does_not_depend_on_how_it_is_written(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The file `uam.toml` beside a model: what is read of it, and every fault told as the model is loaded."""
+"""The file `uam.toml` beside a model: its settings are read, and every fault is named when the model is loaded."""
 
 import re
 from pathlib import Path
@@ -58,6 +58,8 @@ def test_settings_are_read(folder: Path) -> None:
         ("guidance == 3", "not TOML"),
     ],
 )
-def test_a_fault_is_told_at_load_with_the_file(folder: Path, text: str, message: str) -> None:
+def test_a_fault_is_named_with_the_file_when_the_model_is_loaded(
+    folder: Path, text: str, message: str
+) -> None:
     with pytest.raises(InputError, match=rf"uam\.toml: .*{re.escape(message)}"):
         load(folder, text)

@@ -49,7 +49,7 @@ def test_pickles_are_refused_with_the_remedy(name: str) -> None:
         (["unet.gguf"], "safetensors"),
     ],
 )
-def test_other_formats_alone_are_told_with_the_remedy(names: list[str], remedy: str) -> None:
+def test_other_formats_alone_are_refused_with_the_remedy(names: list[str], remedy: str) -> None:
     with pytest.raises(InputError, match=f"here: only {names[0]}.*{remedy}.*save_pretrained"):
         weight_file(["config.json", *names], "unet", ("", "fp16"), "here")
 

@@ -247,7 +247,7 @@ def test_orbax_gives_the_same_params_and_hash(tmp_path: Path) -> None:
     assert digest_again == digest
 
 
-def test_all_differences_are_told_at_once(tmp_path: Path) -> None:
+def test_all_differences_are_in_one_message(tmp_path: Path) -> None:
     def spoil(tensors: Tensors) -> Tensors:
         del tensors["conv_in.bias"], tensors["mid_block.resnets.0.norm1.weight"]
         tensors["conv_out.weight"] = tensors["conv_out.weight"][:, :, :2]
@@ -272,7 +272,7 @@ def test_a_long_list_of_differences_is_cut(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 3000
 
 
-def test_differences_of_an_orbax_checkpoint_are_told(tmp_path: Path) -> None:
+def test_differences_of_an_orbax_checkpoint_are_named(tmp_path: Path) -> None:
     tree = dict(PARAMS["vae"])
     tree["further"] = tree.pop("quant_conv")
     save_orbax(tree, tmp_path)

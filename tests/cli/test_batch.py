@@ -1,4 +1,4 @@
-"""`uam batch` and `uam merge` from outside: what is refused, what is told, and processes on several hosts."""
+"""`uam batch` and `uam merge` from outside: refusals, messages, and processes on several hosts."""
 
 import json
 import os
@@ -72,7 +72,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), FAULTS)
-def test_bad_input_is_told_and_nothing_written(
+def test_bad_input_is_refused_and_nothing_is_written(
     tmp_path: Path, pictures: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "m.jsonl").write_text("{")
@@ -94,7 +94,7 @@ def test_bad_input_is_told_and_nothing_written(
         ("cached", "{file} is not a folder"),
     ],
 )
-def test_outputs_that_cannot_be_written_are_told_before_anything_runs(
+def test_outputs_that_cannot_be_written_are_refused_before_anything_runs(
     tmp_path: Path, pictures: Path, dry: tuple[str, ...], where: str, message: str
 ) -> None:
     (tmp_path / "file").touch()
@@ -111,14 +111,16 @@ def test_outputs_that_cannot_be_written_are_told_before_anything_runs(
 @pytest.mark.parametrize(
     "command", [("eval", "scenes"), ("eval", "reconstruction"), ("bench",)], ids=" ".join
 )
-def test_so_are_those_of_measurements(tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_outputs_of_measurements_are_refused_likewise(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
     (tmp_path / "file").touch()
     result = uam(*command, "--out", tmp_path / "file")
     assert result.exit_code == 2 and "loading" not in result.stderr
     assert f"{tmp_path / 'file'} is not a folder" in result.stderr
 
 
-def test_names_too_long_for_the_results_place_are_told_before(
+def test_names_too_long_for_the_results_place_are_refused_first(
     tmp_path: Path, pictures: Path, model: Path
 ) -> None:
     out = tmp_path / "/".join(["deep" * 50] * 20)
@@ -137,9 +139,11 @@ def test_a_job_without_a_single_result_fails_and_tells_why(
     out = tmp_path / "out"
     result = uam(*batch(model, pictures, out))
     assert result.exit_code == 1
-    told = json.loads(result.stdout)["error"]
-    assert told.startswith("all 6 results failed, 5 of them as 1: ") and "is not a picture" in told
-    assert "--retry-failed" in told and (out / "index.html").exists()
+    error = json.loads(result.stdout)["error"]
+    assert (
+        error.startswith("all 6 results failed, 5 of them as 1: ") and "is not a picture" in error
+    )
+    assert "--retry-failed" in error and (out / "index.html").exists()
     assert uam(*batch(model, pictures, out)).exit_code == 0  # nothing is left to do
     write_image(pictures / "0.png", np.zeros((8, 8, 3), np.float32), overwrite=True)
     assert uam(*batch(model, pictures, out, "--retry-failed")).exit_code == 0
@@ -164,10 +168,10 @@ def test_processes_join_before_jax_looks_for_devices(
 def test_a_job_from_beginning_to_end(tmp_path: Path, pictures: Path, model: Path) -> None:
     (pictures / "bad.png").write_text("no picture")
     out = tmp_path / "out"
-    told = json.loads(uam(*batch(model, pictures, out, "--dry-run")).stdout)
-    assert (told["pictures"], told["results"], len(told["faults"])) == (7, 7, 1)
-    assert told["evaluations"] == 6 * told["buckets"][0]["evaluations_per_picture"] > 0
-    assert told["estimated_seconds"] > 0 and told["estimated_host_memory_gb"] > 0
+    described = json.loads(uam(*batch(model, pictures, out, "--dry-run")).stdout)
+    assert (described["pictures"], described["results"], len(described["faults"])) == (7, 7, 1)
+    assert described["evaluations"] == 6 * described["buckets"][0]["evaluations_per_picture"] > 0
+    assert described["estimated_seconds"] > 0 and described["estimated_host_memory_gb"] > 0
     assert not out.exists()
 
     result = uam(*batch(model, pictures, out))
@@ -191,14 +195,14 @@ def test_a_job_from_beginning_to_end(tmp_path: Path, pictures: Path, model: Path
     assert uam("merge", tmp_path).exit_code == 2
 
 
-def test_sides_are_multiples_of_both_and_what_is_too_narrow_is_told(
+def test_sides_are_multiples_of_both_and_a_narrow_picture_is_a_fault(
     tmp_path: Path, pictures: Path, model: Path
 ) -> None:
     write_image(pictures / "narrow.png", np.zeros((1, 900, 3), np.float32))
     sizes = ("--size", 24, "--multiple", 6, "--dry-run")  # of the model: 4
-    told = json.loads(uam(*batch(model, pictures, tmp_path / "out", *sizes)).stdout)
-    assert [each["size"] for each in told["buckets"]] == ["24x24"]
-    [fault] = told["faults"]
+    described = json.loads(uam(*batch(model, pictures, tmp_path / "out", *sizes)).stdout)
+    assert [each["size"] for each in described["buckets"]] == ["24x24"]
+    [fault] = described["faults"]
     assert fault.startswith("narrow: ") and "crop it, or give a larger --size" in fault
     result = uam(*batch(model, pictures, tmp_path / "out", "--size", 8, "--multiple", 6))
     assert result.exit_code == 2 and not (tmp_path / "out").exists()
@@ -208,20 +212,20 @@ def test_sides_are_multiples_of_both_and_what_is_too_narrow_is_told(
 def test_a_machine_that_is_taken_away_says_how_to_go_on(
     tmp_path: Path, pictures: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Told(Stop):
+    class Requested(Stop):
         requested = True
 
         def __init__(self) -> None: ...
 
-    monkeypatch.setattr(batch_run, "Stop", Told)
+    monkeypatch.setattr(batch_run, "Stop", Requested)
     command = batch(model, pictures, tmp_path / "my out")
     monkeypatch.setattr(sys, "argv", ["uam", *map(str, command)])
     result = uam(*command, "--devices", 1)
     assert result.exit_code == 143
-    told = json.loads(result.stdout)["error"]
-    assert told.startswith("stopped after 2 of 6; to go on: uam batch ")
+    error = json.loads(result.stdout)["error"]
+    assert error.startswith("stopped after 2 of 6; to continue: uam batch ")
     monkeypatch.undo()
-    [_, again] = told.split("to go on: uam ")
+    [_, again] = error.split("to continue: uam ")
     assert json.loads(uam(*shlex.split(again), "--devices", 1).stdout)["made"] == 4
 
 

@@ -1,4 +1,4 @@
-"""What is said arrives, whatever the terminal and the values are."""
+"""Messages and summaries reach any terminal, whatever values are in them."""
 
 import io
 import json
@@ -47,9 +47,9 @@ def test_any_name_can_be_printed(
     assert console.run(work, as_json=as_json, debug=False) == (2 if fails else 0)
     text = printed(out)
     if as_json:
-        told = json.loads(text)
-        assert told["warnings"] == [NAME]
-        assert (told["error"] if fails else told["pictures"][0]["output"]) == NAME
+        document = json.loads(text)
+        assert document["warnings"] == [NAME]
+        assert (document["error"] if fails else document["pictures"][0]["output"]) == NAME
     else:
         assert fails or "\\udce9.png" in text.replace("\n", "")
     assert printed(err).count("\\udce9.png") == 2 + fails
@@ -68,8 +68,8 @@ def test_the_program_speaks_to_any_terminal(encoding: str, arguments: list[str])
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_summary_that_cannot_be_printed_is_told(as_json: bool, tmp_path: Path) -> None:
-    """On a full disk; and a reader who has seen enough is none of that."""
+def test_a_summary_that_cannot_be_printed_is_an_error(as_json: bool, tmp_path: Path) -> None:
+    """A full disk is an error, and a reader that stops reading is not."""
     program = f"""
 import sys
 from uam_jax.cli import console
@@ -104,13 +104,13 @@ def test_secrets_are_neither_said_nor_summed_up(capsys: pytest.CaptureFixture[st
         assert "pw" not in text and "9f" not in text and "https://host/a.png" in text
 
 
-def test_an_error_ends_as_one_also_where_nobody_can_be_told(
+def test_an_error_keeps_its_exit_code_where_the_streams_are_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(said: Console) -> dict[str, object]:
         raise InputError("no")
 
-    for name in ("stdout", "stderr"):  # closed by who has started the program
+    for name in ("stdout", "stderr"):  # closed by the program's parent
         monkeypatch.setattr(sys, name, None)
     codes = [console.run(fail, as_json=as_json, debug=True) for as_json in (False, True)]
     monkeypatch.undo()

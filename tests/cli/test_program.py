@@ -113,7 +113,7 @@ else:
 
 @pytest.mark.parametrize("options", [[], ["--device", "gpu"]])
 @pytest.mark.parametrize("platforms", ["cuda", "nonsense"])
-def test_platforms_that_are_not_there_are_told(
+def test_platforms_that_are_not_there_are_named(
     platforms: str, options: list[str], tmp_path: Path
 ) -> None:
     for command in (["info", *options], ["convert", "scenes", str(tmp_path / "new")]):
@@ -229,7 +229,7 @@ def test_a_variant_is_asked_for_by_every_command_that_loads(
 
 
 @pytest.mark.parametrize("model", ["converted", "scenes"])
-def test_what_is_told_of_a_real_model(model: str, converted: str) -> None:
+def test_a_real_model_is_described(model: str, converted: str) -> None:
     model = converted if model == "converted" else model
     summary = json.loads(uam("info", model, "--no-cache", "--json").stdout)
     assert set(summary["parameters"]) == {"unet", "vae", "text_encoder"}

@@ -95,7 +95,7 @@ def test_an_opaque_alpha_is_no_obstacle() -> None:
         ("a.webp", {"icc_profile": SRGB, "grey": True}, "not hold its colour profile"),
     ],
 )
-def test_a_loss_is_told(name: str, fields: dict[str, object], message: str) -> None:
+def test_a_loss_gives_a_warning(name: str, fields: dict[str, object], message: str) -> None:
     like = picture(**fields)
     with pytest.warns(UserWarning, match=message):
         assert encode_image(name, like.pixels, like)

@@ -276,9 +276,9 @@ def described(size: int) -> bytes:
 @pytest.mark.parametrize("suffix", ["jpg", "tif", "bmp", "jp2"])
 def test_exif_that_a_format_cannot_hold_does_not_cost_the_picture(suffix: str) -> None:
     read = read_image("x", saved(UPRIGHT, "PNG", exif=described(100_000)))
-    with pytest.warns(UserWarning, match="holds no EXIF") as told:
+    with pytest.warns(UserWarning, match="holds no EXIF") as caught:
         output_format(f"x.{suffix}", read)
-    assert len(told) == 1
+    assert len(caught) == 1
     with pytest.warns(UserWarning, match="holds no EXIF"):
         content = encode_image(f"x.{suffix}", read.pixels, read)
     check_upright(content)

@@ -28,7 +28,9 @@ def test_what_can_be_written_passes_and_nothing_is_made(tmp_path: Path) -> None:
         ("nowhere/a.png", "a link that leads nowhere"),
     ],
 )
-def test_what_cannot_be_written_is_told_beforehand(tmp_path: Path, name: str, says: str) -> None:
+def test_a_file_that_cannot_be_written_is_refused_beforehand(
+    tmp_path: Path, name: str, says: str
+) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
@@ -36,7 +38,7 @@ def test_what_cannot_be_written_is_told_beforehand(tmp_path: Path, name: str, sa
         check_places([tmp_path / "fine.png", tmp_path / name])
 
 
-def test_a_folder_that_may_not_be_written_is_told(
+def test_a_folder_that_may_not_be_written_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # for root, everything may

@@ -72,7 +72,7 @@ def test_the_pixels_are_not_read_for_the_size() -> None:
 
 
 @pytest.mark.parametrize("end", range(8, 200, 7))
-def test_a_file_that_ends_anywhere_is_told_to_be_damaged(end: int) -> None:
+def test_a_file_that_ends_anywhere_is_refused_as_damaged(end: int) -> None:
     content = with_chunk(saved(icc_profile=SRGB), TEXTS["no text"])[:end]
     with pytest.raises(InputError, match="damaged or truncated|is not a picture"):
         read_image("x.png", content)

@@ -1,4 +1,4 @@
-"""Local and remote folders: whole files, unfinished ones unseen."""
+"""Local and remote folders: files appear whole, and unfinished files are not seen."""
 
 import errno
 import os
@@ -40,7 +40,9 @@ def test_an_empty_path_is_no_folder() -> None:
             use("")
 
 
-def test_what_a_folder_cannot_tell_is_told(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_read_is_named(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Access Denied")
 
@@ -91,7 +93,7 @@ def test_a_write_that_fails_leaves_the_old_file(
 
 
 @pytest.mark.parametrize("way", ["write", "create", "append"])
-def test_a_full_disk_is_told_with_the_way_on_and_leaves_nothing_half(
+def test_a_full_disk_is_named_with_the_remedy_and_leaves_no_half_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     folder = Folder(str(tmp_path))
@@ -218,7 +220,7 @@ Folder({str(tmp_path)!r}).write("a", b"1")
     assert file.exists()
 
 
-def test_where_nothing_can_be_written_is_told_before(
+def test_a_place_that_cannot_be_written_is_refused_beforehand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Folder(str(tmp_path / "new/er")).check()
@@ -255,12 +257,12 @@ def test_appending_adds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["{}/none.png", "memory://none/at/all.png", "nosuch://x/y.png"])
-def test_what_cannot_be_read_is_told(url: str, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_read_is_named(url: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="can't be read|no such file system"):
         read_bytes(url.format(tmp_path))
 
 
-def test_an_unknown_file_system_is_told() -> None:
+def test_an_unknown_file_system_is_named() -> None:
     with pytest.raises(InputError, match="no such file system"):
         Folder("nosuch://bucket/x")
 
@@ -304,7 +306,7 @@ def test_the_extra_for_remote_files_is_named(url: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", ["images/" + "x" * 252 + ".png", "/".join(["y" * 200] * 25)])
-def test_names_that_are_too_long_are_told_before(tmp_path: Path, name: str) -> None:
+def test_names_that_are_too_long_are_refused_beforehand(tmp_path: Path, name: str) -> None:
     folder = Folder(str(tmp_path))
     folder.check(["images/" + "x" * 251 + ".png", "/".join(["y" * 200] * 15)])
     with pytest.raises(InputError, match="too long for this file system: give a shorter `id`"):

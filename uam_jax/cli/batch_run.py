@@ -143,7 +143,9 @@ def _run(
         console.warn(reason)
     if progress.done < progress.total:
         command = shlex.join(["uam", *sys.argv[1:]])
-        raise Preempted(f"stopped after {progress.done} of {progress.total}; to go on: {command}")
+        raise Preempted(
+            f"stopped after {progress.done} of {progress.total}; to continue: {command}"
+        )
     figures = {
         "made": progress.done,
         "failed_now": progress.failed,
