@@ -1,18 +1,18 @@
-"""What ends a command: bad input (exit code 2), a job without results (1), a machine that is taken away (143)."""
+"""Exceptions that end a command: `InputError` (exit code 2), `JobFailed` (1) and `Preempted` (143)."""
 
 import reprlib
 
 _LONGEST = 2000
-"""Characters of a message: nobody reads more, and a log or a ledger's row has to hold it."""
+"""Most characters of a message, which must fit into a log and into a row of a ledger."""
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 80
 
 
 class InputError(ValueError):
-    """Bad user input. The message names the file, key or value and says what to do about it.
+    """Bad user input. The message names the file, key or value, and the remedy.
 
-    A very long one is shortened in its middle, since a part of it may be anything that a file holds.
+    A very long message is shortened in its middle, because it may quote any part of a file.
     """
 
     def __init__(self, message: object = ""):
@@ -20,20 +20,20 @@ class InputError(ValueError):
 
 
 class Preempted(Exception):
-    """The process was asked to end and has brought what it had in hand to an end. The message tells how to go on."""
+    """The process was asked to end and has finished the work in progress. The message says how to continue."""
 
 
 class JobFailed(Exception):
-    """A job has ended, or was stopped, without what it was to make. The message gives the reason and the way on."""
+    """A job has ended without results or was stopped. The message gives the reason and the remedy."""
 
 
 def quoted(value: object) -> str:
-    """A value for a message: its `repr`, of which no more than about 80 characters are shown."""
+    """Quotes a value for a message: its `repr`, shortened to about 80 characters."""
     return _repr.repr(value)
 
 
 def shortened(text: str, longest: int = _LONGEST) -> str:
-    """The text with its middle left out if it is longer; its end often holds the remedy."""
+    """Leaves out the middle of a text of more than `longest` characters. Its end is kept: it often has the remedy."""
     if len(text) <= longest:
         return text
     end = longest // 4

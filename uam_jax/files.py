@@ -1,4 +1,4 @@
-"""Paths, URLs and small text files: joined, shown without secrets, and read with one clear message for each fault."""
+"""Functions on paths, URLs and small text files. Every fault of a file is one clear message."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from urllib.parse import unquote
 
 from uam_jax.errors import InputError
 
-# One letter before the colon is a drive of Windows.
+# A single letter before the colon is a drive of Windows, not a scheme.
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]+(?:::[A-Za-z][\w+.-]+)*://")
 _LINK = re.compile(r"::[A-Za-z][\w+.-]+://")
 _LOCAL = re.compile(r"(?:file|local)://(?:localhost(?=/))?", re.IGNORECASE)
-# Bounded, so that a long text without any takes no longer than it is long. A name may have apostrophes, and
-# blanks if a query comes after; the next link of a chain is an address of its own.
+# The repetitions are bounded, so that the time grows only linearly with the text. A name may contain apostrophes, and
+# blanks if a query follows; the next link of a chain is an address of its own.
 _ADDRESS = re.compile(
     r"(?<![\w+.-])([A-Za-z][\w+.-]{1,30})://"
     r"((?:(?!::[A-Za-z][\w+.-]{1,30}://)[^\s'\"<>]|'(?=\w))+"
@@ -31,12 +31,12 @@ _SECRET = re.compile(
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is a URL rather than a path."""
+    """Whether a name is a URL and not a path."""
     return _SCHEME.match(name) is not None
 
 
 def local_path(name: str) -> str | None:
-    """The local path that a name stands for, also as a `file://` URL; None if it is another URL."""
+    """Returns the local path of a path or a `file://` URL; None for any other URL."""
     if not is_url(name):
         return name
     if not (scheme := _LOCAL.match(name)) or _LINK.search(name):
@@ -48,12 +48,12 @@ def local_path(name: str) -> str | None:
 
 
 def at_home(path: str) -> str:
-    """A local path in which a "~" at the beginning is the home folder, unless something is there by that name."""
+    """Replaces a "~" at the beginning of a local path by the home folder, unless a file has exactly that name."""
     return path if os.path.lexists(path) else os.path.expanduser(path)
 
 
 def parent(name: str) -> str:
-    """The folder that a file lies in; of a URL without its query."""
+    """Returns the folder of a file, without the query of a URL."""
     if not is_url(name):
         return os.path.dirname(name)
     before, path, after = _split(name)
@@ -61,12 +61,12 @@ def parent(name: str) -> str:
 
 
 def base_name(name: str) -> str:
-    """A file's name without its folders, and of a URL without its query."""
+    """Returns the name of a file without its folders, and without the query of a URL."""
     return posixpath.basename(_split(name)[1]) if is_url(name) else os.path.basename(name)
 
 
 def join(folder: str, name: str) -> str:
-    """`name` as seen from `folder`; an absolute path or a URL stays as it is."""
+    """Joins a folder and a relative name; an absolute path or a URL is returned unchanged."""
     if is_url(name) or os.path.isabs(name) or not folder:
         return name
     if not is_url(folder):
@@ -76,45 +76,51 @@ def join(folder: str, name: str) -> str:
 
 
 def public(text: str) -> str:
-    """A text with the URLs in it as they may be shown and kept: without signatures, user names and passwords."""
+    """Removes signatures, user names and passwords from all URLs in a text, so that it can be shown and kept."""
     return _ADDRESS.sub(_without_secrets, text)
 
 
 def _without_secrets(found: re.Match[str]) -> str:
     scheme, rest = found[1], found[2]
     user = _USER.match(rest)
-    # In other schemes a name before the "@" may be part of the place, as a container's.
+    # In other schemes a name before the "@" may be part of the address, such as a container's name.
     if user and (":" in user[0] or scheme.lower() in ("http", "https")):
         rest = rest[user.end() :]
     place = re.split("[?#]", rest, maxsplit=1)[0]
     if _SECRET.search(rest[len(place) :]):
-        rest = place + (re.search(r"[.,:;)\]]*$", rest) or [""])[0]  # the sentence's, not the URL's
+        rest = (
+            place + (re.search(r"[.,:;)\]]*$", rest) or [""])[0]
+        )  # belongs to the sentence, not to the URL
     return f"{scheme}://{rest}"
 
 
 def _split(url: str) -> tuple[str, str, str]:
-    """What comes before, in and after the path of a URL; the query is left out.
+    """Splits a URL into the text before its path, the path, and the text after it; the query is left out.
 
-    The first link of a chain (`zip://inner::s3://bucket/outer.zip`) that has a path is the file's.
+    In a chain (`zip://inner::s3://bucket/outer.zip`) the path is that of the first link that has one.
     """
     links = url.split("::")
     number = next(number for number, link in enumerate(links) if "://" in link)
     scheme, _, path = links[number].partition("://")
-    if scheme.lower() in ("http", "https"):  # elsewhere these are characters like any others
+    if scheme.lower() in ("http", "https"):  # in other schemes these characters are ordinary ones
         path = re.split("[?#]", path, maxsplit=1)[0]
     before = "".join(f"{link}::" for link in links[:number]) + f"{scheme}://"
     return before, path, "".join(f"::{link}" for link in links[number + 1 :])
 
 
 def decode_text(content: bytes, name: object) -> str:
-    """Decodes UTF-8 text, with or without a byte order mark, which Windows' editors write.
+    """Decodes UTF-8 text, with or without the byte order mark that editors on Windows write.
+
+    Args:
+      content: the bytes of the text.
+      name: the name of the file, with which the message of an error begins.
 
     Raises:
-      InputError: it is another encoding; the message begins with `name`.
+      InputError: the text has another encoding.
     """
-    # The marks of UTF-16 and UTF-32; without one, ASCII characters leave zeros.
+    # The marks of UTF-16 and UTF-32; without a mark, ASCII characters contain zero bytes.
     if content.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")) or b"\0" in content[:4]:
-        raise InputError(f"{name}: it is UTF-16 or UTF-32 text; save it as UTF-8")
+        raise InputError(f"{name}: the text is UTF-16 or UTF-32; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -122,14 +128,14 @@ def decode_text(content: bytes, name: object) -> str:
 
 
 def read_text(file: Path) -> str:
-    """Reads a text file, whose lines end in newlines whatever they ended in.
+    """Reads a text file and turns every line end into a newline.
 
     Raises:
-      InputError: it can't be read, or is not UTF-8.
+      InputError: the file cannot be read, or is not UTF-8.
     """
     try:
         content = file.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a path that holds a null character
+    except (OSError, ValueError) as error:  # ValueError: the path has a null character
         raise InputError(f"{file}: can't be read ({_reason(error)})") from None
     return decode_text(content, file).replace("\r\n", "\n").replace("\r", "\n")
 
@@ -138,7 +144,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-      InputError: the file can't be read, is not JSON, or holds another kind of value.
+      InputError: the file cannot be read, is not JSON, or has a value that is not an object.
     """
     text = read_text(file)
     try:
@@ -154,7 +160,7 @@ def read_toml(file: Path) -> dict[str, Any]:
     """Reads a TOML file.
 
     Raises:
-      InputError: the file can't be read, or is not TOML.
+      InputError: the file cannot be read, or is not TOML.
     """
     text = read_text(file)
     try:

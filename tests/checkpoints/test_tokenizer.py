@@ -366,5 +366,5 @@ def test_a_byte_order_mark_is_no_part_of_the_text(
     found = Tokenizer.from_folder(folder).encode(CAPTIONS)
     np.testing.assert_array_equal(found, tokenizer.encode(CAPTIONS))
     (folder / name).write_text(content, encoding="utf-16")
-    with pytest.raises(InputError, match=f"{name}: it is UTF-16"):
+    with pytest.raises(InputError, match=f"{name}: the text is UTF-16"):
         Tokenizer.from_folder(folder)

@@ -53,14 +53,14 @@ def batch(model: Path, folder: Path, out: Path, *more: object) -> list[object]:
 
 FAULTS = [
     (["none.jsonl"], "none.jsonl: can't be read"),
-    (["{in}"], "for a folder, say with --target"),
-    (["{in}", "--target", " "], "for a folder, say with --target"),
+    (["{in}"], "for a folder of pictures, give --target"),
+    (["{in}", "--target", " "], "for a folder of pictures, give --target"),
     (["{manifest}", "--target", "x"], "--target and --source are for a folder"),
     (["{manifest}"], "line 1: not JSON"),
     (["{empty}", "--target", "x"], "holds no pictures"),
     (["{in}", "--target", "x", "--shard", "2/2"], "--shard 2/2: give I/N"),
     (["{in}", "--target", "x", "--shard", "half"], "--shard half: give I/N"),
-    (["{in}", "--target", "x", "--shard", "0/2", "--distributed"], "both say which part"),
+    (["{in}", "--target", "x", "--shard", "0/2", "--distributed"], "both choose the part"),
     (["{in}", "--target", "x", "--distributed"], "--distributed: "),
     (["{in}", "--target", "x", "--set", "guidanse=1"], "guidanse"),
     (["{in}", "--target", "x", "--model", "{empty}"], "model_index.json"),

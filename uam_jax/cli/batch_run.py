@@ -217,12 +217,16 @@ def _estimate(plan: JobPlan, editor: "Editor", buckets: list[dict[str, Any]]) ->
 def _items(options: BatchOptions) -> list[Item]:
     if is_folder(options.manifest):
         if not options.target or not all(text.strip() for text in options.target):
-            raise InputError("for a folder, say with --target what the results show")
+            raise InputError(
+                "for a folder of pictures, give --target: text that describes the results"
+            )
         return read_folder(
             options.manifest, options.target, source=options.source, besides=options.out
         )
     if options.target or options.source:
-        raise InputError("--target and --source are for a folder; a manifest has its own")
+        raise InputError(
+            "--target and --source are for a folder of pictures; a manifest has its own columns for them"
+        )
     return read_manifest(options.manifest, besides=options.out)
 
 
@@ -256,7 +260,7 @@ def _job_settings(
     multiple = math.lcm(options.multiple or 1, editor.size_multiple)
     if multiple > side:
         raise InputError(
-            f"--size {side} is smaller than {multiple}, of which both sides are to be multiples"
+            f"--size {side} is smaller than {multiple}, of which both sides must be multiples"
             + (f" with --multiple {options.multiple}" if options.multiple else "")
             + f" ({options.model} needs multiples of {editor.size_multiple})"
         )
@@ -277,13 +281,15 @@ def _job_settings(
 def _shard(options: BatchOptions) -> tuple[int, int]:
     if options.distributed or options.coordinator:
         if options.shard:
-            raise InputError("--shard and --distributed both say which part to take: give one")
+            raise InputError(
+                "--shard and --distributed both choose the part to work on: give one of them"
+            )
         return backend.join_processes(options.coordinator, options.processes, options.process)
     if options.shard is None:
         return 0, 1
     index, _, count = options.shard.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise InputError(f"--shard {options.shard}: give I/N with I from 0 to N-1, as 0/4")
+        raise InputError(f"--shard {options.shard}: give I/N with I from 0 to N-1, such as 0/4")
     return int(index), int(count)
 
 

@@ -1,4 +1,4 @@
-"""What a command says and how it ends: messages on stderr, the summary on stdout, the exit code."""
+"""The output of a command: messages on stderr, the summary on stdout, and the exit code."""
 
 import io
 import json
@@ -21,8 +21,8 @@ from uam_jax.files import public
 
 OK, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
-
 _LINE_SECONDS = 10
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 class Console:
@@ -38,47 +38,47 @@ class Console:
             console=self._screen, transient=True, disable=not self._screen.is_terminal,
         )  # fmt: skip
         self._stage = self._progress.add_task("starting", total=None)
-        self._told = 0.0
+        self._last_line = 0.0
 
     def say(self, message: str) -> None:
         """Prints a line."""
-        self._screen.print(_told(message))
+        self._screen.print(_shown(message))
 
     def stage(self, name: str) -> None:
-        """Shows what is going on now: beside the spinner, or as a line where there is no terminal."""
+        """Shows the current activity: beside the spinner, or as a line where there is no terminal."""
         if self._progress.disable:
             self.say(name)
         else:
-            self._progress.reset(self._stage, description=_told(name), total=None)
+            self._progress.reset(self._stage, description=_shown(name), total=None)
 
     def advance(self, done: int, total: int, message: str) -> None:
-        """Shows how far a long run is: as a bar, or where there is no terminal as a line every so often."""
+        """Shows the progress of a long run: as a bar, or where there is no terminal as a line every ten seconds."""
         if not self._progress.disable:
             self._progress.update(
-                self._stage, description=_told(message), completed=done, total=total
+                self._stage, description=_shown(message), completed=done, total=total
             )
-        elif done == total or time.monotonic() - self._told > _LINE_SECONDS:
-            self._told = time.monotonic()
+        elif done == total or time.monotonic() - self._last_line > _LINE_SECONDS:
+            self._last_line = time.monotonic()
             self.say(message)
 
     def warn(self, message: str) -> None:
         """Prints a warning, once."""
-        message = _told(message)
+        message = _shown(message)
         if message not in self.warnings:
             self.warnings.append(message)
             self._screen.print(f"warning: {message}", style="yellow")
 
     def fail(self, message: str) -> None:
-        """Prints why the command fails."""
-        self._screen.print(f"error: {_told(message)}", style="red")
+        """Prints the reason of a failure."""
+        self._screen.print(f"error: {_shown(message)}", style="red")
 
     def trace(self, error: BaseException) -> None:
-        """Prints where an error came from."""
+        """Prints the traceback of an error."""
         self._screen.print(public("".join(traceback.format_exception(error))), end="")
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Shows the spinner and takes over Python's warnings: ours, not other packages' notices."""
+        """Shows the spinner, and shows Python's user warnings as messages; other packages' notices are dropped."""
 
         def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
             self.warn(" ".join(str(message).split()))
@@ -92,10 +92,14 @@ class Console:
 
 
 def run(work: Callable[[Console], Mapping[str, Any]], *, as_json: bool, debug: bool) -> int:
-    """Runs a command's work and returns the exit code.
+    """Runs the work of a command, prints its summary and returns the exit code.
 
-    The summary that `work` returns goes to stdout, and nothing else does. With `as_json` it is one
-    JSON document, also when the work fails: then it holds `error`.
+    Only the summary goes to stdout; all other output goes to stderr.
+
+    Args:
+      work: the work, which returns the summary.
+      as_json: whether the summary is printed as one JSON document. If the work fails, the document has the key `error`.
+      debug: whether the traceback of an error is printed.
     """
     _escape_what_streams_cannot_hold()
     console = Console()
@@ -113,11 +117,11 @@ def run(work: Callable[[Console], Mapping[str, Any]], *, as_json: bool, debug: b
             error, code, message = caught, TERMINATED, str(caught)
         except JobFailed as caught:
             error, code, message = caught, FAILED, str(caught)
-        except Exception as caught:  # the outermost frame: whatever it is, it ends as one line
+        except Exception as caught:  # the outermost frame: any error ends as one line
             error, code, message = caught, FAILED, _one_line(caught)
     if error is not None:
         console.fail(message)
-        summary = {"error": _told(message)}
+        summary = {"error": _shown(message)}
         if debug:
             console.trace(error)
     outcome = {"ok": error is None, **summary, "warnings": console.warnings}
@@ -126,32 +130,30 @@ def run(work: Callable[[Console], Mapping[str, Any]], *, as_json: bool, debug: b
             print(json.dumps(_plain(outcome), indent=2), flush=True)
         elif error is None:
             _print_summary(summary)
-    except (
-        BrokenPipeError,
-        SystemExit,
-    ):  # its reader has seen enough; the latter is how rich says so
+    except (BrokenPipeError, SystemExit):
+        # The reader of stdout has closed it; Rich raises SystemExit then.
         _forget_stdout()
-    except OSError as caught:  # the work is done all the same
+    except OSError as caught:  # the work itself has succeeded
         _forget_stdout()
         console.fail(f"the summary can't be printed ({caught.strerror})")
         return code or FAILED
     return code
 
 
-def _told(message: str) -> str:
-    """A message as it may be shown, whatever values are in it."""
+def _shown(message: str) -> str:
+    """A message without secrets and not too long, whatever values are in it."""
     return shortened(public(message))
 
 
 def _escape_what_streams_cannot_hold() -> None:
-    r"""Makes names printable that a terminal's encoding has no characters for, as \u5199: printing never fails."""
+    r"""Prints characters that the terminal's encoding lacks as escapes such as \u5199, so that printing never fails."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _forget_stdout() -> None:
-    """Keeps Python from flushing at its end what can't be written."""
+    """Keeps Python from flushing stdout at its end, which would fail again."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -164,7 +166,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can say: no paths, no array scalars, no infinities."""
+    """Turns a value into one that JSON has: paths, array scalars and infinities are replaced."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -178,7 +180,7 @@ def _plain(value: Any) -> Any:
 
 
 def _print_summary(summary: Mapping[str, Any]) -> None:
-    """Prints the values of a summary as lines, nested ones in one line, a list of rows as a table."""
+    """Prints each value of a summary as a line, and each list of rows as a table."""
     screen = Screen(highlight=False, markup=False, soft_wrap=True)
     for name, value in summary.items():
         title = name.replace("_", " ")

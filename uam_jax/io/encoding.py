@@ -1,4 +1,4 @@
-"""Arrays to the bytes of picture files: the last arrow of the flow; `images` is the way in."""
+"""Encodes arrays as picture files: the last arrow of the flow; `images` reads them."""
 
 import io
 import warnings
@@ -17,12 +17,13 @@ from uam_jax.io.outputs import write_files
 
 
 def output_format(path: str | Path, like: Picture) -> str:
-    """The format that `path` says, or without a suffix the one of `like`.
+    """Returns Pillow's name of the format of `path`; without a suffix, the format of `like`.
 
-    Warns about what that format loses of `like` and can be done without.
+    A warning names each property of `like` that the format loses but that a result can do without: depth beyond 8
+    bits, colour profile and EXIF.
 
     Raises:
-      InputError: the format is unknown, or can't hold the picture.
+      InputError: the format is unknown, or cannot hold the picture.
     """
     path = Path(path)
     formats = Image.registered_extensions() | {"": like.file_format}
@@ -56,7 +57,7 @@ def output_format(path: str | Path, like: Picture) -> str:
 
 
 def default_suffix(path: str | Path, like: Picture) -> str:
-    """The suffix for a copy of the picture at `path`: its own, or ".png" if that can't be written."""
+    """Returns the suffix for a copy of the picture at `path`: its own, or ".png" if its format cannot be written."""
     suffix = Path(path).suffix
     own = suffix if suffix.lower() in Image.registered_extensions() else ""
     try:
@@ -70,7 +71,11 @@ def default_suffix(path: str | Path, like: Picture) -> str:
 
 
 def refuse_nonfinite(path: str | Path, pixels: np.ndarray) -> None:
-    """Says what to do about a network that overflowed, before black pixels are made of it.
+    """Refuses the output of a network that overflowed, which would be encoded as black pixels.
+
+    Args:
+      path: the picture's file, for the message.
+      pixels: an array of any shape.
 
     Raises:
       InputError: a number is not finite.
@@ -84,11 +89,18 @@ def refuse_nonfinite(path: str | Path, pixels: np.ndarray) -> None:
 def encode_image(
     path: str | Path, pixels: Float[np.ndarray, "h w 3"], like: Picture | None = None
 ) -> bytes:
-    """The bytes of a file for `path`, with depth, grey and alpha as `like` has them.
+    """Encodes a picture in the format of `path`.
 
-    So are profile, EXIF and resolution, as far as the format can hold them.
+    Values are clipped to [-1, 1] and rounded to the nearest level.
 
-    Values are rounded to the nearest level, after clipping to [-1, 1].
+    Args:
+      path: the name of the file, whose suffix names the format.
+      pixels: the picture, in [-1, 1].
+      like: the original, whose depth, grey, alpha, colour profile, EXIF and resolution the file gets, as far as its
+        format can hold them; None for 8-bit colour without metadata.
+
+    Returns:
+      The bytes of the file.
 
     Raises:
       InputError: see `output_format`.
@@ -113,7 +125,7 @@ def encode_image(
 
 
 def file_levels(path: str | Path, like: Picture) -> int:
-    """The largest integer of the channels of the file that `encode_image` makes for `path`."""
+    """Returns the largest integer of a channel in the file that `encode_image` makes for `path`."""
     with quietly():
         return _levels(output_format(path, like), like)
 
@@ -126,17 +138,17 @@ def _levels(name: str, like: Picture) -> int:
 def _with_transparent_grey(
     values: UInt16[np.ndarray, "h w"], alpha: UInt8[np.ndarray, "h w"]
 ) -> tuple[UInt16[np.ndarray, "h w"], int]:
-    """Deep grey with its transparent pixels in a grey that no other has: PNG's way, and Pillow's only one."""
+    """Gives the transparent pixels of deep grey a value of their own, which is how PNG and Pillow store them."""
     seen = alpha > 0
     used = np.bincount(values[seen], minlength=65536) > 0
     transparent = int(np.argmin(used))
-    if used.all():  # a grey moves by one of 65535
+    if used.all():  # one grey value of 65535 changes by 1
         values = np.where(seen & (values == transparent), transparent + 1, values)
     return np.where(seen, values, transparent).astype(np.uint16), transparent
 
 
 def _held_metadata(like: Picture, kind: Format) -> dict[str, Any]:
-    """For Pillow, what of a picture's metadata a format can hold."""
+    """The metadata of a picture that a format can hold, as options for Pillow."""
     held: dict[str, Any] = {}
     exif = like.exif
     if like.dpi:
@@ -154,7 +166,7 @@ def _held_metadata(like: Picture, kind: Format) -> dict[str, Any]:
 def _saved(
     path: str | Path, image: Image.Image, name: str, options: dict[str, Any], held: dict[str, Any]
 ) -> bytes:
-    """The file's bytes; metadata that the encoder refuses after all are not worth the picture."""
+    """The bytes of the file; metadata that the encoder refuses are left out, with a warning."""
     buffer = io.BytesIO()
     try:
         image.save(buffer, name, **options, **held)
@@ -163,7 +175,7 @@ def _saved(
             raise
         buffer = io.BytesIO()
         image.save(buffer, name, **options)
-        # Nobody could know before, so this is told in any case.
+        # No earlier check can find this, so the warning is given even inside `quietly`.
         warnings.warn(
             f"{path}: EXIF, colour profile and resolution are left out ({name}: {error})",
             UserWarning,
@@ -173,22 +185,25 @@ def _saved(
 
 
 def encode_mask(mask: Float[np.ndarray, "h w"]) -> bytes:
-    """The bytes of an 8-bit grey PNG: white where `mask` is 1."""
+    """Encodes a mask in [0, 1] as an 8-bit grey PNG, which is white where the mask is 1."""
     pixels = np.repeat(mask[..., None] * 2 - 1, 3, axis=-1)
     return encode_image("mask.png", pixels, Picture(pixels, grey=True))
 
 
 def encode_error(error: Float[np.ndarray, "h w"]) -> bytes:
-    """The bytes of a grey PNG of an error map in [0, 1], eight times brighter to be seen."""
+    """Encodes an error map in [0, 1] as a grey PNG, eight times brighter so that it can be seen."""
     return encode_mask(np.minimum(8 * error, 1))
 
 
 def encode_preview(
     pixels: Float[np.ndarray, "h w 3"], like: Picture | None = None, *, side: int = 512
 ) -> bytes:
-    """The bytes of a small JPEG, for pages that show many pictures; its longer side is at most `side`.
+    """Encodes a small JPEG for pages that show many pictures.
 
-    It has the colour profile of `like`, so that it looks like the full picture beside it.
+    Args:
+      pixels: the picture, in [-1, 1].
+      like: the original, whose colour profile the JPEG gets so that it looks like the full picture beside it.
+      side: the longest side of the JPEG in pixels.
     """
     scale = min(1.0, side / max(pixels.shape[:2]))
     height, width = (max(round(length * scale), 1) for length in pixels.shape[:2])
@@ -199,7 +214,7 @@ def encode_preview(
 
 
 def needs_shown_copy(path: str | Path, like: Picture) -> bool:
-    """Whether browsers show the file at `path` not at all, or without the colour profile of `like`."""
+    """Whether browsers cannot show the file at `path`, or its format cannot hold the colour profile of `like`."""
     if not shown_by_browsers(path):
         return True
     profile, kind = like.icc_profile, WRITTEN[output_format(path, like)]
@@ -213,10 +228,10 @@ def write_image(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Writes one picture atomically, as `encode_image` describes.
+    """Writes one picture as `encode_image` describes; the file appears whole.
 
     Raises:
-      InputError: the format is unfit, or the file exists and `overwrite` isn't set.
+      InputError: the format cannot hold the picture, or the file exists and `overwrite` is not set.
     """
     path = Path(path)
     if path.exists() and not overwrite:

@@ -1,4 +1,4 @@
-"""Picture formats: what can be read, what each can hold when it is written, and what browsers show."""
+"""Picture formats: those that can be read, the limits of those that can be written, and those that browsers show."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,28 +15,28 @@ else:
     pillow_heif.register_heif_opener()
 
 HEIF_SUFFIXES = (".heic", ".heif", ".hif", ".heics", ".heifs")
-"""What telephones and some cameras call their pictures; they are read with the extra `heif`."""
+"""Suffixes of HEIC pictures, which telephones and some cameras write; reading them needs the extra `heif`."""
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-# Formats that Pillow knows by name, but has no decoder for, or only with Ghostscript or on Windows.
+# Formats that Pillow knows by name but cannot decode, or only with Ghostscript or on Windows.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _SHOWN_BY_BROWSERS = {"AVIF", "BMP", "GIF", "ICO", "JPEG", "MPO", "PNG", "WEBP"}
 
 
 @dataclass(frozen=True)
 class Format:
-    """Limits of a file format, and how it is written here: without loss wherever it can be.
+    """Limits of a file format, and the options with which it is written: without loss if possible.
 
     Attributes:
-      suffix: of its files.
+      suffix: the suffix of its files.
       alpha: whether it holds transparency.
       deep: whether it holds 16-bit grey; Pillow writes no 16-bit colour.
-      icc: bytes of colour profile that it holds.
-      exif: bytes of EXIF that it holds.
-      blocks: whether camera and place, which are blocks of their own in EXIF, can be among them.
+      icc: the largest colour profile that it holds, in bytes.
+      exif: the largest EXIF that it holds, in bytes.
+      blocks: whether its EXIF can have the blocks for the camera and the place.
       dpi: whether it holds a resolution outside of EXIF.
-      grey: whether it holds grey pictures as such; else they are written as RGB.
+      grey: whether it holds grey pictures; otherwise they are written as RGB.
       max_side: the longest side that it holds, in pixels.
-      options: for Pillow.
+      options: Pillow's options for writing it.
     """
 
     suffix: str
@@ -51,7 +51,7 @@ class Format:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def holds_profile(self, profile: bytes, *, grey: bool) -> bool:
-        """Whether a picture's colour profile can be kept: one for grey does not fit RGB."""
+        """Whether a picture's colour profile can be kept. A profile for grey does not fit RGB."""
         return len(profile) <= self.icc and (self.grey or not grey)
 
 
@@ -64,7 +64,7 @@ WRITTEN = {
         deep=True,
         icc=_MANY,
         exif=_MANY,
-        blocks=False,  # they make libtiff's writer fail
+        blocks=False,  # libtiff's writer fails with them
         dpi=True,
         options={"compression": "tiff_deflate"},
     ),
@@ -79,7 +79,7 @@ WRITTEN = {
     ),
     "JPEG": Format(
         ".jpg",
-        icc=255 * 65519,  # segments that are counted in a byte
+        icc=255 * 65519,  # 255 segments, since a byte counts them
         exif=65533,  # one segment
         dpi=True,
         max_side=65500,
@@ -99,34 +99,34 @@ WRITTEN = {
     "BMP": Format(".bmp", dpi=True),
     "PPM": Format(".ppm", deep=True),
 }
-"""By Pillow's names; those of them that this build of Pillow writes are in `Image.SAVE`."""
+"""Formats by Pillow's names. Those that this build of Pillow can write are in `Image.SAVE`."""
 
-ALIASES = {"MPO": "JPEG"}  # several JPEGs in a row, as telephones write them
+ALIASES = {"MPO": "JPEG"}  # a sequence of JPEGs, which telephones write
 
 
 def readable_suffixes() -> tuple[str, ...]:
-    """Suffixes of the pictures that can be read here, in lower case; HEIC's if the extra `heif` is there."""
+    """Returns the suffixes of pictures that can be read, in lower case; HEIC needs the extra `heif`."""
     known = Image.registered_extensions()
     decoded = (Image.OPEN.keys() | ALIASES.keys()) - _NOT_DECODED
     return tuple(sorted(suffix for suffix, name in known.items() if name in decoded))
 
 
 def lacks_heif(name: str | PurePath) -> bool:
-    """Whether a name is that of a HEIC picture, which can't be read because the extra `heif` is missing."""
+    """Whether a name is that of a HEIC picture and the extra `heif`, which reads it, is missing."""
     return pillow_heif is None and str(name).lower().endswith(HEIF_SUFFIXES)
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file that begins with these 12 bytes is a HEIC picture, whatever its name is."""
+    """Whether a file that begins with these 12 bytes is a HEIC picture."""
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
 def is_raw(head: bytes, tags: Mapping[int, Any]) -> bool:
-    """Whether a TIFF file is a camera's raw file, in which Pillow finds a small preview.
+    """Whether a TIFF file is a camera's raw file, in which Pillow finds only a small preview.
 
     Args:
-      head: its first 12 bytes.
-      tags: of its first picture.
+      head: the first 12 bytes of the file.
+      tags: the tags of its first picture.
     """
     is_canon, is_dng = head[8:10] == b"CR", 50706 in tags
     is_reduced, has_others = bool(tags.get(254, 0) & 1), 330 in tags
@@ -134,6 +134,6 @@ def is_raw(head: bytes, tags: Mapping[int, Any]) -> bool:
 
 
 def shown_by_browsers(name: str | PurePath) -> bool:
-    """Whether browsers show pictures of this file name's format; TIFF, JPEG 2000, TGA, PPM they don't."""
+    """Whether browsers show pictures of the format that a file name has; they do not show TIFF, JPEG 2000, TGA, PPM."""
     suffix = PurePath(name).suffix.lower()
     return Image.registered_extensions().get(suffix) in _SHOWN_BY_BROWSERS

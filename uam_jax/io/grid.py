@@ -1,4 +1,4 @@
-"""A picture of pictures: rows and columns with their captions, for people to look at."""
+"""Draws a grid of pictures with headings and captions."""
 
 import io
 from collections.abc import Sequence
@@ -19,14 +19,17 @@ def labelled_grid(
     title: str,
     tile: int = 192,
 ) -> bytes:
-    """A PNG with a title, a heading above each column and a caption above each row.
+    """Draws a PNG with a title, a heading above each column and a caption above each row.
 
     Args:
-      rows: pictures in [-1, 1] (h, w, 3), or masks in [0, 1] (h, w), drawn from black to white.
-      columns: the headings; a second line after a line break is drawn fainter.
-      captions: one per row.
-      title: what the whole shows.
+      rows: pictures (h, w, 3) in [-1, 1], or masks (h, w) in [0, 1], which are drawn from black to white.
+      columns: the headings; the text after a line break is drawn fainter.
+      captions: one caption for each row.
+      title: the title of the whole.
       tile: side of a picture in the grid, in pixels.
+
+    Returns:
+      The bytes of the PNG.
     """
     large, small = ImageFont.load_default(20), ImageFont.load_default(15)
     top, caption = 108, 30
@@ -43,7 +46,7 @@ def labelled_grid(
         y = top + i * (tile + caption + _GAP)
         draw.text((_GAP, y + 6), captions[i], _INK, small)
         for j, picture in enumerate(row):
-            # Nearest neighbour: what is to be judged are the pixels themselves.
+            # Nearest neighbour, because the viewer judges the pixels themselves.
             shown = Image.fromarray(_bytes(picture)).resize((tile, tile), Image.Resampling.NEAREST)
             sheet.paste(shown, (_GAP + j * (tile + _GAP), y + caption))
     with io.BytesIO() as buffer:

@@ -1,12 +1,13 @@
-"""Mask files to arrays, however their tools say yes and no.
+"""Reads mask files into arrays, whatever values a tool uses for "may change" and "must not change".
 
-0, black and a palette's first entry mean no. If one other value occurs it means yes, whatever it is: white, 1, the
-number of a class, one colour. Several greys are soft, from black to the white of the file; in lossy formats an eighth
-at either end is black and white. Several classes or colours are refused, since nobody said which of them is meant.
+The value 0, black and the first entry of a palette mean "must not change". If the file has one other value, it means
+"may change", whatever it is: white, 1, the number of a class, or a colour. Several greys are a soft mask, from black to
+the file's white; in lossy formats, an eighth of the range at either end counts as black or white. Several classes or
+colours are refused, because the file does not say which of them may change.
 
-A transparent part means one of two things. Paint on a transparent layer (white, with black or not; or one other colour
-that leaves some of the border free) says yes where it is. In every other picture the transparent part is a hole, and
-the hole is what may change.
+A transparent part means one of two things. In a layer with paint (white, with or without black; or one other colour
+that leaves some of the border transparent), the paint may change. In every other picture the transparent part is a
+hole, and the hole may change.
 """
 
 from collections.abc import Iterable
@@ -21,22 +22,30 @@ from uam_jax.io.channels import DEEP_GREY, Upright, deep_grey, opacity, shallow
 from uam_jax.io.images import LUMA, by, opened
 
 _LOSSY = ("AVIF", "HEIF", "JPEG", "JPEG2000", "MPO", "WEBP")
-"""Formats that may change values a little, so that they are no labels."""
+"""Formats that may change values a little, so that their values cannot be labels."""
 _FEW = 32
-"""Colours that somebody may have chosen one by one; a photograph has more."""
+"""Most colours of a drawn mask; a photograph has more."""
 _SHOWN = 5
-"""Classes or colours that an error names."""
-_REMEDY = "save the one that may change as white on black"
+"""Most classes or colours that an error names."""
+_REMEDY = "save the part that may change as white on black"
 
 
 def read_mask(
     path: str | Path, size: tuple[int, int], content: bytes | None = None
 ) -> Float[np.ndarray, "h w"]:
-    """Reads a mask: 1 may change, 0 must not; the module's docstring tells what stands for which.
+    """Reads a mask as the module's docstring describes.
+
+    Args:
+      path: the file.
+      size: (height, width) of the picture that the mask belongs to.
+      content: the file's bytes, if they have been read already.
+
+    Returns:
+      The mask in [0, 1]: 1 where the picture may change, 0 where it must not.
 
     Raises:
-      InputError: as `read_image`, or the mask's size isn't `size` (height, width), or nothing may change, or
-        the file has several classes or colours.
+      InputError: the file cannot be read (see `read_image`), has another size or several classes or colours, or lets
+        nothing change.
     """
     with opened(path, content) as upright:
         own = (upright.image.height, upright.image.width)
@@ -49,18 +58,20 @@ def read_mask(
         if values.lossy:
             mask = _without_ringing(mask)
         if not mask.any():
-            raise InputError("the mask is all black or transparent: paint white what may change")
+            raise InputError(
+                "the mask is all black or transparent: paint the part that may change white"
+            )
         return mask
 
 
 @dataclass(frozen=True)
 class _Values:
-    """Numbers of a mask file.
+    """The numbers of a mask file.
 
     Attributes:
-      numbers: (h, w) greys or classes, or (h, w, 3) colours.
+      numbers: greys or classes (h, w), or colours (h, w, 3).
       top: the number for white.
-      lossy: they may differ a little from those that were meant.
+      lossy: whether the file's format may have changed the numbers a little.
     """
 
     numbers: np.ndarray
@@ -69,7 +80,7 @@ class _Values:
 
     @property
     def codes(self) -> np.ndarray:
-        """One number for each value, (h, w); lossy ones in coarse steps."""
+        """One number for each value, (h, w); those of lossy formats are rounded to coarse steps."""
         numbers = self.numbers
         if self.lossy:
             numbers = np.minimum((numbers.astype(np.int32) + 16) // 32 * 32, 255)
@@ -108,7 +119,7 @@ def _values(upright: Upright) -> _Values:
 def _colours_of_palette(
     indices: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, " n"]
 ) -> np.ndarray:
-    """Colours of a palette picture, black where its first entry means no; its indices, if colours tell nothing."""
+    """Colours of a palette picture, black for its first entry; its indices, if all the colours are equal."""
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(palette) // 3] = palette.reshape(-1, 3)
     used = np.unique(indices)
@@ -133,7 +144,7 @@ def _mask(values: _Values, alpha: UInt8[np.ndarray, "h w"] | None) -> Float[np.n
 
 
 def _is_picture_with_hole(values: _Values, alpha: UInt8[np.ndarray, "h w"]) -> bool:
-    """Whether the opaque part is a picture, and no paint."""
+    """Whether the opaque part is a picture and not paint."""
     codes = values.codes[alpha == alpha.max()]
     found, counts = np.unique(codes, return_counts=True)
     others = found[found != 0]
@@ -151,12 +162,12 @@ def _is_picture_with_hole(values: _Values, alpha: UInt8[np.ndarray, "h w"]) -> b
 
 
 def _without_ringing(mask: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """A lossy mask with exact 0 and 1 where compression has left them by up to an eighth."""
+    """Restores the exact 0 and 1 of a lossy mask, from which compression may differ by up to an eighth."""
     return np.clip((mask - np.float32(1 / 8)) / np.float32(6 / 8), 0, 1)
 
 
 def _strength(values: _Values, seen: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """How much of yes each value is, where it is seen."""
+    """The mask's value at each pixel, in [0, 1]; 0 where the pixel is not seen."""
     if values.numbers.ndim == 3:
         return _strength_of_colours(values, seen)
     numbers = np.where(seen, values.numbers, 0)
@@ -164,7 +175,7 @@ def _strength(values: _Values, seen: Bool[np.ndarray, "h w"]) -> Float[np.ndarra
     others = found[found != 0]
     if len(others) <= 1 and np.isfinite(others).all():
         return (numbers != 0).astype(np.float32)
-    if not (others[0] > 0 and others[-1] <= values.top):  # also where there is no number
+    if not (others[0] > 0 and others[-1] <= values.top):  # False also for NaN
         raise InputError(
             f"the mask's values reach from {others[0]:g} to {others[-1]:g}, so black and white are undefined: "
             "save it as white on black"
@@ -173,7 +184,7 @@ def _strength(values: _Values, seen: Bool[np.ndarray, "h w"]) -> Float[np.ndarra
         raise InputError(
             f"the mask is nearly black: its brightest value is {others[-1]} of {values.top}"
         )
-    # Label tools count classes from 1, and keep the largest number for what belongs to none.
+    # Label tools count classes from 1, and use the largest number for pixels of no class.
     classes = others[others < values.top]
     most = values.top // (8 if values.top in others else 2)
     if values.top > 1 and not values.lossy and classes[-1] <= most:
@@ -184,7 +195,7 @@ def _strength(values: _Values, seen: Bool[np.ndarray, "h w"]) -> Float[np.ndarra
 def _strength_of_colours(
     values: _Values, seen: Bool[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "h w"]:
-    """Likewise of colours, which are shades of one: from black to it, as at smooth edges."""
+    """The mask's value at each pixel where all colours are shades of one colour, from black to it."""
     colours = np.where(seen[..., None], values.numbers, 0).astype(np.float32)
     brightness = colours.max(-1)
     if not brightness.any():
@@ -198,7 +209,7 @@ def _strength_of_colours(
     alone = _yes_if_alone(np.where(colours.any(-1), share, 0))
     if values.lossy:
         one = (off > 64).sum() < 0.02 * (brightness > 64).sum()
-    else:  # of a darker colour, the shades might be other classes
+    else:  # shades of a darker colour might be other classes
         one = off.max() <= 2 and (full.max() == 255 or set(np.unique(alone)) <= {0, 1})
     if not one:
         codes = _Values(colours, 255, values.lossy).codes
@@ -209,7 +220,7 @@ def _strength_of_colours(
 
 
 def _yes_if_alone(mask: np.ndarray) -> Float[np.ndarray, "h w"]:
-    """1 where the only value above 0 is."""
+    """Sets a mask's values above 0 to 1 if they are all equal."""
     highest = mask.max()
     alone = ((mask == 0) | (mask == highest)).all()
     return (mask > 0).astype(np.float32) if alone else mask.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Files on the local disk that a command makes: whether they can be written, and writing them."""
+"""Checks whether local files can be written, and writes several files, all or none."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ def check_places(paths: Iterable[Path]) -> None:
     """Checks that files can be written, before anything is computed for them.
 
     Raises:
-      InputError: a path is too long or no file's, or may not be written.
+      InputError: a path is too long, is that of a folder, lies below a file, or must not be written.
     """
     for path in paths:
         try:
@@ -27,11 +27,11 @@ def check_places(paths: Iterable[Path]) -> None:
             if not nearest.is_dir():
                 raise InputError(f"{nearest} is a file, so {path} cannot be written below it")
             if not os.access(nearest, os.W_OK | os.X_OK):
-                raise InputError(f"{nearest} may not be written: choose another --out")
+                raise InputError(f"{nearest} cannot be written: choose another --out")
             parts = path.relative_to(nearest).parts
             if len(parts) > 1 and (nearest / parts[0]).is_symlink():
                 raise InputError(f"{nearest / parts[0]} is a link that leads nowhere: remove it")
-            # What is to be below it does not exist yet, but the file system knows whether it may be called so.
+            # The parts below do not exist yet, but the file system already refuses names that it cannot hold.
             for part in parts:
                 with suppress(FileNotFoundError):
                     os.lstat(nearest / part)
@@ -42,7 +42,7 @@ def check_places(paths: Iterable[Path]) -> None:
 
 
 def key_of(path: Path) -> str:
-    """A text that is equal for two paths if their file system takes them for one file's."""
+    """Returns a text that is equal for two paths if they name the same file in their file system."""
     folder = next(folder for folder in path.parents if folder.exists())
     return str(path).casefold() if _ignores_case(folder) else str(path)
 
@@ -54,10 +54,11 @@ def _ignores_case(folder: Path) -> bool:
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
-    """Writes all files or none: beside their places first, then into them.
+    """Writes all files or none: each first under a temporary name beside its place, then all are renamed.
 
     Raises:
-      InputError: they can't be written, since the disk is full, say; older files and folders are as before.
+      InputError: a file cannot be written, for example because the disk is full; older files and folders are
+        unchanged.
     """
     staged: dict[Path, Path] = {}
     replaced: list[Path] = []
@@ -86,7 +87,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
 
 def _name_beside(path: Path) -> Path:
-    """A name in the same folder that no file system finds too long, and no other process takes."""
+    """A name in the same folder that is short enough for every file system and that no other process uses."""
     return path.with_name(f".uam-{secrets.token_hex(8)}.tmp")
 
 
@@ -105,11 +106,11 @@ def _write(path: Path, data: bytes) -> None:
     with path.open("xb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())  # some disks say only now that they are full
+        os.fsync(file.fileno())  # some disks report only here that they are full
 
 
 def _set_aside(path: Path, undo: ExitStack) -> Path:
-    """Keeps a file under another name, until all are written; meanwhile it stays where it is, if it can."""
+    """Keeps an older file under a second name until all files are written; it stays in its place if links work."""
     if path.is_dir() and not path.is_symlink():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     older = _name_beside(path)
@@ -123,4 +124,4 @@ def _set_aside(path: Path, undo: ExitStack) -> Path:
 
 def _put_back(older: Path, path: Path) -> None:
     os.replace(older, path)
-    older.unlink(missing_ok=True)  # two names of one file are left alone by that
+    older.unlink(missing_ok=True)  # `replace` does nothing if both are names of one file

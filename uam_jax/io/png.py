@@ -1,7 +1,7 @@
-"""PNG files by their chunks: metadata wherever it stands, and a file of the rest.
+"""Sorts the chunks of PNG files into metadata and the rest.
 
-Programs put metadata before or after the pixels, as EXIF, XMP or ImageMagick's raw profiles, and some keep whole
-workflows in texts of megabytes. Here what describes the picture is read, up to a bound, and texts are passed by.
+Programs write metadata before or after the pixels, as EXIF, XMP or ImageMagick's raw profiles, and some write whole
+workflows as texts of megabytes. This module reads the metadata up to a bound and skips other texts.
 """
 
 import io
@@ -12,21 +12,21 @@ from typing import Any
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LARGEST = 16 << 20
-"""Bytes of metadata, unpacked; a larger piece is left out."""
+"""Most bytes of a piece of metadata, unpacked; a larger piece is left out."""
 _XMP = b"XML:com.adobe.xmp"
 _RAW_PROFILES = (b"Raw profile type exif", b"Raw profile type APP1", b"Raw profile type xmp")
 
 
 @dataclass
 class Chunks:
-    """The content of a PNG file, sorted.
+    """The sorted content of a PNG file.
 
     Attributes:
       rest: a PNG file without texts, EXIF and colour profile.
-      exif: from an eXIf chunk, else from a raw profile.
+      exif: the bytes of EXIF, from an eXIf chunk or else from a raw profile.
       xmp: the XMP packet.
-      icc_profile: the colour profile.
-      left_out: metadata that is too large.
+      icc_profile: the bytes of the colour profile.
+      left_out: names of metadata that are too large.
     """
 
     rest: io.BytesIO = field(default_factory=io.BytesIO)
@@ -40,8 +40,8 @@ def read_chunks(file: Any, *, pixels: bool = True) -> Chunks:
     """Sorts the chunks of a PNG file.
 
     Args:
-      file: from its beginning.
-      pixels: whether they are wanted too; else they are passed by, and `rest` ends where they begin.
+      file: the file, open for reading in binary mode.
+      pixels: whether to read the pixels too; otherwise they are skipped, and `rest` ends where they begin.
     """
     file.seek(len(SIGNATURE))
     kept, found = [SIGNATURE], Chunks()
@@ -87,7 +87,7 @@ def _read(file: Any, length: int, name: str, found: Chunks) -> bytes:
 
 
 def _unpack(packed: bytes, name: str, found: Chunks) -> bytes:
-    """The content of a zlib stream; of one that is damaged or too large, nothing."""
+    """Unpacks a zlib stream; nothing if it is damaged or too large."""
     stream = zlib.decompressobj()
     try:
         content = stream.decompress(packed, LARGEST)
@@ -100,7 +100,7 @@ def _unpack(packed: bytes, name: str, found: Chunks) -> bytes:
 
 
 def _text(file: Any, kind: bytes, length: int, found: Chunks) -> tuple[bytes, bytes]:
-    """The keyword of a text chunk, and its content if it is metadata that is used."""
+    """Reads the keyword of a text chunk, and its content if it is metadata that is used."""
     begin = file.read(min(length, 80))
     keyword, _, _ = begin.partition(b"\0")
     if keyword != _XMP and keyword not in _RAW_PROFILES:
@@ -117,7 +117,7 @@ def _text(file: Any, kind: bytes, length: int, found: Chunks) -> tuple[bytes, by
 
 
 def _raw_profile(text: bytes) -> bytes:
-    """ImageMagick's way: a newline, the name, the length, and lines of hexadecimal digits."""
+    """Decodes a raw profile of ImageMagick: a newline, its name, its length, and lines of hexadecimal digits."""
     try:
         return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a command runs on: device, precision and compilation cache of JAX, and their description."""
+"""Sets up and describes JAX: its device, its precision and its cache of compiled programs."""
 
 import contextlib
 import os
@@ -28,18 +28,18 @@ def configure(
     precision: Precision | None = None,
     cache: Path | None = None,
 ) -> None:
-    """Sets up JAX; what is None stays as JAX and its environment variables have it.
+    """Sets up JAX. An argument that is None leaves the setting of JAX and its environment variables.
 
-    A cache folder that can't be written gives a warning, since all works without.
+    A cache folder that cannot be written gives only a warning, because everything works without a cache.
 
     Args:
-      device: what computes.
-      devices: how many at least a CPU shows as; they share its cores, each with a part of the batch.
-      precision: of matrix products.
+      device: kind of device to compute on.
+      devices: least number of virtual devices of a CPU; they share its cores and each takes a part of the batch.
+      precision: precision of matrix products.
       cache: folder for compiled programs.
 
     Raises:
-      InputError: there is no such device, or not what JAX_PLATFORMS names.
+      InputError: JAX has no such device, or cannot use the platforms in JAX_PLATFORMS.
     """
     import jax
 
@@ -52,9 +52,9 @@ def configure(
             jax.config.update("jax_default_device", jax.local_devices(backend=device)[0])
         except (RuntimeError, AssertionError):
             chosen = os.environ.get(_PLATFORMS)
-            told = f" ({_PLATFORMS}={chosen} is set: unset it)" if chosen else ""
+            reason = f" ({_PLATFORMS}={chosen} is set: unset it)" if chosen else ""
             raise InputError(
-                f"--device {device}: JAX finds none{told}; install the extra `cuda` or `tpu`, or leave it out"
+                f"--device {device}: JAX finds none{reason}; install the extra `cuda` or `tpu`, or leave the option out"
             ) from None
     check_platforms()
     if precision:
@@ -79,13 +79,13 @@ def check_platforms() -> None:
     """Makes JAX look for its devices.
 
     Raises:
-      InputError: it finds none, or not those that JAX_PLATFORMS names.
+      InputError: JAX finds no device, or cannot use the platforms in JAX_PLATFORMS.
     """
     import jax
 
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # the latter where a platform is not installed
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a platform is not installed
         chosen = os.environ.get(_PLATFORMS)
         first = shortened(next(iter(str(error).splitlines()), "it is not installed"), 200)
         if chosen:
@@ -93,15 +93,14 @@ def check_platforms() -> None:
                 f"{_PLATFORMS}={chosen}: JAX can't use it ({first}); install the extra `cuda` or `tpu`, or unset "
                 f"{_PLATFORMS}"
             ) from None
-        raise InputError(
-            f"JAX can't use its devices ({first}): --device cpu does without"
-        ) from None
+        raise InputError(f"JAX can't use its devices ({first}): try --device cpu") from None
 
 
 def cache_folder() -> Path | None:
-    """Where compiled programs are kept, unless told otherwise.
+    """Returns the default folder for compiled programs.
 
-    None where JAX itself knows, of a URL, and where the user has no home: then nothing is kept.
+    It is None if JAX_COMPILATION_CACHE_DIR is a URL, which JAX reads by itself, and if the user has no home folder, so
+    that nothing is kept.
     """
     if own := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         path = local_path(own)
@@ -116,17 +115,25 @@ def cache_folder() -> Path | None:
 def join_processes(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
 ) -> tuple[int, int]:
-    """Joins the processes of several hosts, which each keep to their own devices; returns (index, count).
+    """Joins the processes of several hosts, each of which computes on its own devices.
 
-    What is None is found by JAX: on TPU VMs, under SLURM and the like.
+    JAX finds an argument that is None by itself, for example on TPU VMs and under SLURM.
+
+    Args:
+      coordinator: "HOST:PORT" of the first process.
+      processes: number of processes.
+      process: number of this process, from 0.
+
+    Returns:
+      The number of this process, and the number of processes.
 
     Raises:
-      InputError: there is nothing to join, or it can't be reached.
+      InputError: there are no other processes, or the coordinator cannot be reached.
     """
     import jax
 
     try:
-        # At the end they wait for each other, and one that waits in vain would end the others' work.
+        # At the end the processes wait for each other. If one of them gave up, JAX would end all the others.
         jax.distributed.initialize(
             coordinator, processes, process, shutdown_timeout_seconds=_PATIENCE_SECONDS
         )
@@ -139,14 +146,14 @@ def join_processes(
 
 
 class CompileClock:
-    """Counts the seconds that JAX spends on tracing and compiling inside a `with` block."""
+    """Measures the seconds that JAX traces and compiles inside a `with` block."""
 
     def __init__(self) -> None:
         self._spans: list[tuple[float, float]] = []
 
     @property
     def seconds(self) -> float:
-        """So far."""
+        """Seconds of tracing and compiling so far."""
         return sum(end - start for start, end in self._spans)
 
     def __enter__(self) -> Self:
@@ -169,18 +176,18 @@ class CompileClock:
         if event.startswith("/jax/core/compile/"):
             end = time.perf_counter()
             start = end - duration_secs
-            # A program traced within another's tracing has been heard before it.
+            # A program that is traced within another is reported before it, and its time is part of the other's.
             self._spans = [span for span in self._spans if span[0] < start]
             self._spans.append((start, end))
 
 
 def version() -> str:
-    """This package's version."""
+    """Returns the version of this package."""
     return versions("uam_jax")["uam_jax"]
 
 
 def describe_machine() -> dict[str, Any]:
-    """Versions and devices, for a summary."""
+    """Describes the versions of the libraries and the devices, for a summary."""
     import jax
 
     from uam_jax.runtime.platforms import default_device
@@ -194,7 +201,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_host() -> dict[str, Any]:
-    """Processor, cores that this process may use, system and Python, for a summary."""
+    """Describes the processor, the cores that this process may use, the system and Python, for a summary."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -209,6 +216,8 @@ def describe_host() -> dict[str, Any]:
 
 
 def versions(*packages: str) -> dict[str, str]:
+    """Returns the installed version of each package, or "not installed"."""
+
     def installed(package: str) -> str:
         try:
             return metadata.version(package)

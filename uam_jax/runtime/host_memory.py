@@ -1,4 +1,4 @@
-"""The computer's memory, for pictures at their own size: how much is free, and a bound on what is used at a time."""
+"""The host's memory for pictures at their own size: its free part, and a bound on the part that is used at a time."""
 
 import os
 import threading
@@ -7,27 +7,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SHARE = 1 / 16
-"""Of what is free: the default bound. The rest is for the model, for its runtime and for other programs."""
+"""Share of the free memory that is the default bound. The rest is for the model, JAX and other programs."""
 
 _UNKNOWN = 20_000_000_000
-"""Bytes that count as free where the system does not tell."""
+"""Bytes that are assumed to be free where the system does not report it."""
 
 
 class Budget:
-    """A bound on what threads hold at a time; one that needs more than all of it works alone.
+    """A bound on the bytes that threads use at the same time.
 
-    Whoever holds a part must not wait for another part.
+    A thread that needs more than the bound runs alone. A thread that holds bytes must not wait for more of them.
     """
 
     def __init__(self, total: int | None = None):
-        """Sets the bound, in bytes; by default a share of what is free."""
+        """Sets the bound in bytes; by default it is a share of the free memory."""
         self.total = int(free_bytes() * SHARE) if total is None else total
         self._used = 0
         self._changed = threading.Condition()
 
     @contextmanager
     def hold(self, count: int) -> Iterator[None]:
-        """Waits until so many bytes are left, and has them inside."""
+        """Waits until `count` bytes are free, and holds them inside the `with` block."""
         count = min(count, self.total)
         with self._changed:
             self._changed.wait_for(lambda: self._used + count <= self.total)
@@ -41,17 +41,17 @@ class Budget:
 
 
 def free_bytes(root: Path = Path("/")) -> int:
-    """Bytes that this process may still take, by the system's account and by its container's limits.
+    """Returns the bytes that this process may still use, within the system's memory and its container's limits.
 
     Args:
-      root: of the file system in which both are told.
+      root: root of the file system with the folders `proc` and `sys`.
     """
     found = [each for each in (_system_free(root), *_left_in_groups(root)) if each is not None]
     return max(min(found, default=_UNKNOWN), 0)
 
 
 def resident_bytes(root: Path = Path("/")) -> int:
-    """Bytes that this process holds now; 0 where the system does not tell."""
+    """Returns the bytes that this process uses now; 0 where the system does not report it."""
     try:
         pages = (root / "proc/self/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
@@ -67,14 +67,14 @@ def _system_free(root: Path) -> int | None:
                 return int(value.split()[0]) * 1024
     except (OSError, ValueError, IndexError):
         pass
-    try:  # not Linux: half of what there is
+    try:  # not Linux: half of the memory
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (OSError, ValueError, AttributeError):
         return None
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:
-    """Left in this process's control groups, of version 1 or 2, and in those around them."""
+    """Yields the bytes left in this process's control groups (version 1 or 2) and in their parent groups."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -90,7 +90,7 @@ def _left_in_groups(root: Path) -> Iterator[int]:
             if kinds
             else ("memory.max", "memory.current", "inactive_file")
         )
-        # Inside a container its own group is mounted as the uppermost one, whatever the path says.
+        # Inside a container, its own group is mounted as the root, although the path is that of the host.
         own = base / path.strip("/")
         for group in (own, *own.parents):
             if (most := _number(group / limit)) is not None:
@@ -102,7 +102,7 @@ def _left_in_groups(root: Path) -> Iterator[int]:
 
 def _number(file: Path) -> int | None:
     try:
-        return int(file.read_text())  # "max" is no limit
+        return int(file.read_text())  # "max" means no limit
     except (OSError, ValueError):
         return None
 

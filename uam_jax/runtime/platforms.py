@@ -1,6 +1,6 @@
-"""The kind of device that a program is made for, which decides between forms of the same computation.
+"""The kind of device that a program is compiled for; it decides between forms of the same computation.
 
-It is a plain value that travels with a trace, so that a program can be made for a TPU on a machine without one.
+It is a plain value that belongs to a trace, so that a program can be lowered for a TPU on a machine without one.
 """
 
 import re
@@ -16,8 +16,8 @@ class Platform:
     """A kind of device.
 
     Attributes:
-      name: as JAX has it, "cpu", "gpu" or "tpu".
-      capability: the compute capability of NVIDIA's GPUs, (8, 0) is Ampere; None for all others.
+      name: JAX's name: "cpu", "gpu" or "tpu".
+      capability: the compute capability of NVIDIA's GPUs, such as (8, 0) for Ampere; None for all others.
     """
 
     name: str
@@ -25,34 +25,34 @@ class Platform:
 
     @classmethod
     def of(cls, device: Any) -> "Platform":
-        """The kind of one of JAX's devices."""
+        """Returns the platform of one of JAX's devices."""
         # "8.0" on NVIDIA's GPUs, "gfx90a" and the like on others, nothing on a CPU or TPU.
         found = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device, "compute_capability", "")))
         return cls(device.platform, (int(found[1]), int(found[2])) if found else None)
 
     @property
     def lowering(self) -> str:
-        """The name by which JAX lowers programs for it."""
+        """The name under which JAX lowers programs for this platform."""
         if self.name != "gpu":
             return self.name
         return "cuda" if self.capability else "rocm"
 
 
 def default_device() -> Any:
-    """The device that JAX runs on where nothing says otherwise."""
+    """Returns the device that JAX uses by default."""
     chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     return chosen if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)[0]
 
 
-# A part of the key of all of JAX's caches: what was traced for one platform is never taken for another.
+# It is part of the key of all of JAX's caches: a trace for one platform is never used for another.
 _traced_for = jax.make_user_context(None)
 
 
 def tracing_for(platform: Platform) -> AbstractContextManager[None]:
-    """Makes what is traced inside for `platform`."""
+    """Makes every trace inside the `with` block a trace for `platform`."""
     return _traced_for(platform)
 
 
 def current() -> Platform:
-    """The platform that is being traced for; outside of `tracing_for`, the default device's."""
+    """Returns the platform of the current trace; outside of `tracing_for`, that of the default device."""
     return _traced_for.value or Platform.of(default_device())
