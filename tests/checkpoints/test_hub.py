@@ -43,7 +43,7 @@ def test_a_cached_hub_model_is_converted_into_files(
 
 @pytest.mark.parametrize("options", [{}, {"revision": "fp16"}])
 def test_a_hub_id_that_is_nowhere_says_so(cache: Path, options: dict) -> None:
-    with pytest.raises(InputError, match=r"^org/absent.*nothing in the hub's cache, and the hub"):
+    with pytest.raises(InputError, match=r"^org/absent.*not in the hub's cache, and the hub"):
         load_checkpoint("org/absent", **options)
 
 

@@ -64,7 +64,7 @@ def test_the_half_variant_is_preferred_for_half_precision_only(folder: Path) -> 
 
     np.testing.assert_array_equal(bias(), params["quant_conv"]["bias"])
     np.testing.assert_array_equal(bias(dtype="float16"), params["quant_conv"]["bias"] + 1)
-    with pytest.raises(InputError, match=r"unet: no diffusion_pytorch_model\.fp16"):
+    with pytest.raises(InputError, match=r"unet: there is no diffusion_pytorch_model\.fp16"):
         load_checkpoint(folder, variant="fp16")
 
 
@@ -124,7 +124,7 @@ def test_an_unsupported_dtype_is_named(folder: Path, dtype: str) -> None:
 
 
 def test_a_revision_of_a_folder_is_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match="goes with a hub id"):
+    with pytest.raises(InputError, match="needs a hub id"):
         load_checkpoint(folder, revision="main")
 
 
@@ -238,7 +238,7 @@ def test_a_token_that_no_merge_makes_reaches_nothing(folder: Path) -> None:
 def test_a_token_without_an_embedding_is_named(folder: Path) -> None:
     rows = TEXT["vocab_size"]
     write_json(folder / "tokenizer" / "added_tokens.json", {"<my-cat>": rows})
-    with pytest.raises(InputError, match=rf"ids below {rows}.*1 tokens, as '<my-cat>'"):
+    with pytest.raises(InputError, match=rf"ids below {rows}.*1 tokens, such as '<my-cat>'"):
         load_checkpoint(folder)
 
 
@@ -274,7 +274,7 @@ def test_a_converted_checkpoint_is_the_same(folder: Path, tmp_path: Path) -> Non
 
 def test_a_converted_checkpoint_has_no_variants(folder: Path, tmp_path: Path) -> None:
     converted = convert(folder, tmp_path / "converted")
-    with pytest.raises(InputError, match="was converted and has no variants.*'fp16'"):
+    with pytest.raises(InputError, match="is a converted model, which has no variants.*'fp16'"):
         load_checkpoint(converted, variant="fp16")
 
 

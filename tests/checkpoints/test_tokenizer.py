@@ -103,7 +103,9 @@ def test_a_prompt_that_is_too_long_is_cut_and_the_lost_words_are_named(
     tokenizer: Tokenizer,
 ) -> None:
     words = ["red"] * 75
-    with pytest.warns(UserWarning, match=r'76 tokens, 75 fit.*no effect: "Cube"') as caught:
+    with pytest.warns(
+        UserWarning, match=r'76 tokens, of which 75 fit.*no effect: "Cube"'
+    ) as caught:
         (ids,) = tokenizer.encode([" ".join([*words, "Cube"])])
     assert len(caught) == 1
     np.testing.assert_array_equal(ids, tokenizer.encode([" ".join(words)])[0])
@@ -211,10 +213,10 @@ def test_a_single_tokenizer_file_is_read(folder: Path, tokenizer: Tokenizer, mer
         ("vocab.json", "[]", r"vocab\.json: not a JSON object"),
         ("vocab.json", '{"a": "b"}', "not a vocabulary"),
         ("vocab.json", '{"a": true}', "not a vocabulary"),
-        ("vocab.json", '{"a": -1, "<|endoftext|>": 1, "<|startoftext|>": 2}', "don't fit"),
+        ("vocab.json", '{"a": -1, "<|endoftext|>": 1, "<|startoftext|>": 2}', "do not fit"),
         ("vocab.json", '{"a": 1}', r"bos_token '<\|startoftext\|>' is not in the vocabulary"),
-        ("merges.txt", "a b c\n", "a merge isn't a pair"),
-        ("merges.txt", "nobody knows\n", "merges and vocabulary don't fit"),
+        ("merges.txt", "a b c\n", "a merge is not a pair"),
+        ("merges.txt", "nobody knows\n", "merges and vocabulary do not fit"),
         ("merges.txt", "\xff", r"merges\.txt: can't be read"),
         ("tokenizer_config.json", "nonsense", r"tokenizer_config\.json: not JSON"),
         ("tokenizer_config.json", '{"model_max_length": 1}', "model_max_length is 1"),
@@ -240,7 +242,7 @@ def test_another_kind_of_tokenizer_is_refused(tmp_path: Path, model: dict | None
 
 
 def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"{re.escape(str(tmp_path))}: no tokenizer here"):
+    with pytest.raises(InputError, match=f"{re.escape(str(tmp_path))}: there is no tokenizer here"):
         Tokenizer.from_folder(tmp_path)
 
 

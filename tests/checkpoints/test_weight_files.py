@@ -23,7 +23,7 @@ def test_the_preferred_variant_is_taken(names: list[str], chosen: list[str]) -> 
     there = list(map(file, names))
     for variants, variant in zip((("", "fp16"), ("fp16", "")), chosen, strict=True):
         assert weight_file(there, "text_encoder", variants, "here") == file(variant)
-    with pytest.raises(InputError, match=r"here: no model\.bf16\.safetensors"):
+    with pytest.raises(InputError, match=r"here: there is no model\.bf16\.safetensors"):
         weight_file(there, "text_encoder", ("bf16",), "here")
 
 
@@ -57,15 +57,17 @@ def test_other_formats_alone_are_refused_with_the_remedy(names: list[str], remed
 def test_other_formats_beside_safetensors_do_not_hide_them() -> None:
     names = ["model.bin", "flax_model.msgpack", "model.safetensors"]
     assert weight_file(names, "text_encoder", ("", "fp16"), "here") == "model.safetensors"
-    with pytest.raises(InputError, match=r"no model\.bf16\.safetensors.*there is: flax_model"):
+    with pytest.raises(
+        InputError, match=r"no model\.bf16\.safetensors.*the folder has: flax_model"
+    ):
         weight_file(names, "text_encoder", ("bf16",), "here")
 
 
 def test_a_folder_without_weights_says_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(InputError, match=r"no model\.safetensors .* there is: config\.json"):
+    with pytest.raises(InputError, match=r"no model\.safetensors .* the folder has: config\.json"):
         open_safetensors(tmp_path, "text_encoder", ("", "fp16"))
-    with pytest.raises(InputError, match="there is: nothing"):
+    with pytest.raises(InputError, match="the folder has: nothing"):
         open_safetensors(tmp_path / "absent", "text_encoder", ("",))
 
 

@@ -42,7 +42,7 @@ def test_a_folder_that_may_not_be_written_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # for root, everything may
-    with pytest.raises(InputError, match=f"{tmp_path} may not be written"):
+    with pytest.raises(InputError, match=f"{tmp_path} cannot be written"):
         check_places([tmp_path / "a.png"])
 
 

@@ -1,4 +1,4 @@
-"""A model's name, folder or hub id -> the folder that holds it, downloaded where it is not there yet."""
+"""Finds the folder of a model by its name, path or hub id, and downloads the model if it is not there yet."""
 
 import os
 import re
@@ -19,30 +19,32 @@ def find_folder(
     variants: Sequence[str],
     revision: str | None,
 ) -> Path:
-    """Says where the checkpoint's folder is, after downloading it if need be.
+    """Returns the folder of a checkpoint, and downloads the checkpoint if necessary.
 
     Args:
-      source: a name of `embedded`, a folder or a hub id.
-      embedded: folders by name.
+      source: a name in `embedded`, a folder or a hub id.
+      embedded: folders of embedded models by name.
       description: patterns of the files that are needed besides the weights.
-      variants: of the weight files, in order of preference.
-      revision: of a hub id.
+      variants: variants of the weight files, in order of preference; "" for the plain files.
+      revision: branch, tag or commit of a hub id.
 
     Raises:
-      InputError: there is no such model, or it can't be had.
+      InputError: there is no such model, or it cannot be downloaded.
     """
     folder = embedded.get(source) or Path(os.path.expanduser(source))
-    if source in embedded or os.path.exists(folder):  # False, not an error, for any odd text
+    if source in embedded or os.path.exists(
+        folder
+    ):  # `os.path.exists` is False, not an error, for any text
         if revision is not None:
-            raise InputError(f"a revision ({revision}) goes with a hub id, and {source} is none")
+            raise InputError(f"a revision ({revision}) needs a hub id, and {source} is not one")
         if folder.is_file():
             raise InputError(
-                f"{source} is a file; a model is a folder in diffusers' layout. Make one with {_SINGLE_FILE}"
+                f"{source} is a file; a model is a folder in diffusers' layout. Make a folder with {_SINGLE_FILE}"
             )
         if not (folder / "model_index.json").is_file():
             raise InputError(
                 f"{folder} is not a model: it has no model_index.json. A model is a folder in diffusers' "
-                f"layout or one that `uam convert` wrote; of a single file make one with {_SINGLE_FILE}"
+                f"layout, or one that `uam convert` has written; from a single file make a folder with {_SINGLE_FILE}"
             )
         return folder
     names = f"embedded models: {', '.join(embedded)}"
@@ -51,19 +53,19 @@ def find_folder(
     if re.search(r"[/\\~]|^\.", source):
         raise InputError(f"there is no folder {source} ({names}; a hub id has the form org/model)")
     raise InputError(
-        f"unknown model {source!r} ({names}; else give a folder or a hub id, org/model)"
+        f"unknown model {source!r} ({names}; or give a folder, or a hub id of the form org/model)"
     )
 
 
 def _fetch(
     repo: str, description: Sequence[str], variants: Sequence[str], revision: str | None
 ) -> Path:
-    """Downloads what is needed of a hub model, or finds it in the hub's cache."""
-    import huggingface_hub  # slow to import, and only hub ids need it
+    """Downloads the needed files of a hub model, or finds them in the hub's cache."""
+    import huggingface_hub  # it is slow to import, and only hub ids need it
 
     try:
         files = huggingface_hub.list_repo_files(repo, revision=revision)
-    except Exception as error:  # what it raises depends on the HTTP library of its version
+    except Exception as error:  # the kind of error depends on the version's HTTP library
         try:
             path = huggingface_hub.snapshot_download(
                 repo, revision=revision, allow_patterns=[*description], local_files_only=True
@@ -72,13 +74,13 @@ def _fetch(
             at = f" at revision {revision}" if revision else ""
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(
-                f"{repo}{at}: no such folder here, nothing in the hub's cache, and the hub didn't give it "
-                f"({reason}). Check the name and the network; a private or gated model needs `hf auth login`"
+                f"{repo}{at}: there is no such folder, the model is not in the hub's cache, and the hub did not "
+                f"send it ({reason}). Check the name and the network; a private or gated model needs `hf auth login`"
             ) from None
         return Path(path)
     if "model_index.json" not in files:
         raise InputError(
-            f"{repo} is not a model in diffusers' layout: it has no model_index.json. Of a single file make a "
+            f"{repo} is not a model in diffusers' layout: it has no model_index.json. From a single file make a "
             f"folder with {_SINGLE_FILE}"
         )
     patterns = [*description, *_weight_patterns(repo, files, variants)]
@@ -86,13 +88,13 @@ def _fetch(
         path = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)
     except Exception as error:  # as above
         raise InputError(
-            f"{repo}: the download failed ({error}); try again to continue it"
+            f"{repo}: the download failed ({error}); run the command again to continue it"
         ) from None
     return Path(path)
 
 
 def _weight_patterns(repo: str, files: Sequence[str], variants: Sequence[str]) -> list[str]:
-    """The one set of weight files that `load_params` will choose, for each network."""
+    """The weight files that `load_params` will choose, for each network."""
     patterns = []
     for component, stem in STEMS.items():
         names = [f.removeprefix(f"{component}/") for f in files if f.startswith(f"{component}/")]

@@ -1,7 +1,7 @@
-"""A model's name, folder or hub id -> networks, params, tokenizer and schedule that fit together.
+"""Loads a model by its name, folder or hub id: networks, params, tokenizer and schedule that fit together.
 
-A checkpoint is a folder in diffusers' layout. A converted one is the same folder where each network
-has an `orbax` folder in the place of its safetensors files, so both load alike.
+A checkpoint is a folder in diffusers' layout. A converted checkpoint is the same folder, in which each network has an
+`orbax` folder in place of its safetensors files. Both are loaded in the same way.
 """
 
 import functools
@@ -28,29 +28,29 @@ from uam_jax.method.schedule import Schedule
 from uam_jax.types import Params
 
 EMBEDDED = {"scenes": Path(__file__).parents[1] / "scenes" / "checkpoint"}
-"""Models that ship inside the package."""
+"""Folders of the models that are part of the package, by name."""
 
 SETTINGS = "uam.toml"
-"""The file, beside `model_index.json`, of the edit settings that a model recommends."""
+"""Name of the file, beside `model_index.json`, with the edit settings that a model recommends."""
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Everything that is loaded of a model.
+    """A loaded model.
 
     Attributes:
-      name: what it was asked for by.
+      name: the name, folder or hub id that it was loaded by.
       path: the folder that it was read from.
-      unet: predicts the noise; its shape is `unet.config`, as for the other two.
-      vae: picture <-> latent.
-      text_encoder: token ids -> conditioning.
-      params: of the three networks, under those three names.
-      tokenizer: prompt -> token ids.
+      unet: the network that predicts the noise; its shape is `unet.config`, as with the other two.
+      vae: the network between pictures and latents.
+      text_encoder: the network from token ids to conditions.
+      params: params of the three networks, under those three names.
+      tokenizer: the tokenizer from prompts to token ids.
       schedule: the noise levels that the U-Net was trained on.
-      weights_hash: 16 hex digits that depend on the stored weights alone, not on layout or `dtype`.
-      settings: the edit settings shipped beside the weights, parsed from TOML; {} if none are.
+      weights_hash: 16 hex digits that depend only on the stored weights, not on their layout or `dtype`.
+      settings: the edit settings beside the weights, parsed from TOML; {} if there are none.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Checkpoint:
 
     @functools.cached_property
     def model_hash(self) -> str:
-        """A short name of all that decides what the model computes, see `model_hash.hash_model`."""
+        """A hash of everything that decides the model's results; see `model_hash.hash_model`."""
         return hash_model(
             weights=self.weights_hash,
             networks=(self.unet.config, self.vae.config, self.text_encoder.config),
@@ -90,16 +90,16 @@ def load_checkpoint(
     """Loads a model.
 
     Args:
-      source: the name of an embedded model, a folder in diffusers' layout or written by `convert`,
-        or a hub id such as "org/model", taken from the hub's cache where there is no network.
-      dtype: of params and computation: float32, bfloat16 or float16. Norms and softmax are float32
-        in any case. None keeps the stored precision of the params and computes in float32.
-      variant: the files' variant ("fp16"), which must be there. Without it the plain files come
-        first, or the fp16 ones if `dtype` is a half precision.
+      source: the name of an embedded model, a folder in diffusers' layout or written by `convert`, or a hub id such as
+        "org/model", which is taken from the hub's cache if there is no network.
+      dtype: precision of params and computation: float32, bfloat16 or float16. Norms and softmax are always float32.
+        None keeps the stored precision of the params and computes in float32.
+      variant: variant of the weight files, such as "fp16", which must exist. By default the plain files are preferred,
+        or the fp16 files if `dtype` is a half precision.
       revision: branch, tag or commit of a hub id.
 
     Raises:
-      InputError: there is no such model, it is of an unsupported kind, or a file of it is at fault.
+      InputError: there is no such model, its kind is not supported, or one of its files is at fault.
     """
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not supported; choose one of {', '.join(DTYPES)}")
@@ -125,7 +125,7 @@ def load_checkpoint(
 
     if variant is not None and (folder / "unet" / ORBAX).is_dir():
         raise InputError(
-            f"{folder} was converted and has no variants: leave out variant {variant!r}"
+            f"{folder} is a converted model, which has no variants: leave out variant {variant!r}"
         )
 
     params, digest = {}, hashlib.sha256()
@@ -164,8 +164,17 @@ def convert(
 
     Values keep their stored precision. The destination appears whole or not at all.
 
+    Args:
+      source: the model, as in `load_checkpoint`.
+      destination: a new or empty local folder.
+      variant: variant of the weight files, as in `load_checkpoint`.
+      revision: branch, tag or commit of a hub id.
+
+    Returns:
+      The absolute path of the destination.
+
     Raises:
-      InputError: the source can't be loaded, or the destination is a URL, a file or holds something.
+      InputError: the source cannot be loaded, or the destination is a URL, a file or a folder with files.
     """
     if (local := local_path(str(destination))) is None:
         raise InputError(f"{destination} is a URL: a model is written to a local folder")
@@ -202,7 +211,7 @@ _CLASSES = {
     "vae": ("AutoencoderKL",),
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "scheduler": (),  # any: DDIM is built from its values, whatever sampler the file names
+    "scheduler": (),  # any class: only the values of its file are used
 }
 _UNUSED = ("safety_checker", "feature_extractor")
 _DESCRIPTION = (
@@ -215,20 +224,20 @@ _DESCRIPTION = (
 )
 
 
-@functools.cache  # tracing a network takes seconds, and a process may load it more than once
+@functools.cache  # tracing a network takes seconds, and a process may load it several times
 def _expected_params(component: str, config: Any) -> Params:
     network, _ = _NETWORKS[component]
     return models.expected_params(network(config))
 
 
 def _description(folder: Path) -> list[Path]:
-    """The files of a checkpoint that aren't weights and matter here."""
+    """The files of a checkpoint that are needed besides the weights."""
     files = [file for pattern in _DESCRIPTION for file in folder.glob(pattern)]
     return [file for file in files if file.parent == folder or file.parent.name in _CLASSES]
 
 
 def _check_index(file: Path) -> None:
-    """Checks that the pipeline is made of the kinds of parts that are built here."""
+    """Checks that the pipeline consists of supported kinds of parts."""
     index = read_json(file)
     parts = {
         name: value[1]
@@ -242,8 +251,8 @@ def _check_index(file: Path) -> None:
         raise InputError(
             f"{kind}: "
             + "; ".join(
-                f"{what} {', '.join(names)}"
-                for what, names in (("it lacks", lacking), ("it also has", further))
+                f"{verb} {', '.join(names)}"
+                for verb, names in (("it lacks", lacking), ("it also has", further))
                 if names
             )
             + ". Use a Stable Diffusion 1.x or 2.x checkpoint"
@@ -260,7 +269,7 @@ def _check_fit(
     text_encoder: models.TextConfig,
     tokenizer: Tokenizer,
 ) -> None:
-    """Checks what one network hands to the next."""
+    """Checks that each network fits the output of the one before it."""
     if not unet.in_channels == unet.out_channels == vae.latent_channels:
         raise InputError(
             f"{folder}: the VAE's latents have {vae.latent_channels} channels, the U-Net takes "
@@ -285,16 +294,15 @@ def _check_fit(
     beyond = sorted(token for token, id_ in tokenizer.vocabulary.items() if id_ >= rows)
     if beyond:
         raise InputError(
-            f"{folder}: the text encoder has embeddings for ids below {rows}, and the tokenizer gives "
-            f"higher ones to {len(beyond)} tokens, as {beyond[0]!r}; take the text encoder that was saved "
-            "with these tokens"
+            f"{folder}: the text encoder has embeddings for ids below {rows}, but the tokenizer gives higher ids to "
+            f"{len(beyond)} tokens, such as {beyond[0]!r}; take the text encoder that was saved with these tokens"
         )
     unused = sorted(set(range(rows)) - tokenizer.reached)
     if unused:
         warnings.warn(
-            f"{folder}: {len(unused)} of the text encoder's {rows} embeddings, from id {unused[0]} on, are "
-            "reached by no token. If the model was taught a placeholder (textual inversion), that token is missing "
-            'from the tokenizer\'s files: add it to tokenizer/added_tokens.json, as {"<my-cat>": '
+            f"{folder}: {len(unused)} of the text encoder's {rows} embeddings, from id {unused[0]} on, belong to no "
+            "token. If the model has learned a placeholder (textual inversion), that token is missing from the "
+            'tokenizer\'s files: add it to tokenizer/added_tokens.json, for example {"<my-cat>": '
             f"{unused[0]}}}",
             UserWarning,
             stacklevel=3,

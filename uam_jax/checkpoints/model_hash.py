@@ -1,4 +1,4 @@
-"""One name for all that decides what a model computes, whatever its files' layout and its folder's name."""
+"""A hash of everything that decides a model's results, independent of the layout of its files and its folder."""
 
 import hashlib
 import json
@@ -7,23 +7,23 @@ from dataclasses import asdict
 from typing import Any
 
 PARTS = ("weights", "networks' configs", "scheduler", "tokenizer")
-"""Of a model's hash, joined by hyphens."""
+"""Parts of a model's hash, which are joined by hyphens."""
 
 
 def hash_model(*, weights: str, networks: Sequence[Any], schedule: Any, tokenizer: str) -> str:
-    """Names a model.
+    """Hashes a model.
 
-    What the files leave out counts as the default that is taken for it, so that two ways to write the same
-    model have one name. The size of the pictures that it was trained on is no part of it, nor `dtype`.
+    A value that the files leave out counts as its default, so that two ways to write the same model have one hash. The
+    size of the pictures that the model was trained on and `dtype` are not part of the hash.
 
     Args:
-      weights: their hash.
-      networks: the networks' configs, which are dataclasses; the VAE's has the scale of the latents.
-      schedule: a dataclass too: the noise levels and how they are visited.
-      tokenizer: the hash of its vocabulary, merges and added tokens.
+      weights: the hash of the weights.
+      networks: the networks' configs, which are dataclasses; that of the VAE has the scale of the latents.
+      schedule: the noise levels and their spacing, also a dataclass.
+      tokenizer: the hash of the tokenizer's vocabulary, merges and added tokens.
 
     Returns:
-      The parts' hashes in the order of `PARTS`.
+      The hashes of the parts in the order of `PARTS`, joined by hyphens.
     """
     configs = [asdict(config) for config in networks]
     for config in configs:
@@ -32,11 +32,11 @@ def hash_model(*, weights: str, networks: Sequence[Any], schedule: Any, tokenize
 
 
 def short_hash(value: Any) -> str:
-    """Six hex digits of what JSON can tell, the same on every machine."""
+    """Hashes a value that JSON can hold to six hex digits, the same on every machine."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def differences(a: str, b: str) -> str:
-    """Names the parts in which two models' hashes differ; nothing where they are equal."""
+    """Names the parts in which two models' hashes differ; "" if they are equal."""
     pairs = zip(PARTS, a.rsplit("-", 3), b.rsplit("-", 3), strict=False)
     return ", ".join(part for part, mine, theirs in pairs if mine != theirs)

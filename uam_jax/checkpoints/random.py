@@ -20,14 +20,14 @@ _PREDICTION_TYPES = {"sd15": "epsilon", "sd21": "v_prediction"}
 
 
 def random_checkpoint(shape: str, *, dtype: str = "float32", seed: int = 0) -> Checkpoint:
-    """A model of a published shape whose weights are noise: as fast as a trained one, and of no other use.
+    """Makes a model of a published shape whose weights are noise, which is as fast as a trained one.
 
-    Prompts are cut into tokens by the embedded model's tokenizer, to 77 of them.
+    The embedded model's tokenizer turns prompts into 77 tokens.
 
     Args:
       shape: "sd15" (512² pixels) or "sd21" (768²).
-      dtype: of weights and computation, as in `load_checkpoint`.
-      seed: of the noise.
+      dtype: precision of weights and computation, as in `load_checkpoint`.
+      seed: seed of the noise.
 
     Raises:
       InputError: there is no such shape or dtype.
@@ -41,7 +41,7 @@ def random_checkpoint(shape: str, *, dtype: str = "float32", seed: int = 0) -> C
     vae = models.VAE(models.VAEConfig.from_dict(own["vae"]), compute)
     text_encoder = models.TextEncoder(models.TextConfig.from_dict(own["text_encoder"]), compute)
     networks = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
-    # One block of noise serves all: drawing a billion numbers takes a minute, copying them a second.
+    # All weights are copies of one block of noise: drawing a billion numbers takes a minute, copying them a second.
     block = np.random.default_rng(seed).standard_normal(2**22, np.float32).astype(compute)
     return Checkpoint(
         name=f"{shape} (random weights)",

@@ -1,4 +1,4 @@
-"""The settings that a model recommends, from the file `uam.toml` beside its weights: checked before they are used."""
+"""Reads and checks the settings that a model recommends in the file `uam.toml` beside its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class Recommended:
     """A model's own settings.
 
     Attributes:
-      config: the preset `default` with the table `[default]`, which wins.
-      calibration: what makes an edit's signals a confidence, from the table `[confidence]`.
-      words: that the model has seen; None where it doesn't say.
+      config: the preset `default`, overridden by the table `[default]`.
+      calibration: the calibration of the confidence, from the table `[confidence]`.
+      words: the words that the model was trained on; None if the file does not list them.
     """
 
     config: EditConfig
@@ -26,10 +26,10 @@ class Recommended:
 
 
 def recommended_by(checkpoint: Checkpoint) -> Recommended:
-    """Reads the settings of a model that may have none.
+    """Reads the settings of a model; defaults where it has none.
 
     Raises:
-      InputError: one is at fault; the message names the file and the key.
+      InputError: a setting is at fault; the message names the file and the key.
     """
     try:
         return _read(checkpoint.settings)

@@ -1,7 +1,7 @@
-"""Prompt -> token ids, as CLIP reads text: byte-level BPE between start and end token, padded to 77.
+"""Turns prompts into token ids as CLIP does: byte-level BPE between a start and an end token, padded to 77.
 
-Runs on the host, before the text encoder. The pipeline is rebuilt from vocabulary and merges alone,
-so it doesn't matter which version of which library wrote a checkpoint's tokenizer files.
+It runs on the host, before the text encoder. The pipeline is rebuilt from vocabulary and merges alone, so the version
+of the library that wrote a checkpoint's tokenizer files does not matter.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _PIECES = (
 
 
 def clip_pipeline(model: models.BPE) -> tokenizers.Tokenizer:
-    """Puts CLIP's way of reading text before a BPE model: lower case, single blanks, words, bytes."""
+    """Builds CLIP's text pipeline around a BPE model: lower case, single blanks, words, bytes."""
     backend = tokenizers.Tokenizer(model)
     backend.normalizer = normalizers.Sequence(
         [
@@ -59,10 +59,10 @@ class Tokenizer:
       backend: the text pipeline, without start, end and padding.
       start_id: id of the first token of every prompt.
       end_id: id of the token after the last word.
-      pad_id: id that fills up to `length`: the end token in SD 1.x, `!` (0) in SD 2.x.
-      reached: the ids that some text has: of added tokens, and of what the merges make of bytes.
-      fingerprint: a hash of all that decides the ids, the same on every machine.
-      length: tokens per prompt.
+      pad_id: id that fills a prompt up to `length`: the end token in SD 1.x, `!` (0) in SD 2.x.
+      reached: the ids that some text has: those of added tokens, and of the tokens that merges make from bytes.
+      fingerprint: a hash of everything that decides the ids, the same on every machine.
+      length: number of tokens per prompt.
     """
 
     backend: tokenizers.Tokenizer = field(repr=False)
@@ -77,13 +77,13 @@ class Tokenizer:
     def from_folder(cls, folder: str | Path) -> Self:
         """Reads `vocab.json` and `merges.txt`, or `tokenizer.json` where only that exists.
 
-        Tokens that were added, by textual inversion for one, are read from wherever tokenizers keep
-        them, see `_read_added`. The text of an added or special token inside a prompt is that token:
-        in SD 2.x every `!` is padding, unlike in the tokenizer that SD 2.x was trained with.
+        Added tokens, for example those of textual inversion, are read from all places where tokenizers keep them; see
+        `_read_added`. The text of an added or special token inside a prompt becomes that token. In SD 2.x every `!` is
+        therefore padding, unlike in the tokenizer that SD 2.x was trained with.
 
         Raises:
-          InputError: a file is missing, doesn't parse, names special tokens that the vocabulary lacks,
-            or contradicts another about a token's id.
+          InputError: a file is missing or does not parse, names special tokens that the vocabulary lacks, or
+            contradicts another file about the id of a token.
         """
         folder = Path(folder)
         vocabulary, merges = _read_bpe(folder)
@@ -99,7 +99,9 @@ class Tokenizer:
             token = value.get("content") if isinstance(value, Mapping) else value
             if not isinstance(token, str) or token not in vocabulary:
                 raise InputError(f"{folder}: the {key} {token!r} is not in the vocabulary")
-            roles[token] = _added_token(value, folder, special=True)  # of two roles the last counts
+            roles[token] = _added_token(
+                value, folder, special=True
+            )  # if a token has two roles, the last one counts
             return token
 
         start, end = special("bos_token", START), special("eos_token", END)
@@ -109,7 +111,7 @@ class Tokenizer:
                 vocab=vocabulary, merges=merges, unk_token=unknown, end_of_word_suffix=END_OF_WORD
             )
         except Exception as error:  # the Rust library raises bare Exception
-            raise InputError(f"{folder}: merges and vocabulary don't fit: {error}") from None
+            raise InputError(f"{folder}: merges and vocabulary do not fit: {error}") from None
         backend = clip_pipeline(model)
         searched = roles | added
         backend.add_tokens(list(searched.values()))
@@ -134,21 +136,21 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """The ids of all tokens, added ones too."""
+        """The ids of all tokens by text, including added tokens."""
         return self.backend.get_vocab()
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest id."""
+        """The largest id plus one."""
         return max(self.vocabulary.values()) + 1
 
     def encode(self, texts: Sequence[str]) -> Int[np.ndarray, "b s"]:
-        """Turns prompts into int32 ids, `length` each; `""` is start, end and padding.
+        """Turns prompts into int32 ids (b, `length`); `""` becomes start, end and padding.
 
-        A prompt that is too long is cut, with a `UserWarning` that quotes what has no effect.
+        A prompt that is too long is cut, with a `UserWarning` that quotes the part without effect.
 
         Raises:
-          InputError: a prompt isn't text.
+          InputError: a prompt is not valid Unicode text.
         """
         if isinstance(texts, str):
             raise TypeError("encode takes a sequence of prompts; put a single one in a list")
@@ -162,7 +164,7 @@ class Tokenizer:
             if len(encoding.ids) > room:
                 lost = _shortened(text[encoding.offsets[room][0] :])
                 warnings.warn(
-                    f"the prompt has {len(encoding.ids)} tokens, {room} fit; this part of it "
+                    f"the prompt has {len(encoding.ids)} tokens, of which {room} fit; this part "
                     f'has no effect: "{lost}"',
                     UserWarning,
                     stacklevel=2,
@@ -173,13 +175,13 @@ class Tokenizer:
 
 
 def unknown_words(texts: Sequence[str], vocabulary: Collection[str]) -> list[str]:
-    """Lists the prompts' words, each once, that a model with this vocabulary has never seen."""
+    """Lists once each word of the prompts that is not in a vocabulary."""
     words = (word for text in texts for word in re.findall(r"[^\s.,;:!?\"'()-]+", text.lower()))
     return [word for word in dict.fromkeys(words) if word not in vocabulary]
 
 
 def _read_bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Reads the vocabulary and the merges from whichever of the two layouts is there."""
+    """Reads the vocabulary and the merges from either of the two layouts."""
     pair, single = (folder / "vocab.json", folder / "merges.txt"), folder / "tokenizer.json"
     if all(file.is_file() for file in pair):
         source, vocabulary = pair[0], read_json(pair[0])
@@ -194,14 +196,14 @@ def _read_bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
             merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
     else:
         raise InputError(
-            f"{folder}: no tokenizer here (vocab.json and merges.txt, or tokenizer.json)"
+            f"{folder}: there is no tokenizer here (vocab.json and merges.txt, or tokenizer.json)"
         )
     if not isinstance(vocabulary, dict) or not all(type(i) is int for i in vocabulary.values()):
         raise InputError(f"{source}: not a vocabulary (a table from token to id)")
     if not isinstance(merges, list) or not all(
         isinstance(merge, list) and len(merge) == 2 for merge in merges
     ):
-        raise InputError(f"{folder}: a merge isn't a pair of tokens")
+        raise InputError(f"{folder}: a merge is not a pair of tokens")
     return vocabulary, [(left, right) for left, right in merges]
 
 
@@ -217,24 +219,24 @@ _LISTS = ("additional_special_tokens", "extra_special_tokens")
 def _read_added(
     folder: Path, config: Mapping[str, Any], names: Mapping[str, Any], vocabulary: dict[str, int]
 ) -> dict[str, tokenizers.AddedToken]:
-    """Reads the tokens that were added to a vocabulary, and gives them their ids in it.
+    """Reads the tokens that were added to a vocabulary, and adds them to it with their ids.
 
-    There are four places, and the order among them is that of transformers: `added_tokens_decoder` of
-    `tokenizer_config.json` alone where it exists, else `added_tokens.json` and then the `added_tokens` of
-    `tokenizer.json`; last the lists of further special tokens, which have no ids of their own: those that
-    nothing else names follow the largest id.
+    Files keep added tokens in four places. As in transformers, `added_tokens_decoder` of `tokenizer_config.json` is
+    used alone if it exists; otherwise `added_tokens.json` and then the `added_tokens` of `tokenizer.json` are used.
+    The lists of further special tokens come last. They have no ids: tokens that no other place names get the ids after
+    the largest one.
 
     Args:
-      folder: the tokenizer's.
+      folder: the folder of the tokenizer.
       config: the contents of `tokenizer_config.json`.
       names: the same, overlaid by `special_tokens_map.json` where that counts.
-      vocabulary: what is added is put into it.
+      vocabulary: the ids by token, to which the added tokens are added.
 
     Returns:
-      The added tokens, which the text is searched for before all else, by their text.
+      The added tokens by their text. They are found in a prompt before it is split into words.
 
     Raises:
-      InputError: an entry is no token, or its id contradicts another file.
+      InputError: an entry is not a token, or its id contradicts another file.
     """
     further = [
         value for key, value in names.items() if key.endswith("_token") and key not in _ROLES
@@ -293,7 +295,7 @@ def _listed(table: Mapping[str, Any], key: str) -> Sequence[Any]:
 
 
 def _content(value: Any) -> Any:
-    """The text of a token, which files hold alone or in a table with its flags."""
+    """The text of a token, which a file has alone or in a table with flags."""
     return value.get("content") if isinstance(value, Mapping) else value
 
 
@@ -310,7 +312,7 @@ def _added_token(value: Any, where: Path, *, special: bool) -> tokenizers.AddedT
 
 
 def _shortened(text: str, most: int = 300) -> str:
-    """Text on one line, cut after about so many characters, between words where it has any."""
+    """Puts a text on one line and cuts it after about `most` characters, between words if possible."""
     text = " ".join(text.split())
     if len(text) <= most:
         return text

@@ -1,4 +1,4 @@
-"""A network's weight files: which one to take of a folder, and its tensors, each read when it is asked for."""
+"""Chooses a network's weight files in a folder, and opens their tensors, each of which is read on demand."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -17,7 +17,7 @@ STEMS = {
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
 }
-"""Each network's folder in a checkpoint, and how its weight files' names begin."""
+"""The folder of each network in a checkpoint, and the beginning of its weight files' names."""
 
 ORBAX = "orbax"
 """Folder beside `config.json` that holds a converted network's params."""
@@ -27,23 +27,22 @@ _SAVE_AGAIN = (
 )
 FOREIGN = {
     (".bin", ".ckpt", ".pt", ".pth"): (
-        "loading a pickle can run code. Convert it once, in an environment that may be harmed: "
-        + _SAVE_AGAIN
+        "loading a pickle can run code. Convert it once, in an isolated environment: " + _SAVE_AGAIN
     ),
     (".msgpack",): (
-        "weights of old Flax classes are not read. Convert them once, with diffusers 0.35 or older and "
+        "weights of diffusers' old Flax classes cannot be read. Convert them once, with diffusers 0.35 or older and "
         "from_flax=True: " + _SAVE_AGAIN
     ),
     (".h5", ".onnx", ".onnx_data", ".pb", ".xml", ".tflite", ".gguf"): (
-        "weights of this format are not read: take a copy of the model that has safetensors files, or "
+        "weights of this format cannot be read: take a copy of the model that has safetensors files, or "
         + _SAVE_AGAIN
     ),
 }
-"""Formats of weights that are not read, by the ends of file names, with the reason and the remedy."""
+"""Formats of weights that cannot be read, by the suffixes of their files, with the reason and the remedy."""
 
 
 class Stored(NamedTuple):
-    """A tensor in a file: its shape, what its numbers are called, the file, and how to read it."""
+    """A tensor in a file: its shape, the name of its dtype, the file, and a function that reads it."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -52,10 +51,16 @@ class Stored(NamedTuple):
 
 
 def weight_file(names: Collection[str], component: str, variants: Sequence[str], where: Any) -> str:
-    """Chooses the file to load among a folder's: of the first variant there is, whole or its index.
+    """Chooses the file to load: that of the first variant that exists, either the whole file or the index of shards.
+
+    Args:
+      names: the names of the files in the folder.
+      component: a key of `STEMS`.
+      variants: variants in order of preference; "" for the plain files.
+      where: the folder, with which the message of an error begins.
 
     Raises:
-      InputError: there is none, or only of other formats; the message begins with `where`.
+      InputError: there is no such file, or only files of other formats.
     """
     stem = STEMS[component]
     for dot in map(dotted, variants):
@@ -72,14 +77,16 @@ def weight_file(names: Collection[str], component: str, variants: Sequence[str],
                 raise InputError(f"{where}: only {listed(found)}, and {reason}")
     tried = " or ".join(f"{stem}{dotted(variant)}.safetensors" for variant in variants)
     there = listed(names) if names else "nothing"
-    raise InputError(f"{where}: no {tried}, nor an index of shards; there is: {there}")
+    raise InputError(
+        f"{where}: there is no {tried} and no index of shards; the folder has: {there}"
+    )
 
 
 def open_safetensors(folder: Path, component: str, variants: Sequence[str]) -> dict[str, Stored]:
-    """Lists the tensors of a network's file or shards.
+    """Opens the tensors of a network's file or shards, by name.
 
     Raises:
-      InputError: a file is missing, is no whole safetensors file or no index of such.
+      InputError: a file is missing, is not a whole safetensors file, or is not an index of such files.
     """
     there = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     chosen = folder / weight_file(there, component, variants, folder)
@@ -87,10 +94,10 @@ def open_safetensors(folder: Path, component: str, variants: Sequence[str]) -> d
 
 
 def open_orbax(folder: Path) -> dict[str, Stored]:
-    """Reads the tensors of a converted network.
+    """Reads the tensors of a converted network, by name.
 
     Raises:
-      InputError: it can't be read.
+      InputError: the checkpoint cannot be read.
     """
     import orbax.checkpoint as ocp  # takes seconds, and only converted checkpoints need it
 
@@ -113,18 +120,18 @@ def open_orbax(folder: Path) -> dict[str, Stored]:
 
 
 def dotted(variant: str) -> str:
-    """A variant as it is in file names."""
+    """Returns a variant as file names have it: "fp16" becomes ".fp16"."""
     return f".{variant}" if variant else ""
 
 
 def listed(items: Collection[str], separator: str = ", ") -> str:
-    """The first few names, in their order of the alphabet."""
+    """Joins the first few names in alphabetical order."""
     shown = sorted(items)[:_SHOWN]
     return separator.join([*shown, *(["..."] if len(items) > _SHOWN else [])])
 
 
 _SHOWN = 12
-# safetensors' names of what NumPy has a name for.
+# NumPy's names of the dtypes in safetensors files.
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -134,7 +141,7 @@ def _open_shards(index: Path) -> dict[str, Stored]:
         raise InputError(f"{index}: not an index of shards (it has no weight_map)")
     shards = sorted(set(map(str, weight_map.values())))
     for shard in shards:
-        # An index is data from elsewhere: it may name files beside itself only.
+        # An index comes from another source, so it may only name files beside itself.
         if not re.fullmatch(r"[^/\\]+\.safetensors", shard):
             raise InputError(f"{index}: {shard!r} is not the name of a safetensors file beside it")
         if not (index.parent / shard).is_file():
@@ -145,7 +152,9 @@ def _open_shards(index: Path) -> dict[str, Stored]:
             found[name], places[name] = tensor, shard
     wrong = [name for name in {**weight_map, **places} if weight_map.get(name) != places.get(name)]
     if wrong:
-        raise InputError(f"{index}: {len(wrong)} not in the shard that it says: {listed(wrong)}")
+        raise InputError(
+            f"{index}: {len(wrong)} tensors are not in the shard that the index names: {listed(wrong)}"
+        )
     return found
 
 

@@ -1,8 +1,8 @@
-"""Safetensors or Orbax files <-> one network's params, names and shapes compared exactly.
+"""Loads one network's params from safetensors or Orbax files, and saves them; names and shapes must fit exactly.
 
-Params follow the checkpoint's names, so the conversion is a rule and not a list: `down_blocks_0` is
-`down_blocks.0`, a leaf `kernel`, `scale` or `embedding` is `weight`, only kernels change their axes.
-What the hub holds beside that one layout is written down in `ALIASES`.
+Params follow the checkpoint's names, so the conversion is a rule and not a list: `down_blocks_0` is `down_blocks.0`; a
+leaf `kernel`, `scale` or `embedding` is `weight`; only kernels change their axes. `ALIASES` lists the other layouts of
+files on the hub.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from uam_jax.types import Params
 
 
 class Alias(NamedTuple):
-    """A layout found on the hub: names that match are rewritten, or dropped for want of a new one."""
+    """A layout of files on the hub: names that match are rewritten, or dropped if there is no replacement."""
 
     why: str
     component: str
@@ -54,14 +54,14 @@ ALIASES = (
         None,
     ),
     Alias(
-        "CLIP's projection to what texts and pictures have in common, and its temperature; Stable Diffusion "
-        "takes the states before them",
+        "CLIP's projection into the space that texts and pictures share, and its temperature; Stable Diffusion uses "
+        "the states before the projection",
         "text_encoder",
         r"^(text_projection(\.weight)?|logit_scale)$",
         None,
     ),
     Alias(
-        "CLIP's other half, for pictures, where the whole model was saved",
+        "CLIP's other half, for pictures, in files of the whole model",
         "text_encoder",
         r"^(vision_model\.|visual_projection\.)",
         None,
@@ -91,21 +91,21 @@ def load_params(
     dtype: DTypeLike | None,
     variants: Sequence[str],
 ) -> tuple[Params, str]:
-    """Loads one network, tensor by tensor, onto the current device.
+    """Loads the params of one network, tensor by tensor, onto the current device.
 
     Args:
       expected: the network's params as `ShapeDtypeStruct`s.
-      folder: holds an `orbax` folder or safetensors files.
+      folder: a folder with an `orbax` folder or safetensors files.
       component: a key of `STEMS`.
-      dtype: what the params are cast to; None keeps the stored precision.
-      variants: names of the files' variants in order of preference, "" for the plain one.
+      dtype: dtype of the params; None keeps the stored precision.
+      variants: variants of the files in order of preference; "" for the plain files.
 
     Returns:
-      The params and a hash of their stored values, which doesn't depend on how they were stored.
+      The params, and a hash of their stored values, which does not depend on the layout of the files.
 
     Raises:
-      InputError: a file is missing or unreadable, the names or shapes differ from what is expected
-        (all differences in one message), or a value isn't finite.
+      InputError: a file is missing or cannot be read, names or shapes differ from the expected ones (all differences
+        are in one message), or a value is not finite.
     """
     leaves, tree = jax.tree_util.tree_flatten_with_path(expected)
     paths = [tuple(key.key for key in path) for path, _ in leaves]
@@ -126,7 +126,7 @@ def load_params(
         )
     if problems:
         raise InputError(
-            f"{folder}: these weights don't fit the network that config.json describes\n  "
+            f"{folder}: these weights do not fit the network that config.json describes\n  "
             + "\n  ".join(problems)
         )
     _refuse_dtypes(found)
@@ -142,7 +142,7 @@ def load_params(
         # Not `jnp.asarray`, which compiles something for every shape.
         return jax.device_put(_cast(value, dtype, f"{folder}: tensor {name}")), digest.digest()
 
-    # Moving axes and hashing take the time, and hold no lock; each thread needs a few tensors' room.
+    # Moving axes and hashing take most of the time and hold no lock; each thread needs memory for a few tensors.
     with ThreadPoolExecutor(max_workers=2) as pool:
         params, digests = zip(*pool.map(load, names, paths), strict=True)
     return jax.tree_util.tree_unflatten(tree, params), hashlib.sha256(b"".join(digests)).hexdigest()
@@ -151,7 +151,7 @@ def load_params(
 def save_safetensors(
     params: Params, folder: Path, component: str, *, variant: str = "", shard_bytes: int = 10**10
 ) -> None:
-    """Writes one network as diffusers does: one file, or shards of at most so many bytes of tensors."""
+    """Writes one network as diffusers does: one file, or shards with at most `shard_bytes` bytes of tensors each."""
     tensors = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         names = tuple(key.key for key in path)
@@ -191,7 +191,7 @@ def save_orbax(params: Params, folder: Path) -> None:
 
 
 def torch_name(path: Sequence[str]) -> str:
-    """The checkpoint's name of a leaf: `down_blocks_0/to_q/kernel` is `down_blocks.0.to_q.weight`."""
+    """Returns the checkpoint's name of a leaf: `down_blocks_0/to_q/kernel` is `down_blocks.0.to_q.weight`."""
     modules = (
         name if name.startswith("linear_") else re.sub(r"_(\d+)$", r".\1", name)
         for name in path[:-1]
@@ -204,7 +204,7 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def _axes_to_torch(path: Sequence[str], ndim: int) -> tuple[int, ...]:
-    """(in, out) -> (out, in), and height, width, in, out -> out, in, height, width, for kernels."""
+    """Axes of a kernel in files: (in, out) becomes (out, in), and (h, w, in, out) becomes (out, in, h, w)."""
     if path[-1] != "kernel":
         return tuple(range(ndim))
     return (ndim - 1, ndim - 2, *range(ndim - 2))
@@ -224,12 +224,12 @@ def _torch_shape(path: Sequence[str], shape: tuple[int, ...]) -> tuple[int, ...]
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A 1x1 convolution and a linear layer are one computation, saved either way."""
+    """The shape without 1x1: a 1x1 convolution and a linear layer are the same, and files have either."""
     return shape[:2] if shape[2:] == (1, 1) else shape
 
 
 def _rename(stored: dict[str, Stored], component: str) -> tuple[dict[str, Stored], list[str]]:
-    """Brings every layout of `ALIASES` to one; says which names then stand for the same tensor."""
+    """Renames every layout in `ALIASES` to the usual one, and lists names that then stand for the same tensor."""
     aliases = [alias for alias in ALIASES if alias.component == component]
     renamed: dict[str, Stored] = {}
     twice = []
@@ -242,29 +242,29 @@ def _rename(stored: dict[str, Stored], component: str) -> tuple[dict[str, Stored
             twice.append(f"{old} (as {name})")
         elif name is not None:
             renamed[name] = tensor
-    return renamed, _told("stored twice", twice)
+    return renamed, _listed_problem("stored twice", twice)
 
 
-def _cast(value: np.ndarray, dtype: DTypeLike | None, what: str) -> np.ndarray:
+def _cast(value: np.ndarray, dtype: DTypeLike | None, name: str) -> np.ndarray:
     if dtype is None:
         dtype = np.float32 if value.dtype == np.float64 else value.dtype
     with np.errstate(over="ignore"):
         cast = value.astype(dtype, copy=False)
     if cast.dtype != value.dtype and not np.isfinite(cast).all():
-        raise InputError(f"{what} overflows {cast.dtype}; use float32 or bfloat16")
+        raise InputError(f"{name} overflows {cast.dtype}; use float32 or bfloat16")
     return cast
 
 
 def _refuse_dtypes(tensors: Mapping[str, Stored]) -> None:
-    """Refuses integers and what NumPy has no type for: 8-bit floats, quantised weights."""
+    """Refuses integers and dtypes that NumPy lacks, such as 8-bit floats and quantised weights."""
     others = [name for name, tensor in tensors.items() if tensor.dtype not in _FLOATS]
     if others:
         _, dtype, file, _ = tensors[others[0]]
         raise InputError(
             f"{file}: tensor {others[0]} holds {dtype}"
-            f"{f', as {len(others) - 1} more' if others[1:] else ''}, and weights are read as "
-            f"{', '.join(_FLOATS)} only. Load the model with diffusers, in torch.float16, and call "
-            "save_pretrained(folder), or take a copy that is stored so"
+            f"{f', like {len(others) - 1} more' if others[1:] else ''}, but weights can only be read as "
+            f"{', '.join(_FLOATS)}. Load the model with diffusers in torch.float16 and call "
+            "save_pretrained(folder), or take a copy that is stored in one of these"
         )
 
 
@@ -277,11 +277,11 @@ def _differences(
         if name in found and found[name] != wanted[name]
     ]
     return [
-        *_told("missing", [name for name in wanted if name not in found]),
-        *_told("surplus", [name for name in found if name not in wanted]),
-        *_told("of another shape", misshaped),
+        *_listed_problem("missing", [name for name in wanted if name not in found]),
+        *_listed_problem("surplus", [name for name in found if name not in wanted]),
+        *_listed_problem("of another shape", misshaped),
     ]
 
 
-def _told(what: str, items: Sequence[str]) -> list[str]:
-    return [f"{len(items)} {what}: {listed(items, '; ')}"] if items else []
+def _listed_problem(problem: str, items: Sequence[str]) -> list[str]:
+    return [f"{len(items)} {problem}: {listed(items, '; ')}"] if items else []
