@@ -1,4 +1,4 @@
-"""Writes tiny checkpoints in diffusers' layout, and rewrites them into what else is found on the hub."""
+"""Writes tiny checkpoints in diffusers' layout, and rewrites them into other layouts of the hub."""
 
 import hashlib
 import json

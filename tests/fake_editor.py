@@ -13,7 +13,7 @@ from uam_jax.method.config import EditConfig
 
 @dataclass
 class FakeEditor:
-    """Inverts the left half, which is all that it says was free, and fades the rest, as a VAE might."""
+    """Inverts the left half of a picture, the only part that is free to change, and fades the rest as a VAE might."""
 
     name: str = "fake"
     weights_hash: str = "0123456789abcdef"

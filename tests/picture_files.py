@@ -1,4 +1,4 @@
-"""Picture files of every kind, made for tests, and what Pillow reads in them."""
+"""Makes picture files of every kind for tests, and reads them with Pillow."""
 
 import io
 import struct
@@ -21,13 +21,13 @@ def save(path: Path, array: np.ndarray, **options: object) -> Path:
 
 
 def load(source: Path | bytes) -> tuple[str, np.ndarray]:
-    """Mode and values, as Pillow sees them."""
+    """Reads the mode and the values of a picture with Pillow."""
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         return image.mode, np.asarray(image)
 
 
 def png(width: int, height: int, colour_type: int, depth: int, data: bytes) -> bytes:
-    """A PNG of any header, also of those that Pillow doesn't write."""
+    """A PNG with any header, including headers that Pillow does not write."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     return b"".join(
         [
@@ -56,7 +56,7 @@ def with_chunk(content: bytes, added: bytes, *, before: bytes = b"IDAT") -> byte
 
 
 def xmp(orientation: int | str) -> bytes:
-    """An XMP packet that says which way is up."""
+    """An XMP packet with an orientation."""
     return (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
         'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
@@ -66,7 +66,7 @@ def xmp(orientation: int | str) -> bytes:
 
 
 def exif(orientation: int) -> bytes:
-    """EXIF that says which way is up."""
+    """EXIF with an orientation."""
     block = Image.Exif()
     block[ExifTags.Base.Orientation] = orientation
     return block.tobytes()

@@ -1,4 +1,4 @@
-"""Models of the hub: from its cache, and downloaded, where a folder stands for the hub."""
+"""Models of the hub, from its cache and downloaded; a folder stands for the hub."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_an_impossible_hub_id_says_so(cache: Path, source: str) -> None:
 
 
 class Hub:
-    """Stands for the hub: copies what is asked for from a folder, and remembers what that was."""
+    """A stand-in for the hub: copies files from a folder and records their names."""
 
     def __init__(self, folder: Path, cache: Path):
         self.folder, self.cache = folder, cache

@@ -1,3 +1,5 @@
+"""Whole checkpoints: folders that load, folders that are refused with the reason, added tokens, and conversion."""
+
 import re
 import shutil
 from pathlib import Path
@@ -83,7 +85,7 @@ def test_an_embedded_model_is_found_by_name(
     assert load_checkpoint("tiny").name == "tiny"
 
 
-# ---- what isn't a model ----
+# ---- sources that are not a model ----
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_parts_that_do_not_fit_are_refused(
 
 
 def add_embedding(folder: Path, count: int = 1) -> int:
-    """Gives the text encoder further embeddings, as textual inversion does, and returns the first's id."""
+    """Adds embeddings to the text encoder, as textual inversion does, and returns the id of the first."""
     rows = TEXT["vocab_size"]
     name = "text_model.embeddings.token_embedding.weight"
     edit_tensors(
@@ -228,7 +230,7 @@ def test_embeddings_that_no_token_reaches_are_reported(folder: Path) -> None:
 
 
 def test_a_token_that_no_merge_makes_reaches_nothing(folder: Path) -> None:
-    """Written into the vocabulary by hand: there transformers doesn't find it either."""
+    """The token is only in the vocabulary, where transformers does not find it either."""
     number = add_embedding(folder)
     edit_json(folder / "tokenizer" / "vocab.json", **{"<my-cat>": number})
     with pytest.warns(UserWarning, match=f"1 of the text encoder's .* id {number} on"):

@@ -1,4 +1,4 @@
-"""One name for a model: what changes it and what does not."""
+"""The hash of a model: changes that it depends on, and changes that it does not depend on."""
 
 import json
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The tokenizer: the ids of prompts, and the files that a checkpoint has for it."""
+
 import json
 import re
 import string
@@ -250,7 +252,7 @@ def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
 
 
 def added_in(place: str, folder: Path, **flags: object) -> int:
-    """Adds `<my-cat>` in one of the places that tokenizers have for it, and returns its id."""
+    """Adds the token `<my-cat>` in one of the places that tokenizers have for it, and returns its id."""
     vocabulary = json.loads((folder / "vocab.json").read_text())
     entry = {"content": "<my-cat>", **flags}
     number = len(vocabulary)

@@ -1,4 +1,4 @@
-"""Which file is taken of a folder; how the tensors are read is in test_weights.py."""
+"""The choice of a weight file in a folder; test_weights.py tests the tensors."""
 
 from pathlib import Path
 

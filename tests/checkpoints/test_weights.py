@@ -1,3 +1,5 @@
+"""Weights of one network: layouts, precisions, hashes, and differences that are named."""
+
 import json
 import re
 from pathlib import Path
@@ -99,7 +101,7 @@ def with_position_ids(tensors: Tensors) -> Tensors:
 
 
 def with_pictures_half(tensors: Tensors) -> Tensors:
-    """A whole CLIPModel, as trained: what the text encoder has no use for is there too."""
+    """A whole CLIPModel, with the parts that the text encoder does not use."""
     rng = np.random.default_rng(0)
     surplus = {
         "logit_scale": (),
@@ -177,7 +179,7 @@ def test_precisions(tmp_path: Path, stored: str, dtype: str | None) -> None:
 
 
 def changed_header(file: Path, dtype: str, size: int, *names: str) -> None:
-    """Makes tensors of a float32 file say that they hold another type, of `size` bits."""
+    """Changes the dtype of tensors in the header of a float32 file to another one of `size` bits."""
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
@@ -205,7 +207,7 @@ def changed_header(file: Path, dtype: str, size: int, *names: str) -> None:
 def test_numbers_of_another_kind_are_named_with_the_remedy(
     tmp_path: Path, dtype: str, size: int
 ) -> None:
-    """float8 is what other programs save to make files small; NumPy has no such type."""
+    """Other programs save float8 to make files small; NumPy has no such dtype."""
     tensors = ("quant_conv.bias", "post_quant_conv.bias")
     save_safetensors(PARAMS["vae"], tmp_path, "vae")
     file = tmp_path / FILES["vae"]

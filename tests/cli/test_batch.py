@@ -230,7 +230,7 @@ def test_a_machine_that_is_taken_away_says_how_to_go_on(
 
 
 def test_two_processes_of_which_one_is_killed(tmp_path: Path, pictures: Path, model: Path) -> None:
-    """Each takes its part; what the killed one left is done by another number of them."""
+    """Each process takes its part; another number of processes finishes the part of the killed one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -275,7 +275,7 @@ def test_two_processes_of_which_one_is_killed(tmp_path: Path, pictures: Path, mo
 
 @pytest.mark.slow
 def test_a_real_job_killed_twenty_times(tmp_path: Path, model: Path) -> None:
-    """Kill -9 at random moments, another number of devices each time; the bytes are those of one run."""
+    """Kills a job at random moments, with another number of devices each time; its files equal those of one run."""
     rng = random.Random(0)
     noise = np.random.default_rng(0)
     for number in range(60):
@@ -303,7 +303,7 @@ def test_a_real_job_killed_twenty_times(tmp_path: Path, model: Path) -> None:
             process.kill()
             kills += 1
         elif (process.wait(), len(list((tmp_path / "killed/images").iterdir()))) == (0, 60):
-            # All done too early: what was made is forgotten, at random, and made again.
+            # The job has ended too early: random rows of the ledger are removed, and their results are made again.
             ledger = tmp_path / "killed" / "results.jsonl"
             lines = ledger.read_text().splitlines(keepends=True)
             ledger.write_text("".join(line for line in lines if rng.random() < 0.5))

@@ -1,4 +1,4 @@
-"""The program with its environment and with real models: options, start-up, and from file to file."""
+"""The program with its environment and with real models: options, start-up, and edits of files."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_a_user_without_a_home_has_no_cache_folder(monkeypatch: pytest.MonkeyPat
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs code in its own process: JAX's settings are global, and its import is to be seen."""
+    """Runs code in a process of its own, because JAX's settings are global and its import must be observed."""
     source = str(Path(main.__file__).parents[2])
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -216,7 +216,7 @@ def test_a_real_reconstruction(tmp_path: Path, converted: str) -> None:
 def test_a_variant_is_asked_for_by_every_command_that_loads(
     command: tuple[str, ...], tmp_path: Path, converted: str
 ) -> None:
-    """The model has the plain files alone, so asking for others must be an error that names them."""
+    """The model has only plain files, so that a variant must be an error that names the missing file."""
     places = {
         "image": smooth_picture(tmp_path / "in.png"),
         "folder": tmp_path,

@@ -46,7 +46,7 @@ def test_floats_in_the_unit_range_are_read_and_others_refused(tmp_path: Path) ->
 
 
 def tiff(array: np.ndarray, photometric: int, *, bits: int, kind: int = 1) -> bytes:
-    """A grey TIFF of any layout, also of those that Pillow doesn't write; little-endian."""
+    """A grey little-endian TIFF of any layout, including layouts that Pillow does not write."""
     data = array.tobytes()
     tags = {
         256: array.shape[1], 257: array.shape[0], 258: bits, 259: 1, 262: photometric, 273: 8,

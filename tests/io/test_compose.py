@@ -1,4 +1,4 @@
-"""Outside the mask the original stays, to the last bit and in every kind of file."""
+"""Outside the mask the original is kept bit by bit, in every kind of file."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -95,7 +95,7 @@ def test_a_grey_limit_counts_without_a_black_pixel() -> None:
 
 
 def as_latents_see(mask: np.ndarray, size: int, cell: int = 8) -> np.ndarray:
-    """What an edit that frees all of a user's mask says was free: means of a latent's pixels, and between them."""
+    """The freedom after an edit that changes all of a user's mask: means over a latent's pixels, interpolated."""
     small = resize(mask, (size, size), linear=True).reshape(size // cell, cell, size // cell, cell)
     return resize(small.mean((1, 3)), (size, size), linear=True)
 
@@ -144,7 +144,7 @@ def test_a_part_of_the_users_mask_where_nothing_was_free_stays() -> None:
 
 
 def test_without_a_user_the_mask_is_that_of_the_smoothed_freedom() -> None:
-    """What was tuned on scenes: written out here a second time."""
+    """The numbers that were tuned on scenes, in a second implementation."""
     coarse = np.random.default_rng(3).random((8, 8)).astype(np.float32)
     free = resize((coarse > 0.6).astype(np.float32), (64, 64), linear=True)
     region = gaussian_filter(free, 4.0) > 0.5

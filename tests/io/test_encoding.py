@@ -1,4 +1,4 @@
-"""What is written holds all that its format can, and says what is lost."""
+"""A written file holds everything that its format can, and warnings name the losses."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Formats by the names of their files: what is read, what browsers show, what an extra is needed for."""
+"""Formats by the names of their files: those that are read, those that browsers show, those that need an extra."""
 
 import pytest
 from PIL import Image

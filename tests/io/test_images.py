@@ -1,4 +1,4 @@
-"""Every kind of file in, and the same integers out; every kind of broken file, one clear message."""
+"""Every kind of file is written with the integers that were read; every kind of broken file gives one clear message."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Masks as tools write them: what may change is 1, whatever stands for yes in the file."""
+"""Masks of many tools: the part that may change is 1, whatever value it has in the file."""
 
 import io
 import re

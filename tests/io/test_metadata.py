@@ -1,4 +1,4 @@
-"""Which way is up, wherever a file says so; profiles and resolutions that fit what is written."""
+"""Orientation from every place in a file; profiles and resolutions that fit the written file."""
 
 import io
 import zlib

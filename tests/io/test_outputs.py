@@ -1,4 +1,4 @@
-"""Where files can be written, and what is said when they can't."""
+"""Files that can be written, and messages about those that cannot."""
 
 import errno
 import os
@@ -67,7 +67,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def full_after(count: int, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Lets a function of `os` fail from some call on, as on a full disk."""
+    """Makes a function of `os` fail from some call on, as on a full disk."""
     calls, whole = [], getattr(os, name)
 
     def fail(*arguments: object, **options: object) -> None:

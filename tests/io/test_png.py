@@ -1,4 +1,4 @@
-"""PNG files with more in them than pixels: none of it may cost the picture, or much memory."""
+"""PNG files with much metadata, which must neither make the picture unreadable nor need much memory."""
 
 import io
 import os

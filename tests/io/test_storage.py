@@ -114,7 +114,7 @@ def test_a_full_disk_is_named_with_the_remedy_and_leaves_no_half_file(
 
 
 def test_a_line_that_the_disk_cannot_hold_is_no_half_line(tmp_path: Path) -> None:
-    """With a real limit on the size of files, since a full disk cuts a write in the middle."""
+    """Uses a real limit on the size of files, because a full disk cuts a write in the middle."""
     program = f"""
 import resource
 from uam_jax.io.storage import Folder
@@ -142,7 +142,9 @@ def test_of_all_who_create_a_file_one_does(folder: Folder) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(create, range(8)))
-    assert made.count(True) == 1 or not folder.is_local  # the memory's file system can't do it
+    assert (
+        made.count(True) == 1 or not folder.is_local
+    )  # fsspec's memory file system cannot decide it
     assert folder.read("a/sizes") in [str(n).encode() * 1000 for n, did in enumerate(made) if did]
     assert not folder.create("a/sizes", b"late") and folder.names("a/*") == ["a/sizes"]
 
@@ -203,7 +205,7 @@ Folder({str(tmp_path)!r}).write("a", b"1")
     folder = Folder(str(tmp_path))
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as writer:
         assert writer.stdout
-        writer.stdout.readline()  # all is written but the name
+        writer.stdout.readline()  # the file is written, but not renamed
         [file] = tmp_path.iterdir()
         os.utime(file, (time.time() - 10,) * 2)
         folder.sweep()
@@ -215,7 +217,9 @@ Folder({str(tmp_path)!r}).write("a", b"1")
     folder.sweep()
     assert file.exists()
     os.utime(file, (time.time() - 10,) * 2)
-    monkeypatch.setattr(local_disk, "lock_file", lambda file: None)  # nobody can lock here
+    monkeypatch.setattr(
+        local_disk, "lock_file", lambda file: None
+    )  # as on a file system without locks
     folder.sweep()
     assert file.exists()
 

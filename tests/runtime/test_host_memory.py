@@ -1,4 +1,4 @@
-"""The computer's memory: containers' limits of both kinds, and a bound that holds."""
+"""The host's memory: limits of containers of both versions, and a bound that holds."""
 
 import threading
 import time

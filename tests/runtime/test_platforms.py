@@ -1,4 +1,4 @@
-"""The kind of device that a program is made for: read off a device, or given where there is none."""
+"""The platform of a program: that of a device, or one that is given where there is no such device."""
 
 from types import SimpleNamespace
 
