@@ -49,6 +49,16 @@ def locate(url: str) -> tuple[AbstractFileSystem, str]:
         raise InputError(f"{url}: no such file system ({reason(error)})") from None
 
 
+@contextlib.contextmanager
+def _reading(url: str) -> Iterator[None]:
+    """Turns any error while reading a place into an `InputError` that names it."""
+    try:
+        yield
+    # Every file system has errors of its own, including those of botocore and aiohttp.
+    except Exception as error:
+        raise InputError(f"{url}: can't be read ({reason(error)})") from error
+
+
 def is_folder(url: str) -> bool:
     """Whether a path or URL names a folder that exists.
 
@@ -56,10 +66,8 @@ def is_folder(url: str) -> bool:
       InputError: the place cannot be read.
     """
     filesystem, path = locate(url)
-    try:
+    with _reading(url):
         return filesystem.isdir(path)
-    except Exception as error:
-        raise InputError(f"{url}: can't be read ({reason(error)})") from None
 
 
 def read_bytes(url: str) -> bytes:
@@ -70,11 +78,8 @@ def read_bytes(url: str) -> bytes:
     """
     filesystem, path = locate(url)
     _refuse_special(url, filesystem, path)
-    try:
+    with _reading(url):
         return filesystem.cat_file(path)
-    # Every file system has errors of its own, including those of botocore and aiohttp.
-    except Exception as error:
-        raise InputError(f"{url}: can't be read ({reason(error)})") from None
 
 
 def open_binary(url: str) -> Any:
@@ -232,12 +237,11 @@ class Folder:
         Raises:
           InputError: the file cannot be read.
         """
-        try:
-            return self._files.cat_file(self.path(name))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except Exception as error:  # every file system has errors of its own
-            raise InputError(f"{self.path(name)}: can't be read ({reason(error)})") from error
+        with _reading(self.path(name)):
+            try:
+                return self._files.cat_file(self.path(name))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def names(self, pattern: str) -> list[str]:
         """Lists, sorted, the names of files and folders whose last part matches a pattern with `*`, `?` and `[]`.
@@ -248,12 +252,11 @@ class Folder:
         parent, _, wanted = pattern.rpartition("/")
         place = self.path(parent) if parent else self._root
         self._files.invalidate_cache(place)
-        try:  # not `glob`, because the folder's own name may have its special characters
-            found = self._files.ls(place, detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except Exception as error:
-            raise InputError(f"{self.url}: can't be read ({reason(error)})") from error
+        with _reading(self.url):
+            try:  # not `glob`, because the folder's own name may have its special characters
+                found = self._files.ls(place, detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
         names = [str(path).rstrip("/").rpartition("/")[2] for path in found]
         matching = sorted(fnmatch.filter(names, wanted))
         return [f"{parent}/{name}" if parent else name for name in matching]
