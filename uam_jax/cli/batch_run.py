@@ -1,5 +1,6 @@
 """The work of `uam batch`: from options to a job that runs, and messages on the way."""
 
+import itertools
 import math
 import re
 import shlex
@@ -65,11 +66,11 @@ def run_batch(
     items = _items(options)
     settings.check()
     console.stage(f"looking at {len(items)} pictures")
-    seen = [0]
+    numbers = itertools.count(1)
 
     def look() -> None:
-        seen[0] += 1
-        console.advance(seen[0], len(items), f"{seen[0]} of {len(items)} pictures looked at")
+        number = next(numbers)
+        console.advance(number, len(items), f"{number} of {len(items)} pictures looked at")
 
     sizes = job.measure(items, again=options.retry_failed, seen=look)
     console.stage(f"loading {options.model}")
@@ -80,7 +81,7 @@ def run_batch(
     config = settings.of(editor)
     plan = plan_job(items, sizes, config, _job_settings(options, compute, editor, config, suffix))
     if not options.allow_change:
-        remedy = ", or add --allow-change to go on with the new ones"
+        remedy = ", or add --allow-change to continue with the new ones"
         job.refuse_other(plan.settings, remedy)
         job.refuse_changed(plan)
     done = job.done(retry_failed=options.retry_failed)
@@ -110,6 +111,7 @@ def _run(
     job: JobFolder,
     shard: tuple[int, int],
 ) -> dict[str, Any]:
+    """Runs a job to its end, or until it must stop, and returns its summary."""
     devices = len(editor.devices or ())
 
     def report(progress: Progress) -> None:
@@ -172,6 +174,7 @@ def _dry_run(
     editor: "Editor",
     described: dict[str, Any],
 ) -> dict[str, Any]:
+    """Reads every picture, estimates seconds and memory, and returns them with the job's description."""
     console.stage("reading every picture")
     settings = plan.settings
     sizes = working_sizes(plan.items, plan.sizes, side=settings.side, multiple=settings.multiple)
@@ -215,6 +218,7 @@ def _estimate(plan: JobPlan, editor: "Editor", buckets: list[dict[str, Any]]) ->
 
 
 def _items(options: BatchOptions) -> list[Item]:
+    """Reads the manifest, or lists the pictures of a folder."""
     if is_folder(options.manifest):
         if not options.target or not all(text.strip() for text in options.target):
             raise InputError(
@@ -256,6 +260,7 @@ def _job_settings(
     config: "EditConfig",
     suffix: str | None,
 ) -> JobSettings:
+    """The settings that decide the job's results; refuses working sides that are too small."""
     side = options.size or editor.native_size
     multiple = math.lcm(options.multiple or 1, editor.size_multiple)
     if multiple > side:
@@ -279,6 +284,7 @@ def _job_settings(
 
 
 def _shard(options: BatchOptions) -> tuple[int, int]:
+    """The number of this process's part, and the number of parts; joins the other hosts' processes."""
     if options.distributed or options.coordinator:
         if options.shard:
             raise InputError(
@@ -294,5 +300,6 @@ def _shard(options: BatchOptions) -> tuple[int, int]:
 
 
 def _clock(seconds: float) -> str:
+    """Writes seconds as H:MM:SS."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
