@@ -57,11 +57,11 @@ def edit(
 
     if not all(text.strip() for text in target):
         raise InputError("--target is empty: describe the result")
-    settings.check()
     jobs = plan_jobs(
         images, out, targets=len(target), mask=mask, save_mask=save_mask, report=report,
         overwrite=overwrite,
     )  # fmt: skip
+    settings.check()  # after the paths: the settings know the controls, which take JAX
     editor = compute.load_editor(model, console)
     config = settings.of(editor)
     evaluations = editor.evaluations(config, targets=len(target), user_mask=mask is not None)
