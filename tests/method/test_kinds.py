@@ -112,6 +112,12 @@ def test_what_is_written_is_read_back(toys: str) -> None:
     assert hash(config) == hash(EditConfig().updated(table))
 
 
+def test_a_class_under_two_names_keeps_its_values(toys: str, tmp_path: Path) -> None:
+    (tmp_path / f"{toys}_again.py").write_text(f"from {toys} import Fade")
+    config = EditConfig().overridden([f"control={toys}_again:Fade", "control.strength=0.25"])
+    assert config.overridden([f"control={toys}_again:Fade"]).control.strength == 0.25
+
+
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
