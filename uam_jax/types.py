@@ -14,11 +14,11 @@ Params = dict[str, Any]
 Latent = Float[Array, "b h w c"]
 Image = Float[Array, "b height width 3"]
 ImageLike = Shaped[Array | np.ndarray, "..."]
-"""Pictures as a caller gives them, (b, height, width, 3) in [-1, 1]; `requests.checked_images` holds them to it."""
+"""Pictures as a caller gives them, (b, height, width, 3) in [-1, 1]; see `engine.arguments.checked_images`."""
 LatentLike = Shaped[Array | np.ndarray, "..."]
-"""Scaled latents as a caller gives them, (b, h, w, c); see `requests.checked_latents`."""
+"""Scaled latents as a caller gives them, (b, h, w, c); see `engine.arguments.checked_latents`."""
 MaskLike = Shaped[Array | np.ndarray, "..."]
-"""Masks as a caller gives them, (b, height, width) in [0, 1] or bool; see `requests.latent_masks`."""
+"""Masks as a caller gives them, (b, height, width) in [0, 1] or bool; see `engine.arguments.latent_masks`."""
 Scalar = float | Float[Array, ""]
 
 

@@ -1,4 +1,4 @@
-"""How a `config.json` is read: every key is read, or known to have no influence on inference, or off.
+"""The keys of `config.json` files: those that must be off, those without influence on inference, and how to read one.
 
 A value that would change the result and is not supported is an error.
 """
@@ -38,7 +38,7 @@ UNET_OFF: dict[str, Collection[Any]] = {
     "timestep_post_act": (None,),
     "transformer_layers_per_block": (1,),
 }
-# Inert unless another key (refused above) switches their feature on, or only in training.
+# Without influence unless another key (refused above) switches their feature on, or only in training.
 UNET_INERT = (
     "addition_embed_type_num_heads",
     "addition_time_embed_dim",
@@ -103,6 +103,7 @@ TEXT_INERT = (
 
 
 def refusal(part: str, key: str, value: Any, accepted: str) -> InputError:
+    """The error about a value, which names the file, the key and the values that are supported."""
     return InputError(
         f"{part}/config.json: {key} = {value!r} is not supported (supported: {accepted}); "
         "use a Stable Diffusion 1.x or 2.x checkpoint"
@@ -117,7 +118,18 @@ def read(
     off: Mapping[str, Collection[Any]],
     inert: Collection[str],
 ) -> dict[str, Any]:
-    """Returns `defaults` overlaid by `config`; raises InputError for anything that is not understood."""
+    """Overlays defaults with the values of a file.
+
+    Args:
+      part: the component that the file belongs to.
+      config: contents of the file.
+      defaults: of the keys that decide the shape.
+      off: keys of features that are not supported, with the values that switch them off.
+      inert: keys without influence.
+
+    Raises:
+      InputError: a key or a value that is not understood.
+    """
     values = dict(defaults)
     for key, given in config.items():
         kind: Any = type(defaults.get(key))
@@ -142,10 +154,11 @@ def _same_for_all_levels(value: Any) -> Any:
 
 
 def is_like(value: Any, default: Any) -> bool:
+    """Whether a value is of the default's kind; integers are sizes and counts, so they must be positive."""
     if isinstance(default, tuple):
         return isinstance(value, list) and all(is_like(each, default[0]) for each in value)
     if isinstance(value, bool) or isinstance(default, bool):
         return type(value) is type(default)
     if isinstance(default, int):
-        return isinstance(value, int) and value > 0  # all of these are sizes and counts
+        return isinstance(value, int) and value > 0
     return isinstance(value, (int, float) if isinstance(default, float) else type(default))
