@@ -100,10 +100,8 @@ def predictor(
     """
     given = [each for each in (branch.null, branch.condition) if each is not None]
     guided = len(given) == 2
-    # One row of uniform maps serves all.
-    alike = not guided and uniformity == 1 and branch.regions is None
-    rows = given[0].states.shape[0] if alike else batch
-    condition = _stack([_rows(each, rows) for each in given])
+    # Where all have the null prompt alone, its keys and values are computed once for all.
+    condition = _stack([_rows(each, batch) for each in given]) if guided else given[0]
     rules = Rules(cross=branch.map_rule(uniformity, guided=guided))
 
     def predict(latent: Latent, step: Step) -> Prediction:
