@@ -24,7 +24,8 @@ from uam_jax.evaluation import metrics
 from uam_jax.evaluation.plots import reliability
 from uam_jax.io.images import resize, working_size
 from uam_jax.io.storage import Folder
-from uam_jax.jobs.ledger import Row, read_rows
+from uam_jax.jobs.job_folder import JobFolder
+from uam_jax.jobs.ledger import Row
 from uam_jax.method.confidence import REASONS, Calibration
 
 MOVED = 6.0
@@ -46,7 +47,7 @@ SETTINGS = Path("uam_jax/scenes/checkpoint/uam.toml")
 
 
 def rows_of(folder: str, method: str) -> list[Row]:
-    rows = read_rows(Folder(folder)).values()
+    rows = JobFolder(Folder(folder)).rows().values()
     return [row for row in rows if row["status"] == "ok" and row["method"] == method]
 
 

@@ -35,7 +35,7 @@ OPT_IN = ("slow", "gpu")
 """Markers whose tests run only where `-m` names them."""
 
 LONG = (
-    "test_batch", "test_editor", "test_embedded", "test_parallel", "test_released", "test_vae_tiles",
+    "test_batch", "test_job", "test_editor", "test_embedded", "test_parallel", "test_released", "test_vae_tiles",
 )  # fmt: skip
 """Files whose tests take long together."""
 

@@ -51,8 +51,8 @@ class FakeEditor:
             source_index=np.zeros(count, int),
             error_map=jnp.zeros(images.shape[:3]),
             signals={name: jnp.full(count, value) for name, value in signals.items()},
-            confidence=np.full(count, 0.25),
-            review=["of the model's own picture"] * count,
+            config=options["config"],
+            calibration=self.calibration,
         )
 
     def encode(self, images: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from uam_jax.io.storage import Folder
 from uam_jax.jobs.ledger import Ledger, read_rows
-from uam_jax.jobs.runner import Outcome, Progress, Stop, run
+from uam_jax.jobs.runner import Monitor, Outcome, Progress, Stop, run
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Numbers:
     bucket: str = "numbers"
 
     @property
-    def micro(self) -> int:
+    def batch_per_device(self) -> int:
         return len(self.values)
 
     def halves(self) -> "tuple[Numbers, Numbers]":
@@ -28,7 +28,7 @@ class Numbers:
         )
 
     def singles(self) -> "list[Numbers]":
-        padding = [None] * self.micro
+        padding = [None] * self.batch_per_device
         return [
             replace(self, values=(*padding[:slot], value, *padding[slot + 1 :]))
             for slot, value in enumerate(self.values)
@@ -49,11 +49,13 @@ class Squares:
     wanted: frozenset[str] | None = None
 
     def compute(self, batch: Numbers) -> Callable[[], list[Outcome]]:
-        if batch.micro > self.fits:
+        if batch.batch_per_device > self.fits:
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.\nmore")
         time.sleep(self.pause)
         return lambda: [
-            self.outcome(value, batch.micro) for value in batch.valid if self.wants(value)
+            self.outcome(value, batch.batch_per_device)
+            for value in batch.valid
+            if self.wants(value)
         ]
 
     def wants(self, value: int) -> bool:
@@ -66,21 +68,27 @@ class Squares:
             if self.wants(value)
         ]
 
-    def outcome(self, value: int, micro: int) -> Outcome:
+    def outcome(self, value: int, batch_per_device: int) -> Outcome:
         if value % 10 == 9:
             return Outcome({"id": f"{value:03d}", "status": "failed", "reason": "ends with 9"})
         name = f"images/{value:03d}.txt"
-        row = {"id": f"{value:03d}", "status": "ok", "reason": None, "output": name, "batch": micro}
+        row = {
+            "id": f"{value:03d}",
+            "status": "ok",
+            "reason": None,
+            "output": name,
+            "batch": batch_per_device,
+        }
         return Outcome(row, {name: str(value**2).encode() * 1000})
 
 
-def numbers(count: int, micro: int = 4) -> Iterator[Numbers]:
-    for first in range(0, count, micro):
-        yield Numbers(tuple(range(first, min(first + micro, count))))
+def numbers(count: int, batch_per_device: int = 4) -> Iterator[Numbers]:
+    for first in range(0, count, batch_per_device):
+        yield Numbers(tuple(range(first, min(first + batch_per_device, count))))
 
 
 def main(out: str, count: int, index: int = 0, shards: int = 1, pause: float = 0.02) -> Progress:
-    """What `run_job` does, with numbers for pictures."""
+    """Like `run_job`, with numbers for pictures."""
     folder = Folder(out)
     with Ledger(folder, (index, shards)) as ledger, Stop().listening() as stop:
         done = set(read_rows(folder))
@@ -91,7 +99,7 @@ def main(out: str, count: int, index: int = 0, shards: int = 1, pause: float = 0
             if any(f"{value:03d}" in wanted for value in batch.valid)
         ]
         worker = Squares(pause, wanted=wanted)
-        return run(left, worker, folder, ledger, total=len(wanted), stop=stop)
+        return run(left, worker, ledger, total=len(wanted), monitor=Monitor(stop=stop))
 
 
 if __name__ == "__main__":

@@ -531,9 +531,7 @@ def test_masks_and_confidence_are_of_the_pictures_that_are_returned(
     )
     result = editor.edit(images, [TARGET] * 3, masks=masks, config=config)
     for i, image in enumerate(images):
-        one = whole.deliver(
-            i, image, config=config, calibration=editor.calibration, within=masks[i]
-        )
+        one = whole.deliver(i, image, within=masks[i])
         np.testing.assert_array_equal(result.images[i], one.pixels)
         np.testing.assert_array_equal(result.masks[i], one.mask)
         assert result.signals["share"][i] == pytest.approx(one.mask.mean())

@@ -90,7 +90,7 @@ class Editor(LoadedModel):
         result = self.edit_prepared(prepared, target, keep_masks=keep_masks)
         if config.preserve == "latent":
             return result
-        return result.delivered(images, masks, config=config, calibration=self.calibration)
+        return result.delivered(images, masks)
 
     # Pictures and text
 
@@ -262,6 +262,8 @@ class Editor(LoadedModel):
         elif plan.blended:
             auxiliary, clean = z0, jnp.broadcast_to(z0, (plan.blended, *z0.shape))
         origin = made[keys.source]
+        images = self.decode(z0) if images is None else images
+        rebuilt = self.decode(z0 if auxiliary is None else auxiliary)
         return Prepared(
             config=config,
             plan=plan,
@@ -273,8 +275,9 @@ class Editor(LoadedModel):
             auxiliary=auxiliary,
             auxiliary_clean=clean,
             masks=allowed,
-            images=self.decode(z0) if images is None else images,
-            rebuilt=self.decode(z0 if auxiliary is None else auxiliary),
+            images=images,
+            rebuilt=rebuilt,
+            error_map=programs.error_map(images, rebuilt, on=self.devices),
             inversions=list(made.values()),
             evaluations=evaluations + z0.shape[0] * plan.depth,
         )
@@ -351,10 +354,10 @@ class Editor(LoadedModel):
             ),
             evaluations=prepared.evaluations + len(edits) * plan.edit_evaluations,
             source_index=source_index,
-            error_map=programs.error_map(prepared.images, prepared.rebuilt, on=self.devices),
+            error_map=prepared.error_map,
             signals=signals,
-            confidence=self.calibration.confidence(signals),
-            review=self.calibration.review(signals),
+            config=config,
+            calibration=self.calibration,
             step_masks=trace.masks,
         )
 

@@ -21,7 +21,7 @@ from uam_jax.evaluation.study import Chunk
 from uam_jax.io.images import read_image
 from uam_jax.io.storage import Folder
 from uam_jax.jobs.ledger import Row, read_rows
-from uam_jax.jobs.runner import Progress, Stop
+from uam_jax.jobs.runner import Monitor, Progress, Stop
 
 CONFIG = EditConfig().updated({"steps": 2, "mask": {"t_mask": 600}, "control": "none"})
 METHODS = {"plain": CONFIG, "auto": CONFIG.updated({"mask": {"rule": "auto"}})}
@@ -96,7 +96,7 @@ def test_a_run_that_was_stopped_goes_on(
     def ask(progress: Progress) -> None:
         stop.requested = progress.done >= 2
 
-    first = study(editor, items).run(folder, report=ask, stop=stop)
+    first = study(editor, items).run(folder, Monitor(report=ask, stop=stop))
     assert first.done < 10
     second = study(editor, items).run(folder)
     assert first.done + second.done == 10
@@ -154,7 +154,10 @@ def test_the_exact_mask_stands_for_the_users(editor: Editor, items: Items, tmp_p
 def test_chunks_split_and_pad() -> None:
     chunk = Chunk("plain", (4, 5, 6), 5)
     assert chunk.padded == (4, 5, 6, 6, 6)
-    assert [(half.rows, half.micro) for half in chunk.halves()] == [((4, 5), 2), ((6,), 3)]
+    assert [(half.rows, half.batch_per_device) for half in chunk.halves()] == [
+        ((4, 5), 2),
+        ((6,), 3),
+    ]
     assert Chunk("plain", (1,), 4).halves()[1].rows == ()
 
 

@@ -14,9 +14,10 @@ from PIL import Image
 from uam_jax.errors import InputError
 from uam_jax.io.encoding import write_image
 from uam_jax.jobs import batches as data
-from uam_jax.jobs import originals
-from uam_jax.jobs.batches import Batch, Bucket, Group, batches, group, measure
+from uam_jax.jobs import originals, sizes
+from uam_jax.jobs.batches import Batch, Bucket, Group, batches, group
 from uam_jax.jobs.manifest import Item
+from uam_jax.jobs.sizes import measure
 from uam_jax.runtime.host_memory import Budget
 
 
@@ -43,14 +44,20 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
     return made
 
 
-def groups_of(items: list[Item], micro: int = 3):
-    return group(items, measure(items), side=16, multiple=8, micro=micro)
+def groups_of(items: list[Item], batch_per_device: int = 3):
+    return group(items, measure(items), side=16, multiple=8, batch_per_device=batch_per_device)
 
 
 def read(
-    groups: list[Group], *, devices: int, micro: int, budget: Budget | None = None
+    groups: list[Group], *, devices: int, batch_per_device: int, budget: Budget | None = None
 ) -> list[Batch]:
-    how = {"devices": devices, "side": 16, "multiple": 8, "micro": micro, "budget": budget}
+    how = {
+        "devices": devices,
+        "side": 16,
+        "multiple": 8,
+        "batch_per_device": batch_per_device,
+        "budget": budget,
+    }
     return list(batches(groups, **how))
 
 
@@ -86,7 +93,7 @@ def test_batches_hold_every_item_once_in_its_own_slot(items: list[Item], devices
     groups = groups_of(items)
     place = {item.id: slot for each in groups for slot, item in enumerate(each.items)}
     seen = []
-    for batch in read(groups, devices=devices, micro=3):
+    for batch in read(groups, devices=devices, batch_per_device=3):
         assert len(batch.items) == devices * 3 == len(batch.pixels)
         for slot, item in enumerate(batch.items):
             if item is None:
@@ -100,17 +107,19 @@ def test_batches_hold_every_item_once_in_its_own_slot(items: list[Item], devices
 
 
 def test_masks_come_at_both_sizes(items: list[Item]) -> None:
-    [batch] = [each for each in read(groups_of(items), devices=1, micro=3) if each.bucket.masked]
-    assert batch.weights is not None and batch.originals[0] is not None
+    [batch] = [
+        each for each in read(groups_of(items), devices=1, batch_per_device=3) if each.bucket.masked
+    ]
+    assert batch.user_masks is not None and batch.originals[0] is not None
     _, mask = batch.originals[0].read()
     assert mask is not None and mask[:8].all() and not mask[8:].any()
-    np.testing.assert_array_equal(batch.weights[0], mask)
+    np.testing.assert_array_equal(batch.user_masks[0], mask)
 
 
 def test_a_mask_of_another_size_fails_its_picture_alone(items: list[Item], tmp_path: Path) -> None:
     write_image(tmp_path / "m.png", np.ones((4, 4, 3), np.float32))
     bad = Item("bad", items[0].image, ("a",), mask=str(tmp_path / "m.png"))
-    [batch] = read(groups_of([bad, items[4]]), devices=1, micro=3)
+    [batch] = read(groups_of([bad, items[4]]), devices=1, batch_per_device=3)
     assert "same size" in str(batch.reasons[0]) and batch.valid == [1]
 
 
@@ -119,9 +128,9 @@ def test_a_picture_of_another_shape_than_before_is_not_squeezed(tmp_path: Path) 
     write_image(path, np.zeros((16, 32, 3), np.float32))
     groups = groups_of([Item("x", str(path), ("a",))])
     write_image(path, np.zeros((32, 64, 3), np.float32), overwrite=True)  # the same shape
-    assert read(groups, devices=1, micro=1)[0].valid == [0]
+    assert read(groups, devices=1, batch_per_device=1)[0].valid == [0]
     write_image(path, np.zeros((32, 32, 3), np.float32), overwrite=True)
-    [batch] = read(groups, devices=1, micro=1)
+    [batch] = read(groups, devices=1, batch_per_device=1)
     assert batch.valid == []
     assert batch.reasons[0] == (
         f"{path}: its shape has changed since the job began; edit it in a new job"
@@ -136,7 +145,7 @@ def test_too_narrow_a_picture_fails_alone(items: list[Item], tmp_path: Path) -> 
     assert "x.png: 400x1 pixels are too narrow" in str(fault) and size == (16, 16)
     groups = groups_of(both)
     assert [each.bucket.size for each in groups] == [(0, 0), (16, 16)]
-    first, second = read(groups, devices=1, micro=3)
+    first, second = read(groups, devices=1, batch_per_device=3)
     assert first.valid == [] and first.reasons[0] == str(fault)
     assert second.valid == [0]
 
@@ -149,8 +158,8 @@ def test_a_server_that_only_sends_whole_files(
             raise ValueError("Cannot seek streaming HTTP file")
 
     content = Path(items[3].image).read_bytes()
-    monkeypatch.setattr(data, "open_binary", lambda url: Stream(content))
-    monkeypatch.setattr(data, "read_bytes", lambda url: content)
+    monkeypatch.setattr(sizes, "open_binary", lambda url: Stream(content))
+    monkeypatch.setattr(sizes, "read_bytes", lambda url: content)
     assert measure([Item("x", "https://host/3.png", ("a",))]) == [(16, 32)]
 
 
@@ -175,40 +184,45 @@ def test_reading_in_threads_silences_its_own_notes_alone(
     assert [str(each.message) for each in recwarn] == [f"number {number}" for number in range(100)]
 
 
-@pytest.mark.parametrize(("micro", "parts"), [(3, [1, 2]), (5, [2, 3]), (6, [3, 3])])
-def test_odd_halves_keep_every_slot(items: list[Item], micro: int, parts: list[int]) -> None:
-    [batch] = read(groups_of(items[8:11], micro), devices=2, micro=micro)
+@pytest.mark.parametrize(("batch_per_device", "parts"), [(3, [1, 2]), (5, [2, 3]), (6, [3, 3])])
+def test_odd_halves_keep_every_slot(
+    items: list[Item], batch_per_device: int, parts: list[int]
+) -> None:
+    [batch] = read(
+        groups_of(items[8:11], batch_per_device), devices=2, batch_per_device=batch_per_device
+    )
     halves = batch.halves()
-    assert [half.micro for half in halves] == parts
+    assert [half.batch_per_device for half in halves] == parts
     assert [len(half.items) for half in halves] == [2 * part for part in parts]
     assert halves[0].items + halves[1].items == batch.items
 
 
 def test_halves_are_the_whole(items: list[Item]) -> None:
-    [first, *_] = read(groups_of(items[7:10], 4), devices=2, micro=4)
+    [first, *_] = read(groups_of(items[7:10], 4), devices=2, batch_per_device=4)
     halves = first.halves()
-    assert [half.micro for half in halves] == [2, 2]
+    assert [half.batch_per_device for half in halves] == [2, 2]
     assert halves[0].items + halves[1].items == first.items
     assert isinstance(halves[0], Batch) and len(halves[0].pixels) == 4
 
 
 def test_a_picture_alone_keeps_its_slot(items: list[Item]) -> None:
-    [batch] = read(groups_of([*items[8:10], items[2]], 4), devices=1, micro=4)[1:]
+    [batch] = read(groups_of([*items[8:10], items[2]], 4), devices=1, batch_per_device=4)[1:]
     singles = batch.singles()
     assert [single.valid for single in singles] == [[0], [1]]
     for slot, single in enumerate(singles):
-        assert single.micro == 4 and single.bucket == batch.bucket
+        assert single.batch_per_device == 4 and single.bucket == batch.bucket
         assert single.items[slot] is batch.items[slot] and single.items.count(None) == 3
         assert single.originals[slot] is batch.originals[slot]
 
 
 def test_a_tight_bound_changes_nothing(items: list[Item]) -> None:
     free, tight = (
-        read(groups_of(items), devices=2, micro=3, budget=Budget(total)) for total in (10**9, 1)
+        read(groups_of(items), devices=2, batch_per_device=3, budget=Budget(total))
+        for total in (10**9, 1)
     )
     for one, other in zip(free, tight, strict=True):
         np.testing.assert_array_equal(one.pixels, other.pixels)
-        np.testing.assert_array_equal(np.asarray(one.weights), np.asarray(other.weights))
+        np.testing.assert_array_equal(np.asarray(one.user_masks), np.asarray(other.user_masks))
         assert one.reasons == other.reasons and one.items == other.items
         for a, b in zip(one.originals, other.originals, strict=True):
             assert (a is None) == (b is None)
@@ -236,7 +250,7 @@ def test_no_more_pictures_are_decoded_at_a_time_than_the_bound_allows(
     for total, expected in ((2.5, 2), (0.5, 1)):
         most[0] = 0
         budget = Budget(int(total * 16 * 16 * data.DECODING))
-        assert len(read(groups_of(square, 6), devices=1, micro=6, budget=budget)) == 2
+        assert len(read(groups_of(square, 6), devices=1, batch_per_device=6, budget=budget)) == 2
         assert most[0] == expected
 
 
@@ -245,7 +259,7 @@ def test_batches_are_read_ahead_but_few(items: list[Item], monkeypatch: pytest.M
     read_files = data.read_files
     monkeypatch.setattr(data, "read_files", lambda item: seen.append(item.id) or read_files(item))
     many = [Item(f"{n}", items[0].image, ("a cube",)) for n in range(20)]
-    got = batches(groups_of(many, 2), devices=1, side=16, multiple=8, micro=2)
+    got = batches(groups_of(many, 2), devices=1, side=16, multiple=8, batch_per_device=2)
     next(got)
     time.sleep(0.3)
     assert len(seen) == 6  # the one that is used, and two
@@ -258,7 +272,7 @@ def test_a_picture_that_memory_cannot_hold_fails_alone_and_before_it_is_decoded(
 ) -> None:
     monkeypatch.setattr(originals, "free_bytes", lambda: 16 * 20 * 64)
     groups = groups_of([items[0], items[3]])  # 16 x 16 and 16 x 32
-    large, good = read(groups, devices=1, micro=3, budget=Budget(10**9))
+    large, good = read(groups, devices=1, batch_per_device=3, budget=Budget(10**9))
     assert good.valid == [0] and large.valid == []
     assert "32x16 pixels take about 0.0 GB of memory" in str(large.reasons[0])
     assert "--retry-failed" in str(large.reasons[0])
@@ -267,7 +281,9 @@ def test_a_picture_that_memory_cannot_hold_fails_alone_and_before_it_is_decoded(
 def test_a_file_that_is_read_again_must_be_the_same(items: list[Item], tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     write_image(path, np.zeros((16, 16, 3), np.float32))
-    [batch] = read(groups_of([Item("x", str(path), ("a",))]), devices=1, micro=1, budget=Budget(1))
+    [batch] = read(
+        groups_of([Item("x", str(path), ("a",))]), devices=1, batch_per_device=1, budget=Budget(1)
+    )
     write_image(path, np.ones((16, 16, 3), np.float32), overwrite=True)
     assert batch.originals[0] is not None
     with pytest.raises(InputError, match="has changed while it was edited"):

@@ -37,11 +37,11 @@ def test_every_suffix_that_can_be_read(root: str) -> None:
 
 def test_what_is_hidden_below_is_counted(root: str) -> None:
     make(root, "cat.png", ".DS_Store", "Thumbs.db", "notes.txt", *HIDDEN)
-    names, told = find_pictures(root)
+    names, message = find_pictures(root)
     assert names == ["cat.png"]
-    assert told.startswith(f"{root}: left out are ")
-    assert "8 hidden folders" in told and "1 hidden files" in told
-    assert "1 other files (.txt)" in told
+    assert message.startswith(f"{root}: left out are ")
+    assert "8 hidden folders" in message and "1 hidden files" in message
+    assert "1 other files (.txt)" in message
 
 
 def test_a_folder_below_a_hidden_one_may_be_given(root: str) -> None:
@@ -52,8 +52,8 @@ def test_a_folder_below_a_hidden_one_may_be_given(root: str) -> None:
 def test_heic_without_its_reader_is_counted(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "lacks_heif", lambda name: name.lower().endswith(".heic"))
     monkeypatch.setattr(folders, "readable_suffixes", lambda: (".png",))
-    names, told = find_pictures(make(root, "a.png", "b.HEIC", "c.heic", ".d.heic"))
-    assert names == ["a.png"] and told.endswith("2 HEIC (install the extra `heif`)")
+    names, message = find_pictures(make(root, "a.png", "b.HEIC", "c.heic", ".d.heic"))
+    assert names == ["a.png"] and message.endswith("2 HEIC (install the extra `heif`)")
 
 
 def test_results_inside_never_come_back(root: str) -> None:
@@ -97,8 +97,8 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     (root / "z" / "loop").symlink_to(root)
     (far / "up").symlink_to(tmp_path)
     (root / "self").symlink_to(root / "self")
-    names, told = find_pictures(str(root))
-    assert names == ["b.png", "far/c.png", "far/deep/d.png", "z/a.png"] and not told
+    names, message = find_pictures(str(root))
+    assert names == ["b.png", "far/c.png", "far/deep/d.png", "z/a.png"] and not message
     (tmp_path / "link").symlink_to(root)
     assert find_pictures(str(tmp_path / "link"))[0] == names
 
@@ -125,9 +125,12 @@ def test_what_may_not_be_read_is_counted(tmp_path: Path, monkeypatch: pytest.Mon
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    names, told = find_pictures(str(tmp_path))
+    names, message = find_pictures(str(tmp_path))
     assert names == ["a.png"]
-    assert "2 folders that may not be read" in told and "2 broken links, pipes or devices" in told
+    assert (
+        "2 folders that may not be read" in message
+        and "2 broken links, pipes or devices" in message
+    )
     with pytest.raises(InputError, match="shut: can't be read .Permission denied."):
         find_pictures(str(tmp_path / "shut"))
 
@@ -137,7 +140,7 @@ def test_names_that_are_no_unicode_are_names(tmp_path: Path) -> None:
     assert find_pictures(str(tmp_path))[0] == ["caf\udce9.png"]
 
 
-def test_a_remote_folder_that_cannot_be_listed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remote_folder_that_cannot_be_listed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("403")
 

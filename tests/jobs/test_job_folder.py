@@ -13,14 +13,14 @@ import pytest
 from uam_jax import EditConfig, InputError
 from uam_jax.io.encoding import write_image
 from uam_jax.io.storage import Folder
-from uam_jax.jobs import job_folder
-from uam_jax.jobs.batches import Size
+from uam_jax.jobs import sizes as size_module
 from uam_jax.jobs.job_folder import JobFolder
 from uam_jax.jobs.ledger import Ledger
 from uam_jax.jobs.manifest import Item
-from uam_jax.jobs.plan import JobPlan, Settings, plan_job
+from uam_jax.jobs.plan import JobPlan, JobSettings, plan_job
+from uam_jax.jobs.sizes import Size
 
-SETTINGS = Settings("tiny", "w", "h", "float32", EditConfig().to_dict(), 8, 4, 2)
+SETTINGS = JobSettings("tiny", "w", "h", "float32", EditConfig().to_dict(), 8, 4, 2)
 PROCESSES = 8
 
 
@@ -33,7 +33,7 @@ def pictures(folder: Path, count: int) -> list[Item]:
 
 
 def plan(
-    items: list[Item], sizes: list[Size | InputError], settings: Settings = SETTINGS
+    items: list[Item], sizes: list[Size | InputError], settings: JobSettings = SETTINGS
 ) -> JobPlan:
     return plan_job(items, sizes, EditConfig(), settings)
 
@@ -41,16 +41,16 @@ def plan(
 def test_groups_stay_when_pictures_come_and_go(tmp_path: Path) -> None:
     items = pictures(tmp_path / "in", 6)
     folder = JobFolder(Folder(str(tmp_path)))
-    assert folder.measure(items)[0] == (8, 8)
+    assert folder.sizes.measure(items)[0] == (8, 8)
     absent = [Item("late", f"{tmp_path}/late.png", ("a ball",)), *items]
-    sizes = folder.measure(absent)
+    sizes = folder.sizes.measure(absent)
     assert isinstance(sizes[0], InputError)
-    folder.agree(absent, sizes)
+    folder.sizes.agree(absent, sizes)
     write_image(tmp_path / "late.png", np.zeros((8, 8, 3), np.float32))
     gone = [replace(item, image=f"{tmp_path}/gone.png") for item in absent[1:]]
-    again = folder.measure([absent[0], *gone])
+    again = folder.sizes.measure([absent[0], *gone])
     assert isinstance(again[0], InputError) and again[1:] == sizes[1:]
-    assert folder.measure(absent, again=True)[0] == (8, 8)
+    assert folder.sizes.measure(absent, again=True)[0] == (8, 8)
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -72,13 +72,13 @@ def test_processes_that_start_together_agree_on_all_sizes(
 
         return [size(item) for item in new]
 
-    monkeypatch.setattr(job_folder, "measure", measure)
+    monkeypatch.setattr(size_module, "measure", measure)
 
     def process(number: int) -> JobPlan:
         of.random = random.Random(number)
         job = JobFolder(Folder(str(tmp_path)))
         start.wait()
-        sizes = job.measure(items, again=again)
+        sizes = job.sizes.measure(items, again=again)
         start.wait()
         return job.begin(plan(items, sizes))
 
@@ -89,7 +89,7 @@ def test_processes_that_start_together_agree_on_all_sizes(
              for item in group.items]  # fmt: skip
     assert sorted(named) == sorted(item.id for item in items)
     later = JobFolder(Folder(str(tmp_path)))
-    assert plan(items, later.measure(items)).groups == plans[0].groups
+    assert plan(items, later.sizes.measure(items)).groups == plans[0].groups
     if again:
         assert all(size == (8, 8) for size in plans[0].sizes[:30:2])
 
@@ -99,7 +99,7 @@ def test_of_processes_with_different_settings_one_begins_the_job(tmp_path: Path)
 
     def process(number: int) -> str:
         job = JobFolder(Folder(str(tmp_path / "out")))
-        own = plan(items, job.measure(items), replace(SETTINGS, micro=1 + number))
+        own = plan(items, job.sizes.measure(items), replace(SETTINGS, batch_per_device=1 + number))
         start.wait()
         try:
             job.begin(own)
@@ -108,27 +108,31 @@ def test_of_processes_with_different_settings_one_begins_the_job(tmp_path: Path)
         return ""
 
     with ThreadPoolExecutor(PROCESSES) as pool:
-        told = list(pool.map(process, range(PROCESSES)))
-    assert told.count("") == 1 and all("other settings (micro was" in each for each in told if each)
-    assert JobFolder(Folder(str(tmp_path / "out"))).settings["micro"] == 1 + told.index("")
+        message = list(pool.map(process, range(PROCESSES)))
+    assert message.count("") == 1 and all(
+        "other settings (batch_per_device was" in each for each in message if each
+    )
+    assert JobFolder(Folder(str(tmp_path / "out"))).settings[
+        "batch_per_device"
+    ] == 1 + message.index("")
 
 
 def test_another_setting_may_be_allowed(tmp_path: Path) -> None:
     items, job = pictures(tmp_path / "in", 1), JobFolder(Folder(str(tmp_path / "out")))
-    sizes = job.measure(items)
+    sizes = job.sizes.measure(items)
     job.begin(plan(items, sizes))
-    other = plan(items, sizes, replace(SETTINGS, micro=1))
+    other = plan(items, sizes, replace(SETTINGS, batch_per_device=1))
     job.begin(other, allow_change=True)
-    assert job.settings["micro"] == 1 and job.expected == ["0"]
+    assert job.settings["batch_per_device"] == 1 and job.expected == ["0"]
 
 
 @pytest.mark.parametrize("name", ["job.json", "sizes.json"])
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff"])
-def test_a_damaged_file_of_the_job_is_told(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_damaged_file_of_the_job_is_reported(tmp_path: Path, name: str, content: bytes) -> None:
     items, job = pictures(tmp_path / "in", 1), JobFolder(Folder(str(tmp_path)))
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"{name} is damaged: choose another --out, or remove"):
-        job.begin(plan(items, job.measure(items)))
+        job.begin(plan(items, job.sizes.measure(items)))
 
 
 def test_a_data_set_that_has_moved_goes_on(tmp_path: Path) -> None:
@@ -153,7 +157,7 @@ def test_a_data_set_that_has_moved_goes_on(tmp_path: Path) -> None:
             check(**change)
 
 
-def test_results_under_the_ids_of_an_older_version_are_told_before_they_are_made_again(
+def test_results_under_the_ids_of_an_older_version_are_reported_before_they_are_made_again(
     tmp_path: Path,
 ) -> None:
     folder = JobFolder(Folder(str(tmp_path)))

@@ -112,7 +112,7 @@ def test_an_unfinished_line_never_was(tmp_path: Path, cut: int) -> None:
 
 
 @pytest.mark.parametrize("line", [b"{}\n", b"x\n", b"[]\n", b'{"id": 3, "status": "ok"}\n'])
-def test_a_line_of_something_else_is_told(tmp_path: Path, line: bytes) -> None:
+def test_a_line_of_something_else_is_reported(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "results.jsonl").write_bytes(line)
     with pytest.raises(InputError, match=r"results.jsonl line 1 is no ledger line"):
         read_rows(Folder(str(tmp_path)))

@@ -242,7 +242,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("text", FAULTS)
-def test_faults_are_told(text: str, tmp_path: Path) -> None:
+def test_faults_are_reported(text: str, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text(text)
     with pytest.raises(InputError, match=FAULTS[text]):
         read_manifest(str(tmp_path / "m.jsonl"))
@@ -276,7 +276,7 @@ def test_many_faults_are_a_short_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "content"), [("m.parquet", b"PAR1 no"), ("m.jsonl", b"\xff\xfe")])
-def test_files_of_another_kind_are_told(name: str, content: bytes, tmp_path: Path) -> None:
+def test_files_of_another_kind_are_reported(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match="not a Parquet file|save it as UTF-8"):
         read_manifest(str(tmp_path / name))
@@ -329,7 +329,7 @@ def test_results_inside_the_folder_do_not_come_back(tmp_path: Path) -> None:
     assert [item.id for item in items] == ["a", "results2/b"]
 
 
-def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+def test_pictures_that_are_left_out_are_reported(tmp_path: Path) -> None:
     (tmp_path / "._a.png").touch()
     with (
         pytest.warns(UserWarning, match="1 hidden files"),
@@ -338,7 +338,7 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
         read_folder(str(tmp_path), ["x"])
 
 
-def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+def test_an_empty_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no pictures"):
         read_folder(str(tmp_path), ["a cube"])
 

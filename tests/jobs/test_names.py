@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from uam_jax.jobs.manifest import Item, checked
-from uam_jax.jobs.names import fault, folded, own_id, result_file, told_apart
+from uam_jax.jobs.names import fault, file_stems, folded, own_id, result_file
 
 ODD = [
     "Screenshot 2024-05-01 12:30:59.png", "dog .png", " dog.png", "holiday 3..png", "写真" * 36 + ".png",
@@ -84,7 +84,7 @@ def test_no_two_names_meet() -> None:
     for first, second in combinations(items, 2):
         assert first.image == second.image or not {*first.results} & {*second.results}
     one = [item for item in items if len(item.targets) == 1]
-    files = told_apart(item.id for item in one)
+    files = file_stems(item.id for item in one)
     for suffix in (".png", ".jpg", ".PNG"):
         images = [
             result_file(files[item.id], suffix, own=True) for item in one if kept(item, suffix)
@@ -99,7 +99,7 @@ def kept(item: Item, suffix: str) -> bool:
 
 
 def test_files_of_pictures_whose_suffix_has_another_case_are_apart() -> None:
-    files = told_apart(["a", "a.PNG", "b.PNG"])
+    files = file_stems(["a", "a.PNG", "b.PNG"])
     made = [
         result_file(files["a"], ".png", own=True),
         result_file(files["a.PNG"], ".PNG", own=True),
@@ -127,7 +127,7 @@ def test_no_pair_of_names_meets_whatever_becomes_of_them(targets: tuple[str, ...
     for first, second in combinations(known, 2):
         items = [Item(own_id(first), first, targets), Item(own_id(second), second, ("x",))]
         assert not {*items[0].results} & {*items[1].results}
-        names = told_apart(name for item in checked(items, "m") for name in item.results)
+        names = file_stems(name for item in checked(items, "m") for name in item.results)
         one, other = (
             {
                 folded(result_file(names[name], suffix, own=True))
@@ -140,7 +140,7 @@ def test_no_pair_of_names_meets_whatever_becomes_of_them(targets: tuple[str, ...
 
 
 def test_names_that_some_file_system_takes_for_one_get_files_of_their_own() -> None:
-    apart = told_apart(["\xc9", "\xe9", "b", "e\u0301", "b"])
+    apart = file_stems(["\xc9", "\xe9", "b", "e\u0301", "b"])
     assert apart["b"] == "b" and len(set(map(folded, apart.values()))) == 4
     assert all(not fault(name) for name in apart.values())
 

@@ -136,7 +136,7 @@ def test_a_column_of_few_words_says_each_once() -> None:
     assert part["columns"]["id"] == [of["id"] for of in rows]
 
 
-def test_what_is_missing_is_nothing_and_what_is_unknown_is_left_out() -> None:
+def test_missing_keys_are_empty_and_unknown_keys_are_left_out() -> None:
     part = render_rows(row(seed=3, figures=None), row(1, status="failed", reason=None))
     texts = ("reason", "review", "image", "size", "output", "mask", "error", "answer")
     for name in (*texts, "confidence", "mask_share", "seconds"):

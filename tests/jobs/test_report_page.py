@@ -1,181 +1,18 @@
 """The gallery in a real browser, opened from the disk as a double click does."""
 
-import io
-import shutil
-import struct
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from picture_files import SRGB
-from PIL import Image
+from gallery_page import ESCAPE, LEFT, RIGHT, THIRD, Gallery, picture, write
 
-from uam_jax.io.encoding import encode_image, encode_preview, needs_shown_copy
-from uam_jax.io.formats import WRITTEN
-from uam_jax.io.images import Picture, quietly
 from uam_jax.jobs.report import render_report
 
 pytestmark = pytest.mark.browser
 
-LEFT, RIGHT, ESCAPE = "\ue012", "\ue014", "\ue00c"
-THIRD = "#cards li:nth-child(3)"
 HOSTILE = "<img src=x onerror='document.title=\"hacked\"'></script>\u2028\x00"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    from selenium.webdriver.chrome.service import Service
-
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    driver = shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("no Chromium or Chrome with its chromedriver on PATH")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for argument in ("--headless=new", "--disable-gpu", "--no-sandbox", "--window-size=1300,950"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    # The driver's path is given, or selenium would look for one on the network.
-    chrome = webdriver.Chrome(options=options, service=Service(driver))
-    yield chrome
-    chrome.quit()
-
-
-class Gallery:
-    """A page in the browser: what a visitor sees and does."""
-
-    def __init__(self, browser: Any, page: Path) -> None:
-        self.browser, self.page = browser, page
-        self.open()
-
-    def open(self, place: str = "") -> None:
-        # From a blank page: another place alone would not load the page again.
-        self.browser.get("about:blank")
-        self.browser.get_log("browser")
-        self.browser.get(self.page.as_uri() + place)
-
-    def run(self, script: str, *arguments: Any) -> Any:
-        return self.browser.execute_script(script, *arguments)
-
-    def texts(self, selector: str) -> list[str]:
-        script = "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)"
-        return self.run(script, selector)
-
-    def ids(self) -> list[str]:
-        return [name.partition(" · ")[0] for name in self.texts("#cards .name")]
-
-    def summary(self) -> str:
-        return self.texts("#summary")[0]
-
-    def find(self, selector: str) -> Any:
-        return self.browser.find_element("css selector", selector)
-
-    def press(self, *keys: str) -> None:
-        from selenium.webdriver import ActionChains
-
-        ActionChains(self.browser).send_keys(*keys).perform()
-
-    def drag(self, selector: str, by: int) -> None:
-        from selenium.webdriver import ActionChains
-
-        moves = ActionChains(self.browser, duration=20).move_to_element(self.find(selector))
-        moves.click_and_hold().move_by_offset(by, 0).release().perform()
-
-    def choose(self, selector: str, value: str) -> None:
-        script = """const [selector, value] = arguments;
-        const field = document.querySelector(selector);
-        field.value = value;
-        field.dispatchEvent(new Event("change", {bubbles: true}));"""
-        self.run(script, selector, value)
-
-    def search(self, text: str) -> None:
-        field = self.find("#search")
-        field.clear()
-        field.send_keys(text)
-        said = "return new URLSearchParams(location.hash.slice(1)).get('q')"
-        self.wait(lambda: self.run(said) == text)
-
-    def wait_for_pictures(self, selector: str) -> None:
-        loaded = """return [...document.querySelectorAll(arguments[0] + " img:not([hidden])")]
-        .every((image) => image.naturalWidth)"""
-        self.wait(lambda: self.run(loaded, selector))
-
-    def wait(self, condition: Any) -> None:
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        WebDriverWait(self.browser, 10, poll_frequency=0.02).until(lambda _: condition())
-
-    def pictures(self, selector: str) -> list[str]:
-        """The kinds of pictures that are shown, in their order."""
-        kinds = """return [...document.querySelectorAll(arguments[0] + " img:not([hidden])")]
-        .map((image) => image.className)"""
-        return self.run(kinds, selector)
-
-    def level(self, at: float) -> int:
-        """The red on the screen in the third card's picture, `at` of its width from the left."""
-        return int(self.colour(THIRD, at)[0])
-
-    def colour(self, card: str, at: float) -> np.ndarray:
-        """What is on the screen in a card's picture, `at` of its width from the left."""
-        self.wait_for_pictures(card)
-        shot = self.find(f"{card} .frame").screenshot_as_png
-        pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
-        return pixels[len(pixels) // 4, int(at * pixels.shape[1])].astype(float)
-
-    def is_large(self) -> bool:
-        return self.run("return document.querySelector('dialog').open")
-
-    def complaints(self) -> list[str]:
-        return [entry["message"] for entry in self.browser.get_log("browser")]
-
-
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder / "index.html"
-
-
-def picture(level: int) -> bytes:
-    with io.BytesIO() as buffer:
-        Image.fromarray(np.full((30, 40, 3), level, np.uint8)).save(buffer, "PNG")
-        return buffer.getvalue()
-
-
-def fixed(*values: float) -> bytes:
-    """Numbers as ICC profiles hold them."""
-    return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
-
-
-def profile_of(kind: str) -> bytes | None:
-    """No profile, Display P3's primaries, or a grey one of gamma 1.4."""
-    if kind == "wide":
-        profile = bytearray(SRGB)
-        profile[84:100] = bytes(16)  # its checksum
-        primaries = {
-            b"rXYZ": (0.51512, 0.2412, -0.00105),
-            b"gXYZ": (0.29198, 0.69225, 0.04189),
-            b"bXYZ": (0.1571, 0.06657, 0.78407),
-        }
-        for number in range(int.from_bytes(profile[128:132])):
-            name, at, _ = struct.unpack_from(">4sII", profile, 132 + 12 * number)
-            if name in primaries:
-                profile[at + 8 : at + 20] = fixed(*primaries[name])
-        return bytes(profile)
-    if kind == "grey":
-        white = b"XYZ " + bytes(4) + fixed(0.9642, 1, 0.8249)
-        curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(1.4 * 256)) + bytes(2)
-        tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, 20, b"kTRC", 176, 16)
-        head = struct.pack(
-            ">I4sI4s4s4s12x4s", 192, b"test", 0x02400000, b"mntr", b"GRAY", b"XYZ ", b"acsp"
-        )
-        return head + bytes(28) + fixed(0.9642, 1, 0.8249) + bytes(48) + tags + white + curve
-    return None
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +74,7 @@ def test_twenty_thousand_rows_open_at_once(browser: Any, tmp_path: Path) -> None
     assert took[0] == expected > 100 and took[1] < 500
 
 
-def test_failures_are_on_top_unless_told_otherwise(gallery: Gallery) -> None:
+def test_failures_are_on_top_unless_chosen_otherwise(gallery: Gallery) -> None:
     assert gallery.ids()[:4] == ["id 7", "id 31", "id 0", "id 1"]
     assert gallery.texts("#cards .reason:not([hidden])") == ["reason 7", "reason 31"]
     gallery.find("#top").click()
@@ -403,42 +240,7 @@ def test_a_click_opens_a_row_large_and_keys_walk_through_all(gallery: Gallery) -
     assert gallery.run(focused, THIRD)
 
 
-@pytest.mark.parametrize("suffix", [kind.suffix for kind in WRITTEN.values()])
-@pytest.mark.parametrize("profile", ["", "wide", "grey"])
-def test_results_of_every_format_are_shown_in_their_originals_colours(
-    browser: Any, tmp_path: Path, suffix: str, profile: str
-) -> None:
-    pixels = np.full((40, 60, 3), 0.2, np.float32)
-    if profile != "grey":
-        pixels[..., 1:] = -0.6
-    like = Picture(pixels, grey=profile == "grey", icc_profile=profile_of(profile))
-    output, shown = f"images/a{suffix}", "shown/a.jpg"
-    with quietly():
-        files = {output: encode_image(output, pixels, like)}
-        copied = needs_shown_copy(output, like)
-    without = {"": (), "wide": (".bmp",), "grey": (".bmp", ".webp", ".avif")}[profile]
-    assert copied == (suffix in (".tiff", ".jp2", ".tga", ".ppm", *without))
-    if copied:
-        files[shown] = encode_preview(pixels, like)
-    files["originals/a.jpg"] = encode_preview(pixels, like)
-    row = {
-        "id": "a", "status": "ok", "output": output, "shown": shown if copied else None,
-        "preview": "originals/a.jpg", "size": "60x40",
-    }  # fmt: skip
-    gallery = Gallery(browser, write(tmp_path, files | render_report([row], title="t", facts={})))
-    gallery.wait_for_pictures("#cards")
-    left, right = (gallery.colour("#cards li", at) for at in (0.25, 0.75))
-    np.testing.assert_allclose(left, right, atol=2)
-    plain = 255 * (pixels[0, 0] + 1) / 2
-    assert (np.abs(left - plain).max() > 8) == (profile != "")  # the profile counts
-    gallery.find("#cards .target").click()
-    gallery.wait_for_pictures("#picture")
-    links = gallery.run("return [...document.querySelectorAll('.files a')].map((a) => a.href)")
-    assert links[1].endswith(f"/images/a{suffix}")
-    assert gallery.complaints() == []
-
-
-def test_missing_pictures_and_data_are_told(browser: Any, tmp_path: Path) -> None:
+def test_missing_pictures_and_data_are_reported(browser: Any, tmp_path: Path) -> None:
     files = render_report(
         [{"id": "a", "status": "ok", "output": "no.png", "preview": "no.png"}], title="t", facts={}
     )

@@ -17,7 +17,15 @@ from job_stand_in import Numbers, Squares, numbers
 from uam_jax.errors import InputError
 from uam_jax.io.storage import Folder
 from uam_jax.jobs.ledger import Ledger, read_rows
-from uam_jax.jobs.runner import NothingWorks, Outcome, Progress, Stop, TooManyFailures, run
+from uam_jax.jobs.runner import (
+    Monitor,
+    NothingWorks,
+    Outcome,
+    Progress,
+    Stop,
+    TooManyFailures,
+    run,
+)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -51,8 +59,8 @@ def test_every_result_is_written_and_entered(tmp_path: Path) -> None:
     seen: list[Progress] = []
     folder = Folder(str(tmp_path))
     progress = run(
-        numbers(22), Squares(), folder, Ledger(folder), total=22,
-        report=lambda progress: seen.append(Progress(**vars(progress))),
+        numbers(22), Squares(), Ledger(folder), total=22,
+        monitor=Monitor(report=lambda progress: seen.append(Progress(**vars(progress)))),
     )  # fmt: skip
     assert (progress.done, progress.failed) == (22, 2) and len(seen) == 6
     assert progress.left == 0 and seen[0].left
@@ -64,7 +72,7 @@ def test_memory_that_does_not_suffice_halves_a_bucket_once(tmp_path: Path) -> No
     said: list[str] = []
     folder = Folder(str(tmp_path))
     worker = Squares(fits=3)
-    run(numbers(24, 8), worker, folder, Ledger(folder), total=24, say=said.append)
+    run(numbers(24, 8), worker, Ledger(folder), total=24, monitor=Monitor(say=said.append))
     assert len(read_rows(folder)) == 24
     assert [message.split(":")[0] for message in said] == [
         "out of memory with 8 pictures of numbers per device",
@@ -75,13 +83,13 @@ def test_memory_that_does_not_suffice_halves_a_bucket_once(tmp_path: Path) -> No
 
 def test_an_odd_batch_is_cut_until_it_fits(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    run(numbers(7, 7), Squares(fits=1), folder, Ledger(folder), total=7)
+    run(numbers(7, 7), Squares(fits=1), Ledger(folder), total=7)
     assert {row["status"] for row in read_rows(folder).values()} == {"ok"}
 
 
 def test_a_picture_too_large_alone_fails(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    run(numbers(4, 2), Squares(fits=0), folder, Ledger(folder), total=4)
+    run(numbers(4, 2), Squares(fits=0), Ledger(folder), total=4)
     rows = read_rows(folder).values()
     assert len(rows) == 4 and all("out of memory at numbers" in row["reason"] for row in rows)
 
@@ -114,13 +122,13 @@ def test_an_error_fails_its_own_picture_alone(
 ) -> None:
     folder, said = Folder(str(tmp_path)), []
     worker = Faulty(bad=frozenset({1, 6}), on_host=on_host, error=error)
-    progress = run(numbers(8), worker, folder, Ledger(folder), total=8, say=said.append)
+    progress = run(numbers(8), worker, Ledger(folder), total=8, monitor=Monitor(say=said.append))
     rows = read_rows(folder)
     assert {name for name, row in rows.items() if row["status"] == "failed"} == {"001", "006"}
     assert len(rows) == 8 and (progress.done, progress.failed) == (8, 2)
     own = "(None, 1, None, None)"
-    told = f"{own}\nmore" if error is InputError else f"ZeroDivisionError: {own}"
-    assert rows["001"]["reason"] == told
+    message = f"{own}\nmore" if error is InputError else f"ZeroDivisionError: {own}"
+    assert rows["001"]["reason"] == message
     # Every picture stays in its slot of a batch of the same size, so that nothing new compiles.
     assert (None, None, None, 3) in worker.computed and {len(v) for v in worker.computed} == {4}
     assert len(said) == 2 and "tried one by one" in said[0]
@@ -134,7 +142,7 @@ def test_three_batches_that_fail_at_every_picture_stop_the_job_and_have_no_rows(
     folder = Folder(str(tmp_path))
     broken = Faulty(bad=frozenset(range(4, 40)), on_host=on_host)
     with pytest.raises(NothingWorks, match="3 batches in a row .* ZeroDivisionError.*same command"):
-        run(numbers(40), broken, folder, Ledger(folder), total=40)
+        run(numbers(40), broken, Ledger(folder), total=40)
     assert sorted(read_rows(folder)) == ["000", "001", "002", "003"]
     job_stand_in.main(str(tmp_path), 40, pause=0)
     assert len(read_rows(folder)) == 40 == len(lines(tmp_path))
@@ -143,29 +151,35 @@ def test_three_batches_that_fail_at_every_picture_stop_the_job_and_have_no_rows(
 def test_two_such_batches_are_their_pictures_fault(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
     worker = Faulty(bad=frozenset({*range(8), *range(12, 20)}))
-    progress = run(numbers(20), worker, folder, Ledger(folder), total=20)
+    progress = run(numbers(20), worker, Ledger(folder), total=20)
     assert (progress.done, progress.failed) == (20, 17)
     assert [row["status"] for row in read_rows(folder).values()].count("ok") == 3
 
 
-def test_what_the_input_is_at_fault_for_never_stops_a_job(tmp_path: Path) -> None:
+def test_faults_of_the_input_never_stop_a_job(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
     worker = Faulty(bad=frozenset(range(40)), error=InputError)
-    progress = run(numbers(40), worker, folder, Ledger(folder), total=40)
+    progress = run(numbers(40), worker, Ledger(folder), total=40)
     assert progress.failed == 40 == len(read_rows(folder))
 
 
 def test_a_stop_leaves_what_may_work_later(tmp_path: Path) -> None:
     folder, stop = Folder(str(tmp_path)), Stop()
     stop.requested = True
-    run(numbers(8), Faulty(bad=frozenset(range(8))), folder, Ledger(folder), total=8, stop=stop)
+    run(
+        numbers(8),
+        Faulty(bad=frozenset(range(8))),
+        Ledger(folder),
+        total=8,
+        monitor=Monitor(stop=stop),
+    )
     assert not read_rows(folder)
 
 
-def test_what_was_done_before_is_not_computed_again_one_by_one(tmp_path: Path) -> None:
+def test_results_of_earlier_runs_are_not_computed_again_one_by_one(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
     worker = Faulty(bad=frozenset({1}), wanted=frozenset({"000", "001"}))
-    run(numbers(4), worker, folder, Ledger(folder), total=2)
+    run(numbers(4), worker, Ledger(folder), total=2)
     assert sorted(read_rows(folder)) == ["000", "001"] and len(worker.computed) == 3
 
 
@@ -177,7 +191,7 @@ def test_memory_may_run_out_when_pictures_are_tried_one_by_one(tmp_path: Path) -
             return super().compute(batch)
 
     folder = Folder(str(tmp_path))
-    run(numbers(8), Tight(bad=frozenset({1})), folder, Ledger(folder), total=8)
+    run(numbers(8), Tight(bad=frozenset({1})), Ledger(folder), total=8)
     rows = read_rows(folder)
     assert len(rows) == 8 and [k for k, row in rows.items() if row["status"] != "ok"] == ["001"]
 
@@ -192,14 +206,14 @@ def test_errors_of_the_folder_are_no_pictures_fault(
 
     monkeypatch.setattr(folder, "write", fail)
     with pytest.raises(OSError, match="No space"):
-        run(numbers(8), Squares(), folder, Ledger(folder), total=8)
+        run(numbers(8), Squares(), Ledger(folder), total=8)
     assert not read_rows(folder)
 
 
 def test_too_many_failures_stop_the_job_and_lose_nothing(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
     with pytest.raises(TooManyFailures, match="2 results failed, 1 may; the last: 019"):
-        run(numbers(100), Squares(), folder, Ledger(folder), total=100, max_failures=1)
+        run(numbers(100), Squares(), Ledger(folder), total=100, monitor=Monitor(max_failures=1))
     rows = read_rows(folder)
     assert 20 <= len(rows) <= 28
     assert sorted(f"{name}.txt" for name, row in rows.items() if row["status"] == "ok") == list(
@@ -215,7 +229,7 @@ def test_a_request_to_stop_finishes_the_batch_in_hand(tmp_path: Path) -> None:
             stop.requested = batch.values[0] == 8
             return super().compute(batch)
 
-    progress = run(numbers(40), Stopping(), folder, Ledger(folder), total=40, stop=stop)
+    progress = run(numbers(40), Stopping(), Ledger(folder), total=40, monitor=Monitor(stop=stop))
     assert progress.done == 12 == len(read_rows(folder))
 
 

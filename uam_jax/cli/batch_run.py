@@ -20,14 +20,14 @@ from uam_jax.errors import InputError, Preempted
 from uam_jax.io.encoding import output_format
 from uam_jax.io.images import Picture
 from uam_jax.io.storage import Folder, is_folder
-from uam_jax.jobs.batches import host_bytes, working_sizes
-from uam_jax.jobs.job import finish_job, run_job
+from uam_jax.jobs.batches import host_bytes
+from uam_jax.jobs.job import RunOptions, finish_job, run_job
 from uam_jax.jobs.job_folder import JobFolder
-from uam_jax.jobs.ledger import read_rows, refuse_all_failed
+from uam_jax.jobs.ledger import refuse_all_failed
 from uam_jax.jobs.manifest import Item, read_folder, read_manifest
-from uam_jax.jobs.plan import JobPlan, check_items, plan_job
-from uam_jax.jobs.plan import Settings as JobSettings
-from uam_jax.jobs.runner import Progress, Stop
+from uam_jax.jobs.plan import JobPlan, JobSettings, check_items, plan_job
+from uam_jax.jobs.runner import Monitor, Progress, Stop
+from uam_jax.jobs.sizes import working_sizes
 from uam_jax.runtime import backend
 from uam_jax.runtime.host_memory import Budget, resident_bytes
 
@@ -72,7 +72,7 @@ def run_batch(
         number = next(numbers)
         console.advance(number, len(items), f"{number} of {len(items)} pictures looked at")
 
-    sizes = job.measure(items, again=options.retry_failed, seen=look)
+    sizes = job.sizes.measure(items, again=options.retry_failed, seen=look)
     console.stage(f"loading {options.model}")
     from uam_jax.editor import Editor
 
@@ -129,17 +129,17 @@ def _run(
             editor,
             plan,
             job,
-            shard=shard,
-            devices=devices,
-            versions=", ".join(f"{k} {v}" for k, v in backend.versions("uam_jax", "jax").items()),
-            cache=_inversion_cache(options),
-            retry_failed=options.retry_failed,
-            max_failures=options.max_failures,
-            allow_change=options.allow_change,
-            budget=_budget(options),
-            report=report,
-            say=console.say,
-            stop=stop,
+            RunOptions(
+                shard=shard,
+                versions=", ".join(
+                    f"{k} {v}" for k, v in backend.versions("uam_jax", "jax").items()
+                ),
+                cache=_inversion_cache(options),
+                retry_failed=options.retry_failed,
+                allow_change=options.allow_change,
+                budget=_budget(options),
+            ),
+            monitor=Monitor(report, console.say, options.max_failures, stop),
         )
     for reason in progress.reasons[:5]:
         console.warn(reason)
@@ -154,7 +154,7 @@ def _run(
         "seconds": round(progress.seconds, 2),
         "images_per_second": round(progress.done / progress.seconds, 4) if progress.done else None,
     }
-    rows = read_rows(job.folder).values()
+    rows = job.rows().values()
     if shard[1] > 1:
         if progress.done:
             refuse_all_failed(rows)
@@ -206,7 +206,7 @@ def _estimate(plan: JobPlan, editor: "Editor", buckets: list[dict[str, Any]]) ->
     if not sizes:
         return None
     [((height, width), _)] = Counter(sizes).most_common(1)
-    rows = plan.settings.micro * len(editor.devices or (None,))
+    rows = plan.settings.batch_per_device * len(editor.devices or (None,))
     factor = editor.size_factor
     z0 = jnp.zeros((rows, height // factor, width // factor, editor.latent_channels))
     editor.invert(z0, steps=4).latents.block_until_ready()  # compiles
@@ -277,7 +277,7 @@ def _job_settings(
         config=config.to_dict(),
         side=side,
         multiple=multiple,
-        micro=options.batch_per_device,
+        batch_per_device=options.batch_per_device,
         suffix=suffix,
         precision=compute.precision,
     )

@@ -21,7 +21,7 @@ from uam_jax.errors import InputError
 
 if TYPE_CHECKING:
     from uam_jax.io.outputs import Files
-    from uam_jax.jobs.single import Job, Rows
+    from uam_jax.jobs.single import PictureFiles, Rows
 
 
 def edit(
@@ -53,11 +53,11 @@ def edit(
     compute: Compute,
 ) -> dict[str, Any]:
     """Edits pictures by text."""
-    from uam_jax.jobs.single import edit_job, plan_jobs, report_page
+    from uam_jax.jobs.single import edit_file, plan_files, report_page
 
     if not all(text.strip() for text in target):
         raise InputError("--target is empty: describe the result")
-    jobs = plan_jobs(
+    plans = plan_files(
         images, out, targets=len(target), mask=mask, save_mask=save_mask, report=report,
         overwrite=overwrite,
     )  # fmt: skip
@@ -67,16 +67,16 @@ def edit(
     evaluations = editor.evaluations(config, targets=len(target), user_mask=mask is not None)
     console.say(f"{evaluations} network evaluations per picture")
 
-    def work(job: "Job") -> "tuple[Files, Rows]":
-        return edit_job(editor, job, targets=target, source=source, config=config, size=size)
+    def work(plan: "PictureFiles") -> "tuple[Files, Rows]":
+        return edit_file(editor, plan, targets=target, source=source, config=config, size=size)
 
     def page(rows: "Rows") -> "Files":
         facts = {"model": editor.name, "weights": editor.weights_hash, "results": len(rows)}
-        return report_page(Path(out), jobs, rows, facts) if report else {}
+        return report_page(Path(out), plans, rows, facts) if report else {}
 
     return {
         "command": "edit",
-        **process_pictures(console, editor, jobs, work, page),
-        "evaluations": evaluations * len(jobs),
+        **process_pictures(console, editor, plans, work, page),
+        "evaluations": evaluations * len(plans),
         "config": config.fingerprint(),
     }

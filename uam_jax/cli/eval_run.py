@@ -20,7 +20,7 @@ from uam_jax.evaluation.scores import summarise
 from uam_jax.evaluation.study import Study
 from uam_jax.io.storage import Folder
 from uam_jax.jobs.ledger import refuse_all_failed
-from uam_jax.jobs.runner import Progress, Stop
+from uam_jax.jobs.runner import Monitor, Progress, Stop
 from uam_jax.runtime import backend
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _run_to_the_end(study: Study, folder: Folder, console: Console) -> None:
 
     console.stage(f"{len(study.methods)} methods on {len(study.items)} items")
     with Stop().listening() as stop:
-        progress = study.run(folder, report=report, say=console.say, stop=stop)
+        progress = study.run(folder, Monitor(report, console.say, stop=stop))
     for reason in progress.reasons[:5]:
         console.warn(reason)
     if progress.done < progress.total:

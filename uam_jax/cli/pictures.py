@@ -10,14 +10,14 @@ from uam_jax.runtime import backend
 if TYPE_CHECKING:
     from uam_jax.editor import Editor
     from uam_jax.io.outputs import Files
-    from uam_jax.jobs.single import Job, Rows
+    from uam_jax.jobs.single import PictureFiles, Rows
 
 
 def process_pictures(
     console: Console,
     editor: "Editor",
-    jobs: "list[Job]",
-    work: "Callable[[Job], tuple[Files, Rows]]",
+    plans: "list[PictureFiles]",
+    work: "Callable[[PictureFiles], tuple[Files, Rows]]",
     page: "Callable[[Rows], Files]" = lambda rows: {},
 ) -> dict[str, Any]:
     """Works on every picture and writes each picture's files as soon as it is done.
@@ -27,7 +27,7 @@ def process_pictures(
     Args:
       console: shows the progress.
       editor: the model that the work is done with.
-      jobs: the pictures, in their order.
+      plans: the pictures, in their order.
       work: makes the files of one picture and its rows of figures.
       page: makes further files from the rows of all pictures.
 
@@ -41,9 +41,9 @@ def process_pictures(
     done, start = 0, time.perf_counter()
     try:
         with backend.CompileClock() as clock:
-            for job in jobs:
-                console.stage(f"{job.source} ({done + 1} of {len(jobs)})")
-                files, figures = work(job)
+            for plan in plans:
+                console.stage(f"{plan.source} ({done + 1} of {len(plans)})")
+                files, figures = work(plan)
                 write_files(files)
                 rows += figures
                 done += 1
@@ -51,7 +51,7 @@ def process_pictures(
         write_files(page(rows))
     except BaseException:
         if done:
-            console.warn(tell_left(jobs, done))
+            console.warn(tell_left(plans, done))
         raise
     return {
         "pictures": rows,

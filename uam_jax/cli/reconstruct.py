@@ -10,7 +10,7 @@ from uam_jax.cli.pictures import process_pictures
 
 if TYPE_CHECKING:
     from uam_jax.io.outputs import Files
-    from uam_jax.jobs.single import Job, Rows
+    from uam_jax.jobs.single import PictureFiles, Rows
 
 
 def reconstruct(
@@ -35,15 +35,15 @@ def reconstruct(
     compute: Compute,
 ) -> dict[str, Any]:
     """Inverts pictures to noise and back, which shows the loss on the way."""
-    from uam_jax.jobs.single import plan_jobs, reconstruct_job
+    from uam_jax.jobs.single import plan_files, reconstruct_file
 
-    jobs = plan_jobs(images, out, overwrite=overwrite)
+    plans = plan_files(images, out, overwrite=overwrite)
     editor = compute.load_editor(model, console)
 
-    def work(job: "Job") -> "tuple[Files, Rows]":
-        return reconstruct_job(
-            editor, job, prompt=prompt, uniformity=uniformity, guidance=guidance, steps=steps,
+    def work(plan: "PictureFiles") -> "tuple[Files, Rows]":
+        return reconstruct_file(
+            editor, plan, prompt=prompt, uniformity=uniformity, guidance=guidance, steps=steps,
             spacing=spacing or "", size=size,
         )  # fmt: skip
 
-    return {"command": "reconstruct", **process_pictures(console, editor, jobs, work)}
+    return {"command": "reconstruct", **process_pictures(console, editor, plans, work)}

@@ -1,8 +1,9 @@
-"""From the model's picture to the file's: the pixels, the mask that they were composed with, and how sure they are."""
+"""From the model's picture to the file's: the pixels, the mask that they were composed with, and their confidence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from functools import cached_property
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
@@ -100,7 +101,9 @@ def deliver(
 
 @dataclass(frozen=True)
 class EditResult:
-    """The result of an edit; T targets in all.
+    """The results of an edit towards T targets in all.
+
+    Its arrays are on the devices; `fetch` brings those that are handed over to the host.
 
     Attributes:
       images: (T, h, w, 3) in [-1, 1].
@@ -115,8 +118,8 @@ class EditResult:
       error_map: (b, h, w) in [0, 1]: how far the uniform reconstruction is from each pixel of the
         original (`confidence.error_map`).
       signals: numbers from which confidence and review are made, (T,) each (`confidence.edit_signals`).
-      confidence: (T,) in [0, 1], how sure it is that the edit did what it should and nothing else.
-      review: why each result should be looked at; None where it need not be.
+      config: the edit's settings.
+      calibration: makes signals a confidence.
       step_masks: (steps, T, h/f, w/f, c), 1 where free, if asked for.
     """
 
@@ -128,40 +131,34 @@ class EditResult:
     evaluations: int
     source_index: np.ndarray
     error_map: Float[Array | np.ndarray, "b height width"]
-    signals: Signals
-    confidence: np.ndarray
-    review: Sequence[str | None]
+    signals: Signals | Mapping[str, np.ndarray]
+    config: EditConfig
+    calibration: Calibration
     step_masks: Float[Array, "m t h w c"] | None = None
 
-    def fetched(self) -> Self:
-        """The same with its pictures, masks and signals on the host, brought there at once."""
-        names = ("images", "masks", "signals", "error_map")
-        return replace(self, **jax.device_get({name: getattr(self, name) for name in names}))
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """(T,) in [0, 1]: how sure it is that the edit did what it should and nothing else."""
+        return self.calibration.confidence(jax.device_get(dict(self.signals)))
 
-    def delivered(
-        self,
-        originals: Image,
-        within: MaskLike | None,
-        *,
-        config: EditConfig,
-        calibration: Calibration,
-    ) -> Self:
+    @cached_property
+    def review(self) -> list[str | None]:
+        """The reason to look at each result; None where there is none."""
+        return self.calibration.review(jax.device_get(dict(self.signals)))
+
+    def delivered(self, originals: Image, within: MaskLike | None) -> Self:
         """Every picture composed with its original, as `deliver` does; pictures and masks are NumPy arrays then.
 
         Args:
           originals: in [-1, 1], at the model's size.
           within: the users' masks, if there are any.
-          config: the edit's settings.
-          calibration: makes signals a confidence.
         """
-        host = self.fetched()
+        [host] = fetch([self])
         originals, within = jax.device_get((originals, within))
         made = [
             host.deliver(
                 number,
                 originals[index],
-                config=config,
-                calibration=calibration,
                 within=None if within is None else np.asarray(within[index], np.float32),
             )
             for number, index in enumerate(host.source_index)
@@ -173,8 +170,6 @@ class EditResult:
             signals={
                 name: np.asarray([each.signals[name] for each in made]) for name in host.signals
             },
-            confidence=np.asarray([each.confidence for each in made]),
-            review=[each.review for each in made],
         )
 
     def deliver(
@@ -182,13 +177,25 @@ class EditResult:
     ) -> Delivery:
         """One target's picture for its original, at that one's size; `options` are those of `delivery.deliver`.
 
-        For what `Editor.edit_latents` and `Editor.edit_prepared` return, which is the model's own.
+        For results of `Editor.edit_latents` and `Editor.edit_prepared`, whose pictures are the model's own, once
+        `fetch` has brought them to the host.
         """
         return deliver(
             original,
-            # All targets at once: JAX keeps the arrays that it has fetched, and a slice would be a program.
-            np.asarray(self.images)[target].astype(np.float32),
-            np.asarray(self.masks)[target].astype(np.float32),
-            {name: np.asarray(values)[target] for name, values in self.signals.items()},
+            np.asarray(self.images[target], np.float32),
+            np.asarray(self.masks[target], np.float32),
+            {name: values[target] for name, values in self.signals.items()},
+            config=self.config,
+            calibration=self.calibration,
             **options,
         )
+
+
+Results = TypeVar("Results", bound=EditResult)
+
+
+def fetch(results: Sequence[Results]) -> list[Results]:
+    """The results with pictures, masks, error maps and signals on the host, brought there in one transfer."""
+    names = ("images", "masks", "error_map", "signals")
+    on_host = jax.device_get([{name: getattr(each, name) for name in names} for each in results])
+    return [replace(result, **arrays) for result, arrays in zip(results, on_host, strict=True)]

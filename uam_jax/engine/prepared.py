@@ -28,6 +28,7 @@ class Prepared:
       masks: (b, h/f, w/f, 1), the user's.
       images: (b, h, w, 3), the originals, or if they were not given what the VAE makes of `z0`.
       rebuilt: (b, h, w, 3), the uniform reconstruction's pictures; of `z0` where nothing is blended.
+      error_map: (b, h, w), how far `rebuilt` is from each pixel of `images` (`confidence.error_map`).
       inversions: those that were used.
       evaluations: single-sample U-Net evaluations spent.
     """
@@ -44,5 +45,6 @@ class Prepared:
     masks: Float[Array, "b h w 1"] | None
     images: Image
     rebuilt: Image
+    error_map: Float[Array, "b height width"]
     inversions: Sequence[Inversion]
     evaluations: int

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from uam_jax.engine.delivery import EditResult, fetch
 from uam_jax.engine.inversion import Inversion, InversionKey
 from uam_jax.evaluation.scenes_bench import VERSION, Items, Truth, render_truth
 from uam_jax.evaluation.scores import number, score_edits, score_kept, score_reconstructions
@@ -18,9 +19,6 @@ from uam_jax.io.storage import Folder
 from uam_jax.jobs.ledger import Row
 from uam_jax.jobs.runner import Outcome
 from uam_jax.method.config import EditConfig
-
-if TYPE_CHECKING:
-    from uam_jax.engine.delivery import EditResult
 
 
 @dataclass(frozen=True)
@@ -143,10 +141,11 @@ class _EditWorker(ChunkWorker[ScenesStudy]):
         batch: Chunk,
         chunk: Encoded,
         truth: Truth,
-        result: "EditResult",
+        result: EditResult,
         seconds: float | None,
     ) -> list[Outcome]:
         editor, config = self.study.editor, self.study.methods[batch.bucket]
+        [result] = fetch([result])
         made = np.asarray(result.images, np.float32)
         free = np.asarray(result.masks, np.float32)
         branches = (result.source_latents, result.auxiliary_latents, chunk.z0)
@@ -156,8 +155,6 @@ class _EditWorker(ChunkWorker[ScenesStudy]):
             result.deliver(
                 slot,
                 source,
-                config=config,
-                calibration=editor.calibration,
                 within=None if masks is None else np.asarray(masks[slot]),
             )
             for slot, source in enumerate(truth.sources)

@@ -230,17 +230,17 @@ class _BatchTask:
         from uam_jax.io.encoding import encode_image
         from uam_jax.io.images import Picture
         from uam_jax.jobs.manifest import Item
-        from uam_jax.jobs.plan import Settings
+        from uam_jax.jobs.plan import JobSettings
 
         self._scratch = tempfile.TemporaryDirectory(prefix="uam-speed-")
-        self._editor, self._config, self._devices = editor, config, case.devices
+        self._editor, self._config = editor, config
         side, folder = case.size or editor.native_size, Path(self._scratch.name)
         self._items = []
         for number, pixels in enumerate(_pictures(self.BATCHES * case.batch * case.devices, side)):
             file = folder / f"{number}.png"
             file.write_bytes(encode_image(file, pixels, Picture(pixels)))
             self._items.append(Item(str(number), str(file), tuple(targets), source))
-        self._settings = Settings(
+        self._settings = JobSettings(
             model=editor.name,
             weights=editor.weights_hash,
             model_hash=editor.model_hash,
@@ -248,7 +248,7 @@ class _BatchTask:
             config=config.to_dict(),
             side=side,
             multiple=editor.size_multiple,
-            micro=case.batch,
+            batch_per_device=case.batch,
             precision=case.precision,
         )
 
@@ -261,9 +261,9 @@ class _BatchTask:
 
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as out:
             job = JobFolder(Folder(out))
-            sizes = job.measure(self._items)
+            sizes = job.sizes.measure(self._items)
             plan = plan_job(self._items, sizes, self._config, self._settings)
-            progress = run_job(self._editor, plan, job, devices=self._devices)
+            progress = run_job(self._editor, plan, job)
         if progress.failed:
             raise RuntimeError(progress.reasons[0])
 

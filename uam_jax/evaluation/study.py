@@ -4,7 +4,6 @@ Chunks of items are the outer loop and methods the inner one, so that the pictur
 their exact answers are computed once for all methods.
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,14 +14,13 @@ import numpy as np
 
 from uam_jax.evaluation.scenes_bench import Items
 from uam_jax.io.storage import Folder
-from uam_jax.jobs.ledger import Ledger, Row, read_record, read_rows, refuse_other
-from uam_jax.jobs.runner import Outcome, Progress, Stop, run
+from uam_jax.jobs.job_folder import JobFolder
+from uam_jax.jobs.ledger import Row
+from uam_jax.jobs.runner import Monitor, Outcome, Progress, run
 from uam_jax.types import Latent
 
 if TYPE_CHECKING:
     from uam_jax.editor import Editor
-
-JOB = "job.json"
 
 NOT_FINITE = "the network returned values that are not finite"
 
@@ -59,23 +57,14 @@ class Study(ABC, Generic[Method]):
     def worker(self, wanted: set[str]) -> "ChunkWorker":
         """A worker for the rows whose ids are wanted."""
 
-    def run(
-        self,
-        folder: Folder,
-        *,
-        report: Callable[[Progress], None] = lambda progress: None,
-        say: Callable[[str], None] = lambda message: None,
-        stop: Stop | None = None,
-    ) -> Progress:
+    def run(self, folder: Folder, monitor: Monitor | None = None) -> Progress:
         """Applies every method to every item that has no row in the folder's ledger yet.
 
         Methods and items may be added to a folder later, but not changed.
 
         Args:
           folder: for ledger and files.
-          report: see `runner.run`, as for `say` and `stop`.
-          say: receives messages for the user.
-          stop: ends the run early.
+          monitor: follows the run and may end it.
 
         Raises:
           InputError: the folder's rows were made with other settings, or another process works in the folder.
@@ -88,25 +77,21 @@ class Study(ABC, Generic[Method]):
             **{f"method {name}": self.describe(each) for name, each in self.methods.items()},
         }
         folder.check([f"images/{name}.png" for name in self._ids()])
-        with Ledger(folder) as ledger:
-            refuse_other(folder, JOB, now)
-            before = read_record(folder, JOB)
-            folder.write(JOB, json.dumps(before | now, indent=1).encode())
+        job = JobFolder(folder)
+        with job.ledger() as ledger:
+            job.add_settings(now)
             wanted = set(self._ids()) - {row["id"] for row in self.rows(folder)}
             return run(
                 self._chunks(wanted),
                 self.worker(wanted),
-                folder,
                 ledger,
                 total=len(wanted),
-                report=report,
-                say=say,
-                stop=stop,
+                monitor=monitor,
             )
 
     def rows(self, folder: Folder) -> list[Row]:
         """The ledger's rows of these methods and items, method by method."""
-        found = read_rows(folder)
+        found = JobFolder(folder).rows()
         return [found[name] for name in self._ids() if name in found]
 
     def _ids(self) -> list[str]:
@@ -129,25 +114,25 @@ class Chunk:
 
     Attributes:
       bucket: the method's name.
-      rows: of the items; if there are fewer than `micro`, the rest is padding.
-      micro: items that are computed.
+      rows: of the items; if there are fewer than `batch_per_device`, the rest is padding.
+      batch_per_device: items that are computed.
     """
 
     bucket: str
     rows: tuple[int, ...]
-    micro: int
+    batch_per_device: int
 
     @property
     def padded(self) -> tuple[int, ...]:
-        """`micro` rows: the last one is repeated."""
-        return (*self.rows, *[self.rows[-1]] * (self.micro - len(self.rows)))
+        """`batch_per_device` rows: the last one is repeated."""
+        return (*self.rows, *[self.rows[-1]] * (self.batch_per_device - len(self.rows)))
 
     def halves(self) -> tuple["Chunk", "Chunk"]:
         """Two chunks of half the size."""
-        low = self.micro // 2
+        low = self.batch_per_device // 2
         return (
             Chunk(self.bucket, self.rows[:low], low),
-            Chunk(self.bucket, self.rows[low:], self.micro - low),
+            Chunk(self.bucket, self.rows[low:], self.batch_per_device - low),
         )
 
     def singles(self) -> list["Chunk"]:

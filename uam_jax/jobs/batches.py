@@ -1,7 +1,7 @@
-"""Items to fixed batches: sizes to buckets, buckets to groups, groups read ahead and padded.
+"""Fixed batches of a job's items: sizes make buckets, buckets are cut into groups, groups are read ahead and padded.
 
-A *group* is `micro` pictures of one bucket, in the manifest's order: what one device computes at a time. It
-depends on the manifest alone, never on what is done already or on how many devices or processes there are,
+A *group* is `batch_per_device` pictures of one bucket, in the manifest's order: a device computes one at a time. It
+depends on the manifest alone, never on the results that are there already or on the number of devices or processes,
 so that an item always has the same neighbours and its result the same bits.
 """
 
@@ -18,33 +18,26 @@ import numpy as np
 from jaxtyping import Float
 
 from uam_jax.errors import InputError
-from uam_jax.files import is_url
 from uam_jax.io.images import picture_size, quietly, resize, working_size
-from uam_jax.io.storage import open_binary, read_bytes
 from uam_jax.jobs.manifest import Item
 from uam_jax.jobs.originals import COMPOSING, DECODING, Original, decode_files, read_files
+from uam_jax.jobs.sizes import READERS, Size, working_sizes
 from uam_jax.runtime.host_memory import Budget
 
-_READERS = 16
-"""Threads that read picture files."""
-
 _AHEAD = 2
-"""Batches that are read while one is computed."""
+"""Batches that are read while another is computed."""
 
 _KEPT_SHARE = 16
-"""A batch keeps its files' content if that is no more than this part of the budget; four batches are alive."""
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
+"""A batch keeps its files' content if that is at most this part of the budget; four batches are in memory."""
 
 
 @dataclass(frozen=True, order=True)
 class Bucket:
-    """What pictures must have in common to share a batch.
+    """The properties that pictures must have in common to share a batch.
 
     Attributes:
       size: at which they are worked on.
-      masked: they come with the user's mask.
+      masked: whether they come with the user's masks.
       targets: prompts per picture.
       settings: "key=value" of their own.
     """
@@ -60,7 +53,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Group:
-    """Up to `micro` items of a bucket."""
+    """Up to `batch_per_device` items of a bucket."""
 
     bucket: Bucket
     items: tuple[Item, ...]
@@ -68,25 +61,25 @@ class Group:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures in memory, `devices * micro` slots; slots without an item, or that can't be read, are padding.
+    """Pictures in memory, in `devices * batch_per_device` slots; a slot without a readable picture is padding.
 
     Attributes:
       bucket: of all.
-      micro: slots per device.
-      items: None in padding.
-      originals: at their own sizes, still encoded; None in padding.
+      batch_per_device: slots per device.
+      items: by slot; None where there is none.
+      originals: the pictures at their own sizes, still encoded; None in padding.
       reasons: why a picture can't be used.
       pixels: at the bucket's size, in [-1, 1].
-      weights: the user's masks at the bucket's size, if the bucket has any.
+      user_masks: at the bucket's size; None where the bucket has none.
     """
 
     bucket: Bucket
-    micro: int
+    batch_per_device: int
     items: tuple[Item | None, ...]
     originals: tuple[Original | None, ...]
     reasons: tuple[str | None, ...]
     pixels: Float[np.ndarray, "b h w 3"]
-    weights: Float[np.ndarray, "b h w"] | None
+    user_masks: Float[np.ndarray, "b h w"] | None
 
     @property
     def valid(self) -> list[int]:
@@ -94,25 +87,26 @@ class Batch:
         return [slot for slot, original in enumerate(self.originals) if original is not None]
 
     def halves(self) -> "tuple[Batch, Batch]":
-        """The same slots in two batches of half as many per device; of an odd number, the second has more."""
-        low = self.micro // 2
-        middle = low * (len(self.items) // self.micro)
+        """The slots in two batches of half as many per device; of an odd number, the second has one more."""
+        low = self.batch_per_device // 2
+        middle = low * (len(self.items) // self.batch_per_device)
 
-        def part(slots: slice, micro: int) -> Batch:
+        def part(slots: slice, batch_per_device: int) -> Batch:
             return replace(
                 self,
-                micro=micro,
+                batch_per_device=batch_per_device,
                 items=self.items[slots],
                 originals=self.originals[slots],
                 reasons=self.reasons[slots],
                 pixels=self.pixels[slots],
-                weights=None if self.weights is None else self.weights[slots],
+                user_masks=None if self.user_masks is None else self.user_masks[slots],
             )
 
-        return part(slice(None, middle), low), part(slice(middle, None), self.micro - low)
+        first, second = slice(None, middle), slice(middle, None)
+        return part(first, low), part(second, self.batch_per_device - low)
 
     def singles(self) -> "list[Batch]":
-        """The batch once for every item, which keeps its slot; the other slots are padding."""
+        """A batch for every item, in which it keeps its slot and the other slots are padding."""
 
         def alone(slot: int) -> Batch:
             def only(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -128,72 +122,22 @@ class Batch:
         return [alone(slot) for slot, item in enumerate(self.items) if item is not None]
 
 
-def measure(
-    items: Sequence[Item], seen: Callable[[], None] = lambda: None
-) -> list[Size | InputError]:
-    """Every picture's size, read from the head of its file, or why it can't be told at the third try.
-
-    Args:
-      items: in any order.
-      seen: called after each.
-    """
-
-    def size(item: Item) -> Size | InputError:
-        found = head(item, open_binary)
-        # Some servers send a file from its beginning to its end only.
-        for opened in (open_binary, lambda url: io.BytesIO(read_bytes(url))):
-            if is_url(item.image) and isinstance(found, InputError):
-                found = head(item, opened)
-        seen()
-        return found
-
-    def head(item: Item, opened: Callable[[str], Any]) -> Size | InputError:
-        try:
-            with opened(item.image) as file:
-                return picture_size(item.image, file)
-        except FileNotFoundError:
-            return InputError(f"{item.image}: no such file; check the path")
-        except InputError as error:
-            return error
-        except Exception as error:  # a file system's own
-            return InputError(f"{item.image}: can't be read ({type(error).__name__}: {error})")
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(size, items))
-
-
-def working_sizes(
-    items: Sequence[Item], sizes: Sequence[Size | InputError], *, side: int, multiple: int
-) -> list[Size | InputError]:
-    """The size at which each picture is worked on, or why there is none; the arguments are those of `group`."""
-
-    def at(item: Item, size: Size | InputError) -> Size | InputError:
-        try:
-            if isinstance(size, InputError):
-                return size
-            return working_size(size, side, multiple, item.image)
-        except InputError as error:
-            return error
-
-    return [at(item, size) for item, size in zip(items, sizes, strict=True)]
-
-
 def group(
     items: Sequence[Item],
     sizes: Sequence[Size | InputError],
     *,
     side: int,
     multiple: int,
-    micro: int,
+    batch_per_device: int,
 ) -> list[Group]:
-    """Items in groups of `micro`, bucket by bucket; those without a size form groups of their own.
+    """Items in groups of `batch_per_device`, bucket by bucket; items without a size form groups of their own.
 
     Args:
       items: in the manifest's order.
       sizes: of each.
       side: pictures are worked on at about side² pixels, in their own aspect ratio.
-      multiple: to which both sides are rounded; a larger one makes fewer buckets.
-      micro: pictures per group.
+      multiple: both sides are rounded to it; a larger one makes fewer buckets.
+      batch_per_device: pictures per group.
     """
     found: dict[Bucket, list[Item]] = {}
     for item, size in zip(
@@ -203,9 +147,9 @@ def group(
         bucket = Bucket(at, item.mask is not None, len(item.targets), item.settings)
         found.setdefault(bucket, []).append(item)
     return [
-        Group(bucket, tuple(members[first : first + micro]))
+        Group(bucket, tuple(members[first : first + batch_per_device]))
         for bucket, members in sorted(found.items())
-        for first in range(0, len(members), micro)
+        for first in range(0, len(members), batch_per_device)
     ]
 
 
@@ -215,24 +159,24 @@ def batches(
     devices: int,
     side: int,
     multiple: int,
-    micro: int,
+    batch_per_device: int,
     budget: Budget | None = None,
 ) -> Iterator[Batch]:
     """Groups, in order, `devices` of a bucket at a time, read ahead in threads.
 
-    What can't be read, or has another shape than when it was measured, is padding with its reason; it fails
-    nothing else. `budget` bounds the memory in which pictures are decoded, and changes no batch; the other
+    A picture that can't be read, or that has another shape than when it was measured, is padding with its reason, and
+    the others go on. `budget` bounds the memory in which pictures are decoded, and changes no batch; the other
     arguments are those of `group`.
     """
     budget = budget or Budget()
     size_of = partial(working_size, side=side, multiple=multiple)
     ahead: deque[Future[Batch]] = deque()
-    pool = ThreadPoolExecutor(
-        1
-    )  # a batch after another; the pictures of each are read side by side
+    pool = ThreadPoolExecutor(1)  # batch after batch; the pictures of each are read side by side
     try:
         for bucket, members in _together(groups, devices):
-            ahead.append(pool.submit(_read, bucket, members, devices, size_of, micro, budget))
+            ahead.append(
+                pool.submit(_read, bucket, members, devices, size_of, batch_per_device, budget)
+            )
             if len(ahead) > _AHEAD:
                 yield ahead.popleft().result()
         while ahead:
@@ -254,15 +198,16 @@ def _read(
     groups: Iterable[Group],
     devices: int,
     size_of: Callable[..., Size],
-    micro: int,
+    batch_per_device: int,
     budget: Budget,
 ) -> Batch:
-    items: list[Item | None] = [None] * (devices * micro)
+    items: list[Item | None] = [None] * (devices * batch_per_device)
     for number, members in enumerate(groups):
-        items[number * micro : number * micro + len(members.items)] = members.items
+        first = number * batch_per_device
+        items[first : first + len(members.items)] = members.items
     height, width = bucket.size if all(bucket.size) else (1, 1)
     pixels = np.zeros((len(items), height, width, 3), np.float32)
-    weights = np.ones((len(items), height, width), np.float32) if bucket.masked else None
+    user_masks = np.ones((len(items), height, width), np.float32) if bucket.masked else None
     originals: list[Original | None] = [None] * len(items)
     reasons: list[str | None] = [None] * len(items)
     may_keep = budget.total // _KEPT_SHARE // len(items)
@@ -289,29 +234,37 @@ def _read(
             with budget.hold(size[0] * size[1] * DECODING):
                 picture, mask = decode_files(item, content)
                 pixels[slot] = resize(picture.pixels, bucket.size)
-                if weights is not None and mask is not None:
-                    weights[slot] = resize(mask, bucket.size, linear=True)
+                if user_masks is not None and mask is not None:
+                    user_masks[slot] = resize(mask, bucket.size, linear=True)
             originals[slot] = original
         except InputError as error:
             reasons[slot] = str(error)
-        except Exception as error:  # whatever it is, the other pictures have no part in it
+        except Exception as error:  # an error of any kind is this picture's alone
             reasons[slot] = f"{item.image}: can't be used ({type(error).__name__}: {error})"
 
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         list(pool.map(fill, range(len(items))))
-    return Batch(bucket, micro, tuple(items), tuple(originals), tuple(reasons), pixels, weights)
+    return Batch(
+        bucket,
+        batch_per_device,
+        items=tuple(items),
+        originals=tuple(originals),
+        reasons=tuple(reasons),
+        pixels=pixels,
+        user_masks=user_masks,
+    )
 
 
 def host_bytes(
     groups: Iterable[Group], sizes: Mapping[str, Size], devices: int, budget: int
 ) -> int:
-    """About the most memory that a job's pictures take at a time, beside the model.
+    """Estimates the largest memory that a job's pictures take at a time, beside the model.
 
     Args:
       groups: of the job.
       sizes: of its pictures by item.
-      devices: that each take a group.
-      budget: the bound.
+      devices: each takes a group at a time.
+      budget: the bound of the memory for decoded pictures.
     """
     most = 0
     for bucket, members in _together(list(groups), devices):
@@ -331,7 +284,7 @@ def host_bytes(
 
 
 def count_by(groups: Iterable[Group]) -> Mapping[Bucket, int]:
-    """How many items each bucket has."""
+    """The number of items in each bucket."""
     counts: dict[Bucket, int] = {}
     for each in groups:
         counts[each.bucket] = counts.get(each.bucket, 0) + len(each.items)

@@ -1,4 +1,4 @@
-"""The pictures in a folder and its subfolders, local or remote; and how much of it was left out, and why."""
+"""The search for pictures in a folder and its subfolders, local or remote, with the reasons for what is left out."""
 
 import os
 import posixpath
@@ -14,7 +14,7 @@ from uam_jax.io.formats import lacks_heif, readable_suffixes
 from uam_jax.io.storage import locate
 
 _PARTS = ("images", "masks", "originals", "errors", "shown", "gallery")
-"""Folders below a job's, in which pictures are."""
+"""Subfolders of a job's folder that hold pictures."""
 
 _SYSTEM = {
     "$recycle.bin", "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx",
@@ -23,24 +23,24 @@ _SYSTEM = {
 _KINDS_SHOWN = 5
 
 Found = Iterator[tuple[str, str]]
-"""Names, folders' with "/" at their end, each with why it is left out: nothing for a plain file."""
+"""Names (a folder's ends with "/"), each with the reason why it is left out, which is empty for a plain file."""
 
 
 def find_pictures(url: str, besides: str = "") -> tuple[list[str], str]:
-    """The names of a folder's pictures below it, sorted, and what to tell of the others.
+    """Finds the pictures in a folder and its subfolders.
 
-    Subfolders count, linked ones once. Hidden files and those that systems make for themselves don't.
+    A linked folder counts once. Hidden files do not count, nor do those that systems make for themselves.
 
     Args:
       url: the folder.
-      besides: the folder that results go to; what lies in it does not count, whatever it is called by.
+      besides: the folder of the results; nothing that lies in it counts, by whatever name it is reached.
 
     Returns:
-      The names, with "/" between their parts; and a sentence if something was left out that may have been
-      meant, else nothing.
+      The sorted names, with "/" between their parts; and a sentence about files that were left out although the
+      user may have meant them, which is empty if there are none.
 
     Raises:
-      InputError: the folder can't be read, or it is among the results itself.
+      InputError: the folder can't be read, or it lies among the results.
     """
     filesystem, root = locate(url)
     own = _result_folders(url, filesystem, root, besides)
@@ -70,10 +70,10 @@ def find_pictures(url: str, besides: str = "") -> tuple[list[str], str]:
 
 
 def refuse_results(files: Iterable[str], out: str) -> None:
-    """Refuses pictures and masks that lie where a job's results go: a result might replace one.
+    """Refuses pictures and masks that lie in the folders of a job's results, where a result might replace them.
 
     Raises:
-      InputError: one does.
+      InputError: naming the first.
     """
     filesystem, place = locate(out)
     place_of = _real if isinstance(filesystem, LocalFileSystem) else posixpath.normpath
@@ -84,7 +84,7 @@ def refuse_results(files: Iterable[str], out: str) -> None:
             continue
         try:
             other, path = locate(file)
-        except InputError:  # told when it is its turn
+        except InputError:  # reported when the file is read
             continue
         if other == filesystem and _lies_in(place_of(path), parts):
             raise InputError(
@@ -93,7 +93,7 @@ def refuse_results(files: Iterable[str], out: str) -> None:
 
 
 def _local(root: str, own: Sequence[str]) -> Found:
-    """All files, those in linked folders last, so that a link never renames what it leads to."""
+    """All files, those in linked folders last, so that a link never gives another name to files that have one."""
     seen: set[str] = set()
     links = [("", root)]
     while links:
@@ -154,7 +154,7 @@ def _remote(url: str, filesystem: AbstractFileSystem, root: str, own: Sequence[s
 def _result_folders(
     url: str, filesystem: AbstractFileSystem, root: str, besides: str
 ) -> Sequence[str]:
-    """The real paths of folders with results; none if they are in another file system."""
+    """The real paths of the folders with results; empty if they are in another file system."""
     if not besides:
         return ()
     other, place = locate(besides)
@@ -178,10 +178,10 @@ def _real(path: str) -> str:
 
 
 def _lies_in(path: str, folders: Sequence[str]) -> bool:
-    """Whether a real path is one of the folders, or below one."""
+    """Whether a real path is one of the folders or lies below one."""
     return any(f"{path}/".startswith(folder.rstrip("/") + "/") for folder in folders)
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a name below the folder given is hidden, or one of those that systems make for themselves."""
+    """Whether a name is hidden, or one that systems make for themselves."""
     return name.startswith(".") or name.casefold() in _SYSTEM

@@ -1,15 +1,15 @@
 """A data-set job of edits, run and finished: plan, worker, runner, then ledger, table and gallery."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from uam_jax.engine.cache import InversionCache
 from uam_jax.jobs.batches import batches
 from uam_jax.jobs.job_folder import JobFolder
-from uam_jax.jobs.ledger import Ledger
 from uam_jax.jobs.plan import JobPlan
 from uam_jax.jobs.report import render_report
-from uam_jax.jobs.runner import Progress, Stop, run
+from uam_jax.jobs.runner import Monitor, Progress, run
 from uam_jax.jobs.worker import EditWorker
 from uam_jax.runtime.host_memory import Budget
 
@@ -17,66 +17,77 @@ if TYPE_CHECKING:
     from uam_jax.editor import Editor
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of one run of a job; none of them changes a result.
+
+    Attributes:
+      shard: (index, count): part I of N is this process's.
+      versions: of the packages, kept in every row.
+      cache: of inversions.
+      retry_failed: try results again that failed before.
+      allow_change: go on with other settings than those that the job was begun with.
+      budget: of memory for pictures at their own size.
+    """
+
+    shard: tuple[int, int] = (0, 1)
+    versions: str = ""
+    cache: InversionCache | None = None
+    retry_failed: bool = False
+    allow_change: bool = False
+    budget: Budget = field(default_factory=Budget)
+
+
 def run_job(
     editor: "Editor",
     plan: JobPlan,
     job: JobFolder,
+    options: RunOptions | None = None,
     *,
-    shard: tuple[int, int] = (0, 1),
-    devices: int = 1,
-    versions: str = "",
-    cache: InversionCache | None = None,
-    retry_failed: bool = False,
-    max_failures: int | None = None,
-    allow_change: bool = False,
-    budget: Budget | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
-    say: Callable[[str], None] = lambda message: None,
-    stop: Stop | None = None,
+    monitor: Monitor | None = None,
 ) -> Progress:
-    """Does what has no row in the ledger yet; see `runner.run`.
+    """Makes the results of this process's part that have no row in the ledgers yet; see `runner.run`.
+
+    Args:
+      editor: on the devices that share the work.
+      plan: of the whole job.
+      job: its folder.
+      options: of this run.
+      monitor: follows the run and may end it.
 
     Raises:
       InputError: another process is at work on the same part, or has begun the job with other settings.
     """
-    budget = budget or Budget()
-    with Ledger(job.folder, shard) as ledger:
-        plan = job.begin(plan, allow_change=allow_change)
-        wanted = set(plan.expected) - job.done(retry_failed=retry_failed)
-        groups = [
-            members
-            for members in plan.part(shard)
-            if any(name in wanted for item in members.items for name in item.results)
+    options = options or RunOptions()
+    with job.ledger(options.shard) as ledger:
+        plan = job.begin(plan, allow_change=options.allow_change)
+        wanted = set(plan.expected) - job.done(retry_failed=options.retry_failed)
+        mine = [
+            (members, count)
+            for members in plan.part(options.shard)
+            if (count := sum(name in wanted for item in members.items for name in item.results))
         ]
-        mine = sum(
-            name in wanted for members in groups for item in members.items for name in item.results
+        ahead = batches(
+            [members for members, _ in mine],
+            devices=len(editor.devices or (0,)),
+            side=plan.settings.side,
+            multiple=plan.settings.multiple,
+            batch_per_device=plan.settings.batch_per_device,
+            budget=options.budget,
         )
-        return run(
-            batches(
-                groups,
-                devices=devices,
-                side=plan.settings.side,
-                multiple=plan.settings.multiple,
-                micro=plan.settings.micro,
-                budget=budget,
-            ),
-            EditWorker(editor, plan, wanted, budget, versions=versions, cache=cache),
-            job.folder,
-            ledger,
-            total=mine,
-            report=report,
-            say=say,
-            max_failures=max_failures,
-            stop=stop,
+        worker = EditWorker(
+            editor, plan, wanted, options.budget, versions=options.versions, cache=options.cache
         )
+        total = sum(count for _, count in mine)
+        return run(ahead, worker, ledger, total=total, monitor=monitor)
 
 
 def finish_job(job: JobFolder, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Merges all processes' ledgers, writes table and gallery, and tells what is missing; can be repeated.
+    """Merges the ledgers of all processes, writes table and gallery, and counts the results; can be repeated.
 
     Args:
       job: the folder.
-      facts: to be told on the page.
+      facts: further lines of the gallery's heading.
 
     Raises:
       InputError: the folder holds no job, or can't be written.
@@ -95,13 +106,8 @@ def finish_job(job: JobFolder, facts: Mapping[str, Any] | None = None) -> dict[s
         "failed": failed,
         "missing": len(missing),
     }
-    begun = job.settings
-    told = {
-        "model": begun.get("model"),
-        "weights": begun.get("weights"),
-        **summary,
-        **(facts or {}),
-    }
-    for name, data in render_report(rows, title="Edited pictures", facts=told).items():
+    model = {key: job.settings.get(key) for key in ("model", "weights")}
+    shown = {**model, **summary, **(facts or {})}
+    for name, data in render_report(rows, title="Edited pictures", facts=shown).items():
         folder.write(name, data)
     return {**summary, "first_missing": missing[:5], "gallery": folder.path("index.html")}

@@ -1,69 +1,82 @@
-"""The folder of a data-set job: what it was begun with, the sizes of its pictures, the ids it is to make, its rows."""
+"""The folder of a job: its settings, the ids of its results, the sizes of its pictures and its ledgers."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from uam_jax.errors import InputError, quoted
 from uam_jax.files import base_name, public
 from uam_jax.io.storage import Folder
-from uam_jax.jobs.batches import Size, measure
-from uam_jax.jobs.ledger import Row, merge, read_record, read_rows, refuse_other
-from uam_jax.jobs.manifest import Item
-from uam_jax.jobs.plan import JobPlan, Settings, plan_job
+from uam_jax.jobs.ledger import Ledger, Row, merge, read_rows
+from uam_jax.jobs.plan import JobPlan, JobSettings, plan_job
+from uam_jax.jobs.record import Record, changes, read_record, to_json
+from uam_jax.jobs.sizes import KnownSizes
+from uam_jax.runtime.backend import versions
 
-JOB, EXPECTED, SIZES = "job.json", "expected.txt", "sizes.json"
-_ALL_SIZES = "sizes*.json"
+SETTINGS, EXPECTED = "job.json", "expected.txt"
+
+FORMAT = 2
+"""Number of the folder's layout and of the names of its settings; a job of another format is refused."""
 
 
 class JobFolder:
-    """The files that make a folder a job's.
+    """The files that a job keeps of itself; no other module reads or writes them.
 
     Attributes:
-      folder: where they and the results lie.
+      folder: holds them, and the job's results.
+      sizes: of the job's pictures.
     """
 
     def __init__(self, folder: Folder):
         """Names the folder, which need not exist."""
         self.folder = folder
-        self._sizes_before: set[str] = set()
-        self._looked_at: set[str] = set()
+        self.sizes = KnownSizes(folder)
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """The settings that the job was begun with; nothing where there is none.
+    def settings(self) -> Record:
+        """The settings that the job was begun with; empty where there is no job.
 
         Raises:
-          InputError: the file is damaged.
+          InputError: the file is damaged, or a version with another format wrote it.
         """
-        return read_record(self.folder, JOB)
+        found = read_record(self.folder, SETTINGS)
+        written = found.pop("format", 1)
+        version = found.pop("version", "0.1")
+        if found and written != FORMAT:
+            raise InputError(
+                f"{self.folder.url} holds a job that uam_jax {version} began (its job.json has format {written}, this "
+                f"version reads format {FORMAT}): finish it with that version, or begin a new job in another folder"
+            )
+        return found
 
     @property
     def expected(self) -> list[str]:
         """The ids of all results.
 
         Raises:
-          InputError: the folder holds no job.
+          InputError: the folder holds no job, or one that another version began.
         """
         content = self.folder.read(EXPECTED)
         if content is None:
             raise InputError(
                 f"{self.folder.url} holds no job: give a folder that `uam batch` wrote to"
             )
+        _ = self.settings
         return [json.loads(line) for line in content.decode().splitlines()]
 
     def check(self, plan: JobPlan | None = None) -> None:
-        """Makes sure that the job's files can be written, those of a plan's results too.
+        """Makes sure that this version reads the folder, and can write the job's files and those of a plan's results.
 
         Raises:
-          InputError: they can't.
+          InputError: it can't.
         """
+        _ = self.settings
         parts = [f"{part}/x" for part in ("images", "masks", "originals", "errors", "gallery")]
-        self.folder.check([*parts, JOB, *(plan.files if plan else ())])
+        self.folder.check([*parts, SETTINGS, *(plan.files if plan else ())])
 
     def begin(self, plan: JobPlan, *, allow_change: bool = False) -> JobPlan:
-        """Writes what later runs and other processes need to know, or agrees to what they wrote before.
+        """Writes the files that later runs and other processes need, or adopts those that they wrote before.
 
         Args:
           plan: of this process.
@@ -75,106 +88,88 @@ class JobFolder:
         Raises:
           InputError: another process has begun the job with other settings.
         """
-        content = json.dumps(asdict(plan.settings), indent=1).encode()
-        if not self.folder.create(JOB, content):
+        settings = asdict(plan.settings)
+        if not self.folder.create(SETTINGS, _as_written(settings)):
+            _ = self.settings  # a job of another version is refused even where changes are allowed
             if not allow_change:
                 self.refuse_other(plan.settings)
-            self.folder.write(JOB, content)
-        sizes = self.agree(plan.items, plan.sizes)
+            self.folder.write(SETTINGS, _as_written(settings))
+        sizes = self.sizes.agree(plan.items, plan.sizes)
         if sizes != plan.sizes:
             plan = plan_job(plan.items, sizes, plan.config, plan.settings)
-        told = "".join(json.dumps(name) + "\n" for name in plan.expected)
-        self.folder.write(EXPECTED, told.encode())
+        lines = "".join(json.dumps(name) + "\n" for name in plan.expected)
+        self.folder.write(EXPECTED, lines.encode())
         return plan
 
-    def measure(
-        self,
-        items: Sequence[Item],
-        *,
-        again: bool = False,
-        seen: Callable[[], None] = lambda: None,
-    ) -> list[Size | InputError]:
-        """Every picture's size; those that an earlier run or another process has found are taken from there.
+    def add_settings(self, settings: Mapping[str, Any]) -> None:
+        """Adds settings to those that the job was begun with, which stay.
 
-        So groups never change, also where a picture could not be read once and can be now.
-
-        Args:
-          items: of the manifest.
-          again: look again at those that could not be read.
-          seen: called after each that is looked at.
+        Raises:
+          InputError: one of them was another before.
         """
-        self._sizes_before = set(self.folder.names(_ALL_SIZES))
-        known = self._sizes(self._sizes_before)
-        kept = {name: size for name, size in known.items() if size or not again}
-        new = [item for item in items if item.id not in kept]
-        self._looked_at |= {item.id for item in new}
-        kept |= dict(zip((item.id for item in new), measure(new, seen), strict=True))
-        return [_size_of(item, kept[item.id]) for item in items]
+        before = self.settings
+        self._refuse_changes(before, settings)
+        self.folder.write(SETTINGS, _as_written(before | dict(settings)))
 
-    def agree(
-        self, items: Sequence[Item], sizes: Sequence[Size | InputError]
-    ) -> list[Size | InputError]:
-        """Keeps the sizes that this process has found; where another one has written since, its own count.
+    def ledger(self, shard: tuple[int, int] = (0, 1)) -> Ledger:
+        """The ledger of the process that works on part I of N."""
+        return Ledger(self.folder, shard)
 
-        They lie in numbered files, each of which is written once and by one process.
-        """
-        found = {item.id: _as_kept(size) for item, size in zip(items, sizes, strict=True)}
-        while True:
-            names = set(self.folder.names(_ALL_SIZES))
-            known, since = self._sizes(names), self._sizes(names - self._sizes_before)
-            new = {
-                name: size
-                for name, size in found.items()
-                if name not in known or (name in self._looked_at and name not in since)
-            }
-            next_file = f"sizes.{len(names)}.json" if names else SIZES
-            if not new or self.folder.create(next_file, json.dumps(new).encode()):
-                break
-        agreed = known | new
-        return [
-            size if _as_kept(size) == agreed[item.id] else _size_of(item, agreed[item.id])
-            for item, size in zip(items, sizes, strict=True)
-        ]
-
-    def _sizes(self, names: Iterable[str]) -> dict[str, list[int] | None]:
-        """Sizes by their items' ids; None where there was none to be found."""
-        known: dict[str, list[int] | None] = {}
-        for name in names:
-            for item, size in read_record(self.folder, name).items():
-                known[item] = known.get(item) or size
-        return known
+    def rows(self) -> dict[str, Row]:
+        """The rows of all processes by their ids."""
+        return read_rows(self.folder)
 
     def done(self, *, retry_failed: bool = False) -> set[str]:
         """The ids of results that need no further work."""
-        rows = read_rows(self.folder).values()
+        rows = self.rows().values()
         return {row["id"] for row in rows if row["status"] == "ok" or not retry_failed}
 
     def merge(self) -> list[Row]:
-        """All processes' rows as one ledger and one table; see `ledger.merge`."""
+        """Writes the rows of all processes as one ledger and one table, and returns them; see `ledger.merge`."""
         return merge(self.folder, self.expected)
 
-    def refuse_other(self, settings: Settings, remedy: str = "") -> None:
+    def refuse_other(self, settings: JobSettings, remedy: str = "") -> None:
         """Compares settings with those that the job was begun with; of the model its hash, not its name.
 
         Args:
-          settings: this run's.
-          remedy: what else can be done than to choose another folder.
+          settings: of this run.
+          remedy: a further remedy than another folder.
 
         Raises:
-          InputError: something differs; all of it is told.
+          InputError: naming all that differ.
         """
         now = asdict(settings)
         del now["model"]  # `./m` and `m` are one model
-        refuse_other(self.folder, JOB, now, remedy)
+        self._refuse_changes(self.settings, now, remedy)
+
+    def _refuse_changes(self, before: Record, now: Mapping[str, Any], remedy: str = "") -> None:
+        if changed := changes(before, now):
+            raise InputError(
+                f"{self.folder.url} holds a job with other settings ({changed}): choose another --out{remedy}"
+            )
 
     def refuse_changed(self, plan: JobPlan) -> None:
-        """Compares what is to be made with what was made under the same ids; pictures and masks by their files' names.
+        """Compares a plan's results with those made under the same ids; pictures and masks by their files' names.
 
         Raises:
-          InputError: the first that differs is told; or results were made under other ids, as an older version gave
-            them, and would be made again.
+          InputError: naming the first that differs; or there are results under other ids, as an older version gave
+            them, which would be made again.
         """
-        rows = read_rows(self.folder)
+        rows = self.rows()
+        self._refuse_renamed(plan, rows)
+        for name, now in _inputs(plan):
+            row = rows.get(name, {})
+            for key, value in now.items():
+                if key not in row:
+                    continue
+                before = _file(row[key]) if key in _FILES else row[key]
+                if before != value:
+                    raise InputError(
+                        f"{self.folder.url} holds {name} with {key} {quoted(before)}, now it is {quoted(value)}: "
+                        "choose another --out, or add --allow-change to keep it and go on"
+                    )
+
+    def _refuse_renamed(self, plan: JobPlan, rows: Mapping[str, Row]) -> None:
         again = {
             (public(item.image), target): name
             for item in plan.items
@@ -195,43 +190,33 @@ class JobFolder:
                 f"{after} now), as older versions gave them, and they would be made again: go on with the version or "
                 "the ids that it was begun with, choose another --out, or add --allow-change to make them again"
             )
-        made = [
-            (item, plan.config_of(members.bucket).fingerprint())
-            for members in plan.groups
-            for item in members.items
-        ]
-        for item, config in made:
+
+
+_FILES = ("given_mask", "image")
+
+
+def _inputs(plan: JobPlan) -> Iterator[tuple[str, Row]]:
+    """Each result's id, and the columns of its row that say from what it is made."""
+    for members in plan.groups:
+        config = plan.config_of(members.bucket).fingerprint()
+        for item in members.items:
             for name, target in zip(item.results, item.targets, strict=True):
-                now = {
-                    "target": target,
-                    "source": item.source,
-                    "given_mask": _file(item.mask),
-                    "config": config,
-                    "image": _file(item.image),
-                }
-                row = rows.get(name, {})
-                files = {key: _file(row.get(key)) for key in ("image", "given_mask")}
-                before = row | files
-                for key, value in now.items():
-                    if key in row and before[key] != value:
-                        raise InputError(
-                            f"{self.folder.url} holds {name} with {key} {quoted(before[key])}, now it is "
-                            f"{quoted(value)}: choose another --out, or add --allow-change to keep it and go on"
-                        )
+                yield (
+                    name,
+                    {
+                        "target": target,
+                        "source": item.source,
+                        "given_mask": _file(item.mask),
+                        "config": config,
+                        "image": _file(item.image),
+                    },
+                )
 
 
-def _as_kept(size: Size | InputError) -> list[int] | None:
-    return None if isinstance(size, InputError) else list(size)
-
-
-def _size_of(item: Item, kept: Any) -> Size | InputError:
-    if isinstance(kept, InputError):
-        return kept
-    if not kept:
-        return InputError(f"{item.image}: could not be read when the job began")
-    return kept[0], kept[1]
+def _as_written(settings: Mapping[str, Any]) -> bytes:
+    return to_json({"format": FORMAT, "version": versions("uam_jax")["uam_jax"], **settings})
 
 
 def _file(name: str | None) -> str | None:
-    """The name that stays when a data set moves, or its URLs are signed anew."""
+    """The last part of a path or URL, which stays when a data set moves or its URLs are signed anew."""
     return base_name(public(name)) if name else None

@@ -1,4 +1,4 @@
-"""What a data-set job is to do: a manifest's lines, or a folder's pictures, as checked items."""
+"""Items of a data-set job: the checked lines of a manifest, or the pictures of a folder."""
 
 import io
 import json
@@ -23,19 +23,19 @@ from uam_jax.jobs.names import fault, folded, own_id, result_file
 
 _KEYS = {"image", "target", "source", "id", "mask", "set"}
 _SHOWN = 5
-"""How many faults of a manifest are told at once."""
+"""Faults of a manifest that one message names."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture and what is to become of it.
+    """A picture and its edits.
 
     Attributes:
       id: names the results; relative, with "/" between its parts.
       image: a path or URL.
-      targets: at least one.
-      source: what the picture shows.
-      mask: a path or URL.
+      targets: prompts, at least one, each for a result.
+      source: a prompt that describes the picture.
+      mask: the user's mask, a path or URL.
       settings: "key=value", as for `--set`, with the value in TOML, sorted.
     """
 
@@ -62,10 +62,10 @@ def read_manifest(url: str, *, besides: str = "") -> list[Item]:
 
     Args:
       url: the manifest.
-      besides: the folder that results go to, in whose parts no picture or mask may lie.
+      besides: the folder of the results; no picture or mask may lie where they go.
 
     Raises:
-      InputError: it can't be read, or lines are at fault; the first few are told.
+      InputError: it can't be read, or lines are at fault; the message names the first few.
     """
     content = read_bytes(url)
     is_table = content.startswith(b"PAR1") or base_name(url).lower().endswith(".parquet")
@@ -96,7 +96,7 @@ def read_folder(
       url: the folder.
       targets: of every picture.
       source: of every picture.
-      besides: a folder that does not count, should it lie inside: the results'.
+      besides: the folder of the results, which does not count if it lies inside.
 
     Raises:
       InputError: there are none.
@@ -111,10 +111,10 @@ def read_folder(
 
 
 def checked(items: list[Item], origin: str) -> list[Item]:
-    """The same items, if each result has a name that is safe and its own.
+    """Returns the items if every result has a safe name of its own.
 
     Raises:
-      InputError: names are unsafe or given twice, or a result's file would be another's, or its folder.
+      InputError: a name is unsafe or given twice, or a result's file would be another's file or folder.
     """
     faults, owners = [], {}
     for item in items:
@@ -134,7 +134,7 @@ def checked(items: list[Item], origin: str) -> list[Item]:
         keeps = suffix and result_file(folded(name), suffix, own=True) == folded(name)
         if keeps and (other := places.get(stem)):
             own = posixpath.splitext(folded(base_name(other.image)))[1]
-            # PNGs are told apart, and a picture whose name does not tell its format may have any.
+            # PNGs get different names anyway; a picture whose name has no known suffix may be of any format.
             if suffix != ".png" and (suffix == own or own not in readable_suffixes()):
                 faults.append(f"{origin}: ids {other.id!r} and {name!r} would both be {name!r}")
         parents = folded(name).split("/")[:-1]
@@ -188,10 +188,10 @@ def _item(row: Any, folder: str) -> Item:
 
 
 def _found(name: str, folder: str) -> str:
-    """The name of a file, where it was written on Windows as this system has it.
+    """The name of a file on this system; a path of Windows gets "/" between its parts.
 
     Raises:
-      InputError: it is on a drive, of which this system has none.
+      InputError: it is a path on a drive of Windows.
     """
     foreign = os.sep == "/" and not is_url(name) and re.search(r"\\|^[A-Za-z]:/", name)
     if not foreign or _exists(name, folder):
@@ -210,7 +210,7 @@ def _exists(name: str, folder: str) -> bool:
 
 
 def _default_id(image: str, folder: str) -> str:
-    """The id by a picture's path below the manifest; of others by their file's name and where they are."""
+    """The id made of a picture's path below the manifest; elsewhere, of its file's name and its place."""
     path = local_path(image)
     if path is None or (is_url(folder) and os.path.isabs(path)):
         return own_id(base_name(image), public(image))
@@ -226,7 +226,7 @@ def _settings(table: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str,
     """Dotted keys of a nested table and their values in TOML, in which each keeps its type.
 
     Raises:
-      InputError: a key is no text, or a value is nothing that JSON knows.
+      InputError: a key is no name, or a value is none that JSON has.
     """
     for key, value in table.items():
         if not isinstance(key, str) or not all(part.isidentifier() for part in key.split(".")):
@@ -259,7 +259,7 @@ def _jsonl(url: str, content: bytes) -> Iterable[tuple[str, Any]]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, of which JSON itself would keep the last value of a key that comes twice."""
+    """A JSON object; a key that comes twice, of which Python would keep the last value, is refused."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
@@ -285,8 +285,8 @@ def _parquet(url: str, content: bytes) -> Iterable[tuple[str, Any]]:
                 f"{url}: the column {name!r} holds pictures ({shortened(str(kind), 80)}), which are not read "
                 "from a table: write them to files, and give their paths"
             )
-    told = (table.schema.pandas_metadata or {}).get("index_columns", [])
-    index = {name for name in told if isinstance(name, str)} - _KEYS
+    listed = (table.schema.pandas_metadata or {}).get("index_columns", [])
+    index = {name for name in listed if isinstance(name, str)} - _KEYS
     index |= {name for name in table.column_names if re.fullmatch(r"__index_level_\d+__", name)}
     rows = table.drop_columns(sorted(index & {*table.column_names})).to_pylist()
     for number, row in enumerate(rows, start=1):
@@ -299,7 +299,7 @@ def _parquet(url: str, content: bytes) -> Iterable[tuple[str, Any]]:
 
 
 def _given(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested table without what is null: Parquet has every key in every row."""
+    """A nested table without its nulls, since Parquet has every key in every row."""
     return {
         key: _given(value) if isinstance(value, dict) else value
         for key, value in table.items()

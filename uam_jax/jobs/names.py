@@ -1,7 +1,7 @@
-"""Names of results: the id that a picture's own name makes, what makes an id unsafe, and the files of a result.
+"""Names of results: ids made of pictures' names, faults of ids, and the names of results' files.
 
-An id is a function of the picture's name alone, so that it stays when other pictures come and go, and no two
-names make the same one. That is why most keep their suffix: photo.jpg and photo.png may both be there.
+An id depends on the picture's name alone, so that it stays when other pictures come and go, and no two names make the
+same id. That is why most ids keep the suffix: photo.jpg and photo.png may lie in one folder.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 _LONGEST_PART, _LONGEST = 200, 1000
-"""Bytes of a part and of the whole: suffixes, numbers and marks are still to come."""
+"""Bytes of a part and of the whole id, which leaves room for suffixes, numbers and marks."""
 
 _FORBIDDEN = re.compile(r'[\\:<>"|?*]')  # all but the first two on Windows only
 # Windows takes each of them for a device, whatever follows a dot.
@@ -25,14 +25,14 @@ _PICTURE = re.compile(r"\.[a-z]\w{2,4}$", re.I | re.ASCII)
 
 
 def own_id(name: str, place: str = "") -> str:
-    """The id that a picture has by its name: the name without `.png`, or with any other suffix.
+    """The id that a picture's name makes: the name itself, without the suffix if that is `.png`.
 
-    Where that could not be a file's name on every system, or another picture's id or numbered result, it is
-    changed and marked with a hash: `12:30.jpg` is `12_30~` with eight digits and `.jpg`.
+    If this could not be a file's name on every system, or could be another picture's id or numbered result, it is
+    changed and marked with a hash: `12:30.jpg` becomes `12_30~` with eight digits and `.jpg`.
 
     Args:
       name: relative, with "/" between its parts.
-      place: where the picture lies, if that can't be told by `name`.
+      place: the picture's place, if `name` does not tell it.
     """
     *folders, file = name.split("/")
     stem, suffix = posixpath.splitext(file)
@@ -52,7 +52,7 @@ def own_id(name: str, place: str = "") -> str:
 
 
 def fault(name: str) -> str:
-    """Why a result must not be called so, or nothing."""
+    """The reason why a result must not have this name; empty if it may."""
     parts = name.split("/")
     if not name or any(part in ("", ".", "..") for part in parts):
         return 'must be a relative path without empty parts, "." and ".."'
@@ -75,12 +75,13 @@ def fault(name: str) -> str:
 
 
 def result_file(name: str, suffix: str, *, own: bool = False) -> str:
-    """The file's name of a result: its id and the suffix.
+    """The name of a result's file: its id and the suffix.
 
     Args:
-      name: its id.
+      name: the id.
       suffix: of the file.
-      own: the suffix is the picture's own; then an id that has it keeps it, and a picture's result its name.
+      own: the suffix is the picture's own; an id that ends with it then stays as it is, so that the result has its
+        picture's name.
     """
     stem, has = posixpath.splitext(name)
     file = posixpath.basename(stem)
@@ -92,8 +93,8 @@ def result_file(name: str, suffix: str, *, own: bool = False) -> str:
     return name if own and has == suffix and not is_taken else name + suffix
 
 
-def told_apart(names: Iterable[str]) -> dict[str, str]:
-    """For each name one for its files: itself or, where some file system takes another's for them, marked."""
+def file_stems(names: Iterable[str]) -> dict[str, str]:
+    """A stem for the files of each name: the name itself, marked where a file system would take two names for one."""
     names = list(dict.fromkeys(names))
     seen = Counter(map(_png, names))
     # The slash keeps the mark from being that of a name which `own_id` has marked.
@@ -103,7 +104,7 @@ def told_apart(names: Iterable[str]) -> dict[str, str]:
 
 
 def folded(name: str) -> str:
-    """The same for names that some file system takes for one."""
+    """One form for all names that some file system takes for the same."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -112,12 +113,12 @@ def _png(name: str) -> str:
 
 
 def _changed(part: str) -> bool:
-    """Whether a part can't stay as it is: it is unsafe, or looks as if it were changed already."""
+    """Whether a part can't stay as it is, because it is unsafe or looks like one that was changed."""
     return bool(fault(part) or _MARKED.search(part))
 
 
 def _marked(part: str, origin: str) -> str:
-    """A safe name with a hash of `origin`, before a suffix if there is one."""
+    """A safe name that ends with a hash of `origin` and the suffix, if there is one."""
     suffix = found[0] if (found := _SUFFIX.search(part)) else ""
     ending = f"~{_digest(origin)}{suffix}"
     stem = "".join("_" if _invisible(char) else char for char in part.removesuffix(suffix))

@@ -1,4 +1,4 @@
-"""The pictures of a data set at their own sizes: held as their files' bytes, decoded when they are needed."""
+"""Pictures of a data set at their own sizes: kept as their files' bytes, and decoded when they are needed."""
 
 import hashlib
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ DECODING, COMPOSING = 36, 64
 
 @dataclass(frozen=True)
 class Original:
-    """A picture, and the user's mask, as their files hold them: decoded, a photograph takes a hundred times as much.
+    """A picture and the user's mask as bytes of their files; decoded, a photograph takes a hundred times the memory.
 
     Attributes:
-      item: what they are of.
-      size: the picture's.
-      content: of both files; None if it is too much to be kept, so that they are read again.
+      item: of the manifest.
+      size: of the picture.
+      content: of both files; None if it is too large to keep, so that the files are read again.
       digest: of the content.
     """
 
@@ -36,20 +36,20 @@ class Original:
     def of(
         cls, item: Item, size: tuple[int, int], content: tuple[bytes, bytes], *, may_keep: int
     ) -> "Original":
-        """Keeps the content if it is no more than so many bytes."""
+        """Keeps the content if it has at most `may_keep` bytes."""
         kept = content if sum(map(len, content)) <= may_keep else None
         return cls(item, size, kept, _digest(content))
 
     @property
     def bytes_to_compose(self) -> int:
-        """Memory that the result takes at this size, while it is put together and encoded."""
+        """Memory that the result takes at this size while it is composed and encoded."""
         return self.size[0] * self.size[1] * COMPOSING
 
     def read(self) -> tuple[Picture, np.ndarray | None]:
         """The picture, and the user's mask at its size.
 
         Raises:
-          InputError: the files had to be read again, and are no more what they were.
+          InputError: the files had to be read again, and have changed since.
         """
         content = self.content or read_files(self.item)
         if content is not self.content and _digest(content) != self.digest:
@@ -59,10 +59,10 @@ class Original:
         return decode_files(self.item, content)
 
     def refuse_too_large(self) -> None:
-        """Refuses what the system would end the whole process for.
+        """Refuses a picture for which the system would end the whole process.
 
         Raises:
-          InputError: even alone, it needs more memory than there is.
+          InputError: even alone, it needs more memory than is free.
         """
         needed, free = self.bytes_to_compose, free_bytes()
         if needed > free:
@@ -78,13 +78,13 @@ def read_item(item: Item) -> tuple[Picture, np.ndarray | None]:
     """An item's picture, and the user's mask at its size.
 
     Raises:
-      InputError: one of them is missing or at fault.
+      InputError: one of them is missing or damaged, or the mask does not fit the picture.
     """
     return decode_files(item, read_files(item))
 
 
 def read_files(item: Item) -> tuple[bytes, bytes]:
-    """The content of an item's picture and of its mask, which is empty where there is none.
+    """The content of an item's picture and of its mask, which is empty if there is no mask.
 
     Raises:
       InputError: one of them is missing.
@@ -93,10 +93,10 @@ def read_files(item: Item) -> tuple[bytes, bytes]:
 
 
 def decode_files(item: Item, content: tuple[bytes, bytes]) -> tuple[Picture, np.ndarray | None]:
-    """The same as arrays.
+    """Decodes the content of an item's files.
 
     Raises:
-      InputError: one of them is at fault.
+      InputError: one of them is damaged, or the mask does not fit the picture.
     """
     with quietly():
         picture = read_image(item.image, content[0])

@@ -1,4 +1,4 @@
-"""A data-set job, decided: its settings, its groups of pictures, and what they take."""
+"""The plan of a data-set job: its settings, its groups of pictures, and its cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,11 @@ from uam_jax.errors import InputError
 from uam_jax.files import base_name
 from uam_jax.io.encoding import default_suffix, output_format
 from uam_jax.io.images import quietly
-from uam_jax.jobs.batches import Bucket, Group, Size, count_by, group
+from uam_jax.jobs.batches import Bucket, Group, count_by, group
 from uam_jax.jobs.manifest import Item
-from uam_jax.jobs.names import told_apart
+from uam_jax.jobs.names import file_stems
 from uam_jax.jobs.originals import read_item
+from uam_jax.jobs.sizes import Size
 from uam_jax.method.config import EditConfig
 
 if TYPE_CHECKING:
@@ -21,20 +22,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What decides a job's results, besides the manifest: kept in `job.json`, and compared when it goes on.
+class JobSettings:
+    """The settings that decide a job's results beside the manifest: kept in `job.json`, compared when the job goes on.
 
     Attributes:
-      model: as it was asked for.
-      weights: their hash.
-      model_hash: of all that decides what the model computes, the weights too.
+      model: its name, as the user gave it.
+      weights: hash of its weights.
+      model_hash: hash of everything that decides what the model computes, the weights included.
       dtype: of the computation.
-      precision: of matrix products; None: the platform's own.
       config: the edits' settings.
       side: pictures are worked on at about side² pixels.
-      multiple: of which their sides are multiples.
-      micro: pictures per device at a time.
-      suffix: of the results; None: as the originals'.
+      multiple: both sides at which pictures are worked on are multiples of it.
+      batch_per_device: pictures that a device edits at a time.
+      suffix: of the results' files; None means that of each original.
+      precision: of matrix products; None means the platform's own.
     """
 
     model: str
@@ -44,27 +45,27 @@ class Settings:
     config: Mapping[str, Any]
     side: int
     multiple: int
-    micro: int
+    batch_per_device: int
     suffix: str | None = None
     precision: str | None = None
 
 
 @dataclass(frozen=True)
 class JobPlan:
-    """A job, decided.
+    """All that a job is to do, and in which groups.
 
     Attributes:
       items: of the whole manifest.
       sizes: of the items' pictures.
-      groups: of the whole job, whatever part of it this process takes.
-      settings: of all.
+      groups: of the whole job, not only of this process's part.
+      settings: of the job.
       config: of items without settings of their own.
     """
 
     items: Sequence[Item]
     sizes: Sequence[Size | InputError]
     groups: Sequence[Group]
-    settings: Settings
+    settings: JobSettings
     config: EditConfig
 
     @cached_property
@@ -74,31 +75,32 @@ class JobPlan:
 
     @cached_property
     def file_names(self) -> dict[str, str]:
-        """The names that the files of items and results have, without their suffixes, by their ids."""
-        return told_apart([*(item.id for item in self.items), *self.expected])
+        """The names of the files of items and results, without suffixes, by their ids."""
+        return file_stems([*(item.id for item in self.items), *self.expected])
 
     @property
     def known_sizes(self) -> dict[str, Size]:
-        """Of pictures that could be measured, by item."""
+        """The sizes of the pictures that could be read, by their items' ids."""
         pairs = zip(self.items, self.sizes, strict=True)
         return {item.id: size for item, size in pairs if not isinstance(size, InputError)}
 
     @property
     def files(self) -> list[str]:
-        """The longest of each result's files, as far as their names are known beforehand."""
+        """The longest name among each result's files, as far as it is known beforehand."""
         suffix = self.settings.suffix or ".jpeg"
         return [f"originals/{name}{suffix}" for name in self.file_names.values()]
 
     def part(self, shard: tuple[int, int]) -> list[Group]:
-        """The groups of process I of N: every N-th, so that each has some of every size."""
+        """The groups of process I of N: every N-th, so that each process has some of every size."""
         index, count = shard
         return list(self.groups[index::count])
 
     def config_of(self, bucket: Bucket) -> EditConfig:
+        """The settings of a bucket's edits: the job's, with the items' own."""
         return self.config.overridden(bucket.settings, imports=False)
 
     def describe(self, editor: "Editor", done: int) -> dict[str, Any]:
-        """What the job takes, told before it runs."""
+        """The job's cost, before it runs: shapes, programs to compile, and evaluations, in all and by bucket."""
         rows, programs = [], set()
         for bucket, count in count_by(self.groups).items():
             if not all(bucket.size):
@@ -126,8 +128,9 @@ class JobPlan:
             "results": len(self.expected),
             "done_before": done,
             "shapes": [f"{name} ({count})" for name, count in shapes.items()],
-            # And the text's: of the null prompt, and of a batch.
-            "programs": len(programs) + len({1, self.settings.micro * len(editor.devices or (0,))}),
+            # The text encoder has a program for the null prompt, and one for a batch's prompts.
+            "programs": len(programs)
+            + len({1, self.settings.batch_per_device * len(editor.devices or (0,))}),
             "evaluations": sum(row["evaluations"] for row in rows),
             "buckets": rows,
         }
@@ -137,7 +140,7 @@ def plan_job(
     items: Sequence[Item],
     sizes: Sequence[Size | InputError],
     config: EditConfig,
-    settings: Settings,
+    settings: JobSettings,
 ) -> JobPlan:
     """Sorts items into groups, and checks the settings of each.
 
@@ -145,7 +148,11 @@ def plan_job(
       InputError: an item's settings are at fault.
     """
     groups = group(
-        items, sizes, side=settings.side, multiple=settings.multiple, micro=settings.micro
+        items,
+        sizes,
+        side=settings.side,
+        multiple=settings.multiple,
+        batch_per_device=settings.batch_per_device,
     )
     plan = JobPlan(items, sizes, groups, settings, config)
     for members in groups:
@@ -167,15 +174,15 @@ def plan_job(
                         "or --set source.condition=null"
                     )
         else:
-            told = next((item.source for item in members.items if item.source is not None), None)
-            source_prompts(told, own)  # warns that it is ignored
+            source = next((item.source for item in members.items if item.source is not None), None)
+            source_prompts(source, own)  # warns that it is ignored
     return plan
 
 
 def check_items(
     items: Sequence[Item], sizes: Sequence[Size | InputError], suffix: str | None
 ) -> list[str]:
-    """Reads every picture and mask as the job would, and says what is wrong with which."""
+    """Reads every picture and mask as the job would, and lists the faults, each with its item's id."""
     faults = []
     for item, size in zip(items, sizes, strict=True):
         try:

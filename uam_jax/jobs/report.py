@@ -29,9 +29,9 @@ def render_report(
 ) -> dict[str, bytes]:
     """The files of a page that shows every row, to compare, search and sort.
 
-    Failures come first, then what is to be reviewed; the least confident come before the others.
+    Failures come first, then the results to be reviewed, then the others, the least confident first.
 
-    The page needs no server: its data are scripts, since a browser reads nothing else from a disk.
+    The page needs no server. Its data are scripts, the only data that a browser reads from a disk.
 
     Args:
       rows: one mapping per edit, in the order of the job. Needed: `id`, and `status`, "ok" or
@@ -39,11 +39,11 @@ def render_report(
         result), `image` (the input's name), `target` and `source` (prompts), `size` ("640x480");
         the pictures `output`, `shown` (a copy of it, where browsers don't show it), `preview` (the
         original), `mask`, `error` (the reconstruction's) and `answer` (the exact result), as paths
-        relative to the page with "/"; `confidence` and
-        `mask_share` in [0, 1], `seconds`, and `figures`, a mapping of names to numbers. Whatever
-        else is there is ignored, and a number that is not finite is none.
+        relative to the page with "/"; `confidence` and `mask_share` in [0, 1], `seconds`, and
+        `figures`, a mapping of names to numbers. Other keys are ignored, and a number that is not
+        finite counts as missing.
       title: the heading.
-      facts: what holds for the whole job, name to value, shown in this order.
+      facts: names and values that hold for the whole job, shown in this order.
 
     Returns:
       Names relative to the page, which is `index.html`, and their contents.
@@ -85,7 +85,7 @@ def render_report(
 
 
 def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
-    """Scripts that hand over the rows, column by column: names once, repeated texts once."""
+    """Scripts with the rows, column by column, in which names and repeated texts stand once."""
     figures = list(dict.fromkeys(str(name) for row in rows for name in row.get("figures") or {}))
     for start in range(0, len(rows), ROWS_PER_FILE):
         part = rows[start : start + ROWS_PER_FILE]
@@ -112,7 +112,7 @@ def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
 
 
 def _shared(values: list[str | None]) -> Any:
-    """The column as it is or, if many of its values are equal, as its words and their places."""
+    """The column itself or, if many of its values are equal, its distinct values and their places."""
     places: dict[str | None, int] = {}
     at = [places.setdefault(value, len(places)) for value in values]
     return {"words": list(places), "at": at} if len(places) <= len(values) / 2 else values
@@ -128,7 +128,7 @@ def _visible(text: str) -> str:
 
 
 def _address(path: Any) -> str | None:
-    """The URL of a file in the page's folder or below it; what would lead elsewhere is left out."""
+    """The URL of a file in the page's folder or below it, without the parts that would lead elsewhere."""
     parts = [part for part in str(path or "").split("/") if part not in ("", ".", "..")]
     name = "/".join(parts)
     try:

@@ -1,11 +1,11 @@
-"""The engine of a data-set job: batches through a worker, each result written and entered exactly once.
+"""The engine of a data-set job: batches go through a worker, and each result is written and entered exactly once.
 
-It knows neither pictures nor networks: what a batch becomes is the worker's business, so that evaluations
-run on it as well. A result's files are written, each whole, before its row is; a job that was killed at any
-moment therefore only has to run what has no row.
+It knows neither pictures nor networks, which are the worker's, so that evaluations run on it as well. A result's
+files are written, each whole, before its row: after a kill at any moment, the job goes on with the results that have
+no row.
 
-An error that a worker raises is its batch's own: the batch is tried again picture by picture, and what fails alone is
-a failed row. Errors of the folder (a full disk) end the job, since they are no picture's.
+An error that a worker raises stays with its batch: the batch is tried again picture by picture, and a picture that
+fails alone becomes a failed row. Errors of the folder (a full disk) end the job, since no picture causes them.
 """
 
 import signal
@@ -21,13 +21,12 @@ from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 from uam_jax.errors import InputError, JobFailed
-from uam_jax.io.storage import Folder
 from uam_jax.jobs.ledger import Ledger, Row
 
 _WRITERS = 8
 
 BATCHES_IN_A_ROW = 3
-"""So many that fail at every picture are no pictures' fault."""
+"""After so many batches in a row that fail at every picture, the cause is not in the pictures."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,12 @@ class _Splittable(Protocol):
     def bucket(self) -> Any: ...
 
     @property
-    def micro(self) -> int: ...
+    def batch_per_device(self) -> int: ...
 
     def halves(self) -> "tuple[Any, Any]": ...
 
     def singles(self) -> "Sequence[Any]":
-        """The same batch once for every picture, with padding in place of the others: no other program."""
+        """A batch for every picture, of the same shape: the other slots are padding, so that nothing is compiled."""
         ...
 
 
@@ -56,27 +55,28 @@ B = TypeVar("B", bound=_Splittable, contravariant=True)
 
 
 class Worker(Protocol[B]):
-    """What a job does with a batch."""
+    """The work of a job on a batch."""
 
     def compute(self, batch: B) -> Callable[[], list[Outcome]]:
-        """Computes; what is left to do on the host is returned, to be done while the next batch is computed."""
+        """Computes on the devices, and returns the host's part, which runs while the next batch is computed."""
         ...
 
     def give_up(self, batch: B, reason: str) -> list[Outcome]:
-        """Failed rows for what was to be made of a batch that could not be computed."""
+        """Failed rows for the results of a batch that could not be computed."""
         ...
 
 
 @dataclass
 class Progress:
-    """How far a job is; given to `report` after every batch.
+    """The state of a run; `Monitor.report` gets it after every batch.
 
     Attributes:
       total: rows that this run is to make.
-      done: rows made, failed ones among them.
+      done: rows made, failed ones included.
       failed: rows that failed.
       seconds: since the run began.
       recent: rows per second over the last batches.
+      reasons: of the failures, each with its row's id.
     """
 
     total: int
@@ -88,27 +88,27 @@ class Progress:
 
     @property
     def left(self) -> float | None:
-        """Seconds to go, if that can be told."""
+        """Seconds to go; None before the first batch is done."""
         return (self.total - self.done) / self.recent if self.recent else None
 
 
 class TooManyFailures(JobFailed):
-    """The job was stopped by its limit of failures."""
+    """A job that its limit of failures has stopped."""
 
 
 class NothingWorks(JobFailed):
-    """The job was stopped since several batches in a row failed at every picture."""
+    """A job that was stopped because several batches in a row failed at every picture."""
 
 
 class Stop:
-    """A request to end after the batch in hand: SIGTERM, as clouds send it before they take a machine away."""
+    """A request to end after the present batch: SIGTERM, which clouds send before they take a machine away."""
 
     def __init__(self) -> None:
         self.requested = False
 
     @contextmanager
     def listening(self) -> Iterator["Stop"]:
-        """Takes over SIGTERM, where that can be done (in the main thread)."""
+        """Takes SIGTERM as the request; outside the main thread, where Python can't, nothing happens."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -122,115 +122,145 @@ class Stop:
         self.requested = True
 
 
+@dataclass(frozen=True)
+class Monitor:
+    """The caller's view of a run, and its ways to end it.
+
+    Attributes:
+      report: called after every batch.
+      say: called with a sentence for a person to read.
+      max_failures: rows of this run that may fail; None sets no limit.
+      stop: ends the run early.
+    """
+
+    report: Callable[[Progress], None] = lambda progress: None
+    say: Callable[[str], None] = lambda message: None
+    max_failures: int | None = None
+    stop: Stop = field(default_factory=Stop)
+
+
 def run(
     batches: Iterable[B],
     worker: Worker[B],
-    folder: Folder,
     ledger: Ledger,
     *,
     total: int,
-    report: Callable[[Progress], None] = lambda progress: None,
-    say: Callable[[str], None] = lambda message: None,
-    max_failures: int | None = None,
-    stop: Stop | None = None,
+    monitor: Monitor | None = None,
 ) -> Progress:
-    """Runs batches until they end or a stop is requested.
+    """Runs batches until they end, a stop is requested, or too much fails.
 
     A batch for which device memory does not suffice is halved, and so are all later ones of its bucket.
 
     Args:
       batches: in the order in which they are to run.
-      worker: makes them into outcomes.
-      folder: where files go.
-      ledger: where rows go.
+      worker: turns them into outcomes.
+      ledger: takes the rows; the files go to its folder.
       total: rows to expect.
-      report: told after every batch.
-      say: told what else a person should know.
-      max_failures: how many rows of this run may fail.
-      stop: ends the run early.
+      monitor: follows the run and may end it.
 
     Raises:
-      TooManyFailures: after what was computed is safe.
-      NothingWorks: after what was computed is safe; the batches that failed have no rows, so that the next run
-        does them.
+      TooManyFailures: after the results computed so far are safe.
+      NothingWorks: likewise; the batches that failed have no rows, so that the next run tries them again.
     """
     if ledger.is_sole:
-        folder.sweep()
-    progress, began, memory = Progress(total), time.perf_counter(), _Memory(worker, say)
-    times = [began]
-    stop = stop or Stop()
-    failing = _Failing()
+        ledger.folder.sweep()
+    with ThreadPoolExecutor(_WRITERS) as writers:
+        return _Run(worker, ledger, total, monitor or Monitor(), writers).through(batches)
 
-    def enter(outcomes: Sequence[Outcome]) -> list[Row]:
-        files = [item for outcome in outcomes for item in outcome.files.items()]
-        list(writers.map(lambda item: folder.write(*item), files))
-        rows = [outcome.row for outcome in outcomes]
-        ledger.add(rows)
-        return rows
 
-    def settle(finish: Callable[[], list[Outcome]]) -> list[Row] | Exception:
+class _Run:
+    """One run: the batch that the host still works on, the rows that are held back, and the progress."""
+
+    def __init__(
+        self,
+        worker: Worker[Any],
+        ledger: Ledger,
+        total: int,
+        monitor: Monitor,
+        writers: ThreadPoolExecutor,
+    ):
+        self._worker, self._ledger, self._monitor, self._writers = worker, ledger, monitor, writers
+        self._memory, self._failing = _Memory(worker, monitor.say), _Failing()
+        self._progress, self._times = Progress(total), [time.perf_counter()]
+
+    def through(self, batches: Iterable[Any]) -> Progress:
+        """Computes batch after batch, each while the host finishes the one before."""
+        progress, limit, stop = self._progress, self._monitor.max_failures, self._monitor.stop
+        pending: tuple[Any, Future[list[Row] | Exception]] | None = None
+        with ThreadPoolExecutor(1) as host:
+            for batch in batches:
+                for part, finish in self._memory.compute(batch):
+                    if pending is not None:
+                        self._collect(*pending)
+                    pending = part, host.submit(self._settle, finish)
+                if stop.requested or (limit is not None and progress.failed > limit):
+                    break
+            if pending is not None:
+                self._collect(*pending)
+        if not stop.requested:
+            self._release()
+        if limit is not None and progress.failed > limit:
+            raise TooManyFailures(
+                f"{progress.failed} results failed, {limit} may; the last: {progress.reasons[-1]}"
+            )
+        return progress
+
+    def _settle(self, finish: Callable[[], list[Outcome]]) -> list[Row] | Exception:
+        """The host's part of a batch: its rows, once they and their files are written; or the worker's error."""
         try:
             outcomes = finish()
         except Exception as error:
             return error
-        return enter(outcomes)
+        return self._enter(outcomes)
 
-    def account(rows: Sequence[Row]) -> None:
+    def _enter(self, outcomes: Sequence[Outcome]) -> list[Row]:
+        """Writes files, then rows."""
+        files = [item for outcome in outcomes for item in outcome.files.items()]
+        list(self._writers.map(lambda item: self._ledger.folder.write(*item), files))
+        rows = [outcome.row for outcome in outcomes]
+        self._ledger.add(rows)
+        return rows
+
+    def _collect(self, part: Any, result: Future[list[Row] | Exception]) -> None:
+        """Waits for a batch's rows; where it failed, tries its pictures one by one."""
+        rows = result.result()
+        if isinstance(rows, Exception):
+            reason = _reason(rows)
+            traceback.clear_frames(rows.__traceback__)  # they hold the batch's arrays
+            self._monitor.say(
+                f"a batch of {part.bucket} failed: its pictures are tried one by one ({reason})"
+            )
+            outcomes, error = _one_by_one(part, self._worker, self._memory)
+            if error is not None and not _any_ok([outcome.row for outcome in outcomes]):
+                self._failing.hold(outcomes, error)
+                return
+            rows = self._enter(outcomes)
+        if _any_ok(rows):  # so the failures before it had their causes in the pictures
+            self._release()
+        self._account(rows)
+
+    def _release(self) -> None:
+        if held := self._failing.release():
+            self._account(self._enter(held))
+
+    def _account(self, rows: Sequence[Row]) -> None:
+        """Counts rows, and reports."""
+        progress, times = self._progress, self._times
         failures = [row for row in rows if row["status"] != "ok"]
         progress.done += len(rows)
         progress.failed += len(failures)
         progress.reasons += [f"{row['id']}: {row['reason']}" for row in failures]
         times.append(time.perf_counter())
-        progress.seconds = times[-1] - began
+        progress.seconds = times[-1] - times[0]
         recent = times[-6:]
         progress.recent = progress.done / progress.seconds
         if len(times) > 6:  # the first batches compile
             progress.recent = len(rows) * (len(recent) - 1) / (recent[-1] - recent[0])
-        report(progress)
-
-    def collect(part: B, result: Future[list[Row] | Exception]) -> None:
-        found = result.result()
-        if isinstance(found, Exception):
-            told = _reason(found)
-            traceback.clear_frames(found.__traceback__)  # they hold the batch's arrays
-            say(f"a batch of {part.bucket} failed: its pictures are tried one by one ({told})")
-            outcomes, error = _one_by_one(part, worker, memory)
-            if error is not None and not _any_ok([outcome.row for outcome in outcomes]):
-                failing.hold(outcomes, error)
-                return
-            found = enter(outcomes)
-        if _any_ok(found):  # so what failed before was those pictures' fault
-            release()
-        account(found)
-
-    def release() -> None:
-        if held := failing.release():
-            account(enter(held))
-
-    pending: tuple[B, Future[list[Row] | Exception]] | None = None
-    with ThreadPoolExecutor(_WRITERS) as writers, ThreadPoolExecutor(1) as host:
-        for batch in batches:
-            for part, finish in memory.compute(batch):
-                if pending is not None:
-                    collect(*pending)
-                pending = part, host.submit(settle, finish)
-            if stop.requested:
-                break
-            if max_failures is not None and progress.failed > max_failures:
-                break
-        if pending is not None:
-            collect(*pending)
-        if not stop.requested:
-            release()
-    if max_failures is not None and progress.failed > max_failures:
-        raise TooManyFailures(
-            f"{progress.failed} results failed, {max_failures} may; the last: {progress.reasons[-1]}"
-        )
-    return progress
+        self._monitor.report(progress)
 
 
 class _Failing:
-    """Batches in a row that failed at every picture; their rows are held back until another one works."""
+    """Batches in a row that failed at every picture; their rows are held back until a batch succeeds."""
 
     def __init__(self) -> None:
         self._held: list[list[Outcome]] = []
@@ -239,7 +269,7 @@ class _Failing:
         """Takes a batch's failed rows.
 
         Raises:
-          NothingWorks: it is one too many.
+          NothingWorks: it is the last batch that may fail in a row.
         """
         self._held.append(outcomes)
         if len(self._held) == BATCHES_IN_A_ROW:
@@ -249,7 +279,7 @@ class _Failing:
             ) from error
 
     def release(self) -> list[Outcome]:
-        """The rows that are held back; they are no more."""
+        """Returns the rows that were held back, and holds none any more."""
         held, self._held = self._held, []
         return [outcome for outcomes in held for outcome in outcomes]
 
@@ -257,11 +287,11 @@ class _Failing:
 def _one_by_one(
     batch: Any, worker: Worker[Any], memory: "_Memory"
 ) -> tuple[list[Outcome], Exception | None]:
-    """A batch's outcomes, each picture computed alone, and the last error that was not a picture's own."""
+    """A batch's outcomes, each picture computed alone, and the last error that is not the user's."""
     outcomes: list[Outcome] = []
     last = None
     for single in batch.singles():
-        if not worker.give_up(single, ""):  # nothing is to be made of it
+        if not worker.give_up(single, ""):  # no result of it is wanted
             continue
         for part, finish in memory.compute(single):
             try:
@@ -293,8 +323,9 @@ class _Memory:
         self._fits: dict[Any, int] = {}
 
     def compute(self, batch: Any) -> Iterator[tuple[Any, Callable[[], list[Outcome]]]]:
-        """The batch, or its parts, each with what is left to do; that raises what computing it has raised."""
-        if batch.micro > self._fits.get(batch.bucket, batch.micro):
+        """Yields the batch, or its parts, each with the host's part, which raises the error of the computation."""
+        per_device = batch.batch_per_device
+        if per_device > self._fits.get(batch.bucket, per_device):
             yield from self._in_halves(batch)
             return
         try:
@@ -307,16 +338,16 @@ class _Memory:
         else:
             yield batch, finish
             return
-        if batch.micro == 1:
+        if per_device == 1:
             failed = self._worker.give_up(
                 batch, f"out of memory at {batch.bucket}: try a smaller --size ({reason})"
             )
             yield batch, lambda: failed
             return
-        self._fits[batch.bucket] = batch.micro // 2
+        self._fits[batch.bucket] = per_device // 2
         self._say(
-            f"out of memory with {batch.micro} pictures of {batch.bucket} per device: "
-            f"going on with {batch.micro // 2}"
+            f"out of memory with {per_device} pictures of {batch.bucket} per device: "
+            f"going on with {per_device // 2}"
         )
         yield from self._in_halves(batch)
 
@@ -330,5 +361,5 @@ def _raise(error: Exception) -> list[Outcome]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """JAX has no class of its own for it."""
+    """Whether an error says that memory did not suffice; JAX has no class of its own for it."""
     return "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)

@@ -1,6 +1,6 @@
-"""Files in, edited files out: first every input is checked, then an `Editor` runs on each picture.
+"""Single pictures: every input is checked and every output named, then an `Editor` works on picture after picture.
 
-JAX is imported only by what runs, so that bad input is told at once.
+Only the functions that compute import JAX, so that bad input is refused at once.
 """
 
 import os
@@ -14,19 +14,16 @@ import numpy as np
 from uam_jax.errors import InputError
 from uam_jax.io.encoding import (
     default_suffix,
-    encode_error,
     encode_image,
-    encode_mask,
-    encode_preview,
-    file_levels,
     needs_shown_copy,
     output_format,
     refuse_nonfinite,
 )
-from uam_jax.io.images import Picture, quietly, read_image, resize, working_size
+from uam_jax.io.images import Picture, read_image, resize, working_size
 from uam_jax.io.mask_files import read_mask
 from uam_jax.io.outputs import Files, check_places, key_of
 from uam_jax.jobs.report import render_report
+from uam_jax.jobs.result_files import original_files, result_files
 
 if TYPE_CHECKING:
     from uam_jax.editor import Editor
@@ -36,36 +33,36 @@ Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Job:
-    """One input and the names of what is made from it, one per target.
+class PictureFiles:
+    """One picture's file, and the files of its results.
 
     Attributes:
-      source: the picture's file.
-      outputs: the results' files.
-      masks: the masks' files, beside the results.
-      mask: the user's mask, if there is one.
-      preview: the file of a small copy of the original, if a page is to show it.
-      error: the file of the reconstruction's error map, likewise.
-      shown: files of copies of the results that browsers can show, one per target; empty where they can
-        show the results themselves, or there is no page.
+      source: the picture.
+      outputs: the results, one per target.
+      masks: the results' masks, beside them; empty where none are wanted.
+      user_mask: if there is one.
+      preview: a small copy of the original, if a page is to show it.
+      error: the reconstruction's error map, likewise.
+      shown: copies of the results that browsers can show, one per target; empty where browsers can show the
+        results themselves, or there is no page.
     """
 
     source: Path
     outputs: list[Path]
     masks: list[Path]
-    mask: Path | None = None
+    user_mask: Path | None = None
     preview: Path | None = None
     error: Path | None = None
     shown: Sequence[Path] = ()
 
     @property
     def files(self) -> list[Path]:
-        """All that is written."""
+        """All files that are written."""
         pages = filter(None, (self.preview, self.error))
         return [*self.outputs, *self.masks, *self.shown, *pages]
 
 
-def plan_jobs(
+def plan_files(
     images: Sequence[Path],
     out: str,
     *,
@@ -74,15 +71,15 @@ def plan_jobs(
     save_mask: bool = False,
     report: bool = False,
     overwrite: bool = False,
-) -> list[Job]:
-    """Reads every input once and names every output; loads no model and writes nothing.
+) -> list[PictureFiles]:
+    """Reads every input once and names every output, without a model; writes nothing.
 
     Args:
       images: the pictures.
       out: a file for one picture, else a folder: one that exists, ends with "/", or has no suffix.
       targets: results per picture; several are numbered.
-      mask: a mask for all pictures.
-      save_mask: whether masks will be written.
+      mask: the user's, for all pictures.
+      save_mask: whether the results' masks will be written.
       report: whether a page will show the results; it needs the masks, and a folder.
       overwrite: whether an input may be replaced.
 
@@ -95,7 +92,7 @@ def plan_jobs(
     if report and not folder:
         raise InputError(f"--report writes a page beside the results: give --out {out} as a folder")
     tags = [f"-{number + 1}" for number in range(targets)] if targets > 1 else [""]
-    jobs = []
+    plans = []
     # Pictures are read again when it is their turn: all at once might not fit into memory.
     for image in images:
         picture = read_image(image)
@@ -107,28 +104,28 @@ def plan_jobs(
         output_format(name, picture)
         outputs = [name.with_stem(name.stem + tag) for tag in tags]
         masks = [path.with_name(f"{path.stem}-mask.png") for path in outputs]
-        job = Job(image, outputs, masks if save_mask or report else [], mask)
+        plan = PictureFiles(image, outputs, masks if save_mask or report else [], mask)
         if report:  # with the suffix, so that names differ wherever the results' do
             page = Path(out, "gallery")
-            job = replace(
-                job,
+            plan = replace(
+                plan,
                 preview=page / f"{name.name}.jpg",
                 error=page / f"{name.name}-error.png",
                 shown=[page / f"{path.name}-shown.jpg" for path in outputs]
                 if needs_shown_copy(name, picture)
                 else [],
             )
-        jobs.append(job)
+        plans.append(plan)
     inputs = [*images, mask] if mask else list(images)
-    _check_outputs(jobs, inputs, overwrite)
+    _check_outputs(plans, inputs, overwrite)
     if report:
         check_places(Path(out, page) for page in render_report([], title="", facts={}))
-    return jobs
+    return plans
 
 
-def edit_job(
+def edit_file(
     editor: "Editor",
-    job: Job,
+    plan: PictureFiles,
     *,
     targets: Sequence[str],
     source: str | None,
@@ -138,83 +135,81 @@ def edit_job(
     """Edits one picture towards every target: the files to write, and a row of figures for each."""
     import jax.numpy as jnp
 
-    picture, working = _read(editor, job, size)
+    from uam_jax.engine.delivery import fetch
+
+    picture, working = _read(editor, plan, size)
     height, width = working.shape[:2]
-    allowed = masks = None
-    if job.mask:
-        allowed = read_mask(job.mask, picture.size)
-        masks = jnp.asarray(resize(allowed, (height, width), linear=True)[None])
+    within = masks = None
+    if plan.user_mask:
+        within = read_mask(plan.user_mask, picture.size)
+        masks = jnp.asarray(resize(within, (height, width), linear=True)[None])
     # From the latents, since the original's pixels are put back below, at their own resolution.
-    latents = editor.encode(jnp.asarray(working[None]))
-    result = editor.edit_latents(
-        latents, [list(targets)], source, masks=masks, config=config, images=working[None]
+    latents = editor.encode(working[None])
+    [result] = fetch(
+        [
+            editor.edit_latents(
+                latents, [list(targets)], source, masks=masks, config=config, images=working[None]
+            )
+        ]
     )
     files: Files = {}
-    if job.preview and job.error:
-        files[job.preview] = encode_preview(picture.pixels, picture)
-        files[job.error] = encode_error(np.asarray(result.error_map[0], np.float32))
+    if plan.preview and plan.error:
+        files |= original_files(
+            picture,
+            result.error_map[0],
+            image=plan.source,
+            preview=plan.preview,
+            error=plan.error,
+        )
     rows: Rows = []
-    for index, (target, output) in enumerate(zip(targets, job.outputs, strict=True)):
-        refuse_nonfinite(job.source, np.asarray(result.images[index]))
-        delivery = result.deliver(
+    for index, (target, output) in enumerate(zip(targets, plan.outputs, strict=True)):
+        own, figures = result_files(
+            result,
             index,
-            picture.pixels,
-            config=config,
-            calibration=editor.calibration,
-            within=allowed,
-            levels=file_levels(output, picture),
-            grey=picture.grey,
+            picture,
+            image=plan.source,
+            within=within,
+            output=output,
+            mask=plan.masks[index] if plan.masks else None,
+            shown=plan.shown[index] if plan.shown else None,
         )
-        with quietly():  # what the format can't hold was told once, when the job was planned
-            files[output] = encode_image(output, delivery.pixels, picture)
-        if job.masks:
-            files[job.masks[index]] = encode_mask(delivery.mask)
-        if job.shown:
-            files[job.shown[index]] = encode_preview(delivery.pixels, picture)
-        rows.append(
-            {
-                "input": job.source,
-                "target": target,
-                "output": output,
-                "size": f"{picture.size[1]}x{picture.size[0]}",
-                "worked_at": f"{width}x{height}",
-                "mask_share": delivery.mask_share,
-                "confidence": round(delivery.confidence, 4),
-                "review": delivery.review,
-            }
-        )
+        files |= own
+        row = {"input": plan.source, "target": target, "output": output, **figures}
+        rows.append({**row, "worked_at": f"{width}x{height}"})
     return files, rows
 
 
-def report_page(out: Path, jobs: Sequence[Job], rows: Rows, facts: dict[str, Any]) -> Files:
-    """The files of a page that shows what `edit_job` made of all jobs, to be opened from the disk."""
+def report_page(
+    out: Path, plans: Sequence[PictureFiles], rows: Rows, facts: dict[str, Any]
+) -> Files:
+    """The files of a page that shows the results of `edit_file`, to be opened from the disk."""
 
     def address(path: Path | None) -> str | None:
         return path and path.relative_to(out).as_posix()
 
-    made = [(job, number) for job in jobs for number in range(len(job.outputs))]
+    made = [(plan, number) for plan in plans for number in range(len(plan.outputs))]
     shown = [
         {
-            "id": job.outputs[number].stem,
+            "id": plan.outputs[number].stem,
             "status": "ok",
-            "image": str(job.source),
+            "image": str(plan.source),
             "target": row["target"],
-            "output": address(job.outputs[number]),
-            "shown": address(job.shown[number]) if job.shown else None,
-            "mask": address(job.masks[number]),
-            "preview": address(job.preview),
-            "error": address(job.error),
+            "output": address(plan.outputs[number]),
+            "shown": address(plan.shown[number]) if plan.shown else None,
+            "mask": address(plan.masks[number]),
+            "preview": address(plan.preview),
+            "error": address(plan.error),
             **{name: row[name] for name in ("size", "mask_share", "confidence", "review")},
         }
-        for (job, number), row in zip(made, rows, strict=True)
+        for (plan, number), row in zip(made, rows, strict=True)
     ]
     pages = render_report(shown, title="Edited pictures", facts=facts)
     return {out / name: content for name, content in pages.items()}
 
 
-def reconstruct_job(
+def reconstruct_file(
     editor: "Editor",
-    job: Job,
+    plan: PictureFiles,
     *,
     prompt: str,
     uniformity: float,
@@ -223,11 +218,11 @@ def reconstruct_job(
     spacing: str = "",
     size: int | None = None,
 ) -> tuple[Files, Rows]:
-    """Inverts and denoises one picture: the file to write, and how near it comes to the original."""
-    import jax.numpy as jnp
+    """Inverts and denoises one picture: the file to write, and a row with its distance to the original."""
+    import jax
 
-    picture, working = _read(editor, job, size)
-    latent = editor.encode(jnp.asarray(working[None]))
+    picture, working = _read(editor, plan, size)
+    latent = editor.encode(working[None])
     inversion = editor.invert(
         latent,
         prompts=prompt,
@@ -236,12 +231,12 @@ def reconstruct_job(
         steps=steps,
         spacing=spacing,
     )
-    rebuilt = np.asarray(editor.reconstruct(inversion)[0], np.float32)
-    refuse_nonfinite(job.source, rebuilt)
-    ceiling = np.asarray(editor.decode(latent)[0], np.float32)
-    [output] = job.outputs
+    made = jax.device_get((editor.reconstruct(inversion), editor.decode(latent)))
+    rebuilt, ceiling = (np.asarray(each[0], np.float32) for each in made)
+    refuse_nonfinite(plan.source, rebuilt)
+    [output] = plan.outputs
     row = {
-        "input": job.source,
+        "input": plan.source,
         "output": output,
         "worked_at": f"{working.shape[1]}x{working.shape[0]}",
         "psnr": _psnr(working, rebuilt),
@@ -250,26 +245,29 @@ def reconstruct_job(
     return {output: encode_image(output, resize(rebuilt, picture.size), picture)}, [row]
 
 
-def _read(editor: "Editor", job: Job, size: int | None) -> tuple[Picture, np.ndarray]:
+def _read(editor: "Editor", plan: PictureFiles, size: int | None) -> tuple[Picture, np.ndarray]:
     """The picture, and its pixels at the model's size."""
-    picture = read_image(job.source)
+    picture = read_image(plan.source)
     side = editor.native_size if size is None else size
-    size_at = working_size(picture.size, side, editor.size_multiple, job.source)
+    size_at = working_size(picture.size, side, editor.size_multiple, plan.source)
     working = resize(picture.pixels, size_at)
     return picture, working
 
 
-def _check_outputs(jobs: Sequence[Job], inputs: Sequence[Path], overwrite: bool) -> None:
+def _check_outputs(plans: Sequence[PictureFiles], inputs: Sequence[Path], overwrite: bool) -> None:
     makers: dict[str, Path] = {}
-    for number, job in enumerate(jobs):
-        check_places(job.files)
+    for number, plan in enumerate(plans):
+        check_places(plan.files)
         later = [
-            file for other in jobs[number + 1 :] for file in (other.source, other.mask) if file
+            file
+            for other in plans[number + 1 :]
+            for file in (other.source, other.user_mask)
+            if file
         ]
-        for path in job.files:
-            if (other := makers.setdefault(key_of(path), job.source)) is not job.source:
+        for path in plan.files:
+            if (other := makers.setdefault(key_of(path), plan.source)) is not plan.source:
                 raise InputError(
-                    f"{other} and {job.source} would both be written to {path}: "
+                    f"{other} and {plan.source} would both be written to {path}: "
                     "rename one, or run them into different folders"
                 )
             if not path.exists():
@@ -278,18 +276,18 @@ def _check_outputs(jobs: Sequence[Job], inputs: Sequence[Path], overwrite: bool)
                 raise InputError(f"{path} is an input: choose another --out, or add --overwrite")
             if any(map(path.samefile, later)):
                 raise InputError(
-                    f"{path} would be replaced by an edit of {job.source} before it is read: choose another --out"
+                    f"{path} would be replaced by an edit of {plan.source} before it is read: choose another --out"
                 )
 
 
-def tell_left(jobs: Sequence[Job], done: int) -> str:
-    """A sentence on a run that ends early: how many pictures are done, and which are not."""
-    if done == len(jobs):
+def tell_left(plans: Sequence[PictureFiles], done: int) -> str:
+    """A sentence on a run that ends early, with the number of pictures done and the names of the others."""
+    if done == len(plans):
         return f"all {done} pictures are done and written; the page alone is missing"
-    names = [str(job.source) for job in jobs[done:]]
+    names = [str(plan.source) for plan in plans[done:]]
     more = f" and {len(names) - 8} more after them" if len(names) > 8 else ""
     return (
-        f"{done} of {len(jobs)} pictures are done and written, up to {jobs[done - 1].source}; "
+        f"{done} of {len(plans)} pictures are done and written, up to {plans[done - 1].source}; "
         f"left are {', '.join(names[:8])}{more}"
     )
 

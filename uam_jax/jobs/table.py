@@ -16,8 +16,8 @@ FLAGS = ("halved",)
 def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """The rows as a table.
 
-    Columns and their types are the same in every job, whatever its rows hold. A key that is not listed here has a
-    column after them: of numbers if all its values are, else of texts, which are JSON where they were none.
+    Columns and their types are the same in every job, whatever its rows hold. A key that is not listed here gets a
+    column after them: of numbers if all its values are numbers, else of texts, in which other values are JSON.
     """
     import pyarrow
     import pyarrow.parquet
@@ -40,7 +40,7 @@ def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _as_text(value: Any, kind: Any) -> Any:
-    """A value, as text where the column is of texts; a file name's bytes that are no Unicode are escaped."""
+    """A value for a column of the kind: text for texts, where a file name's bytes that are no Unicode are escaped."""
     if value is None or str(kind) != "string":
         return value
     text = value if isinstance(value, str) else json.dumps(value)

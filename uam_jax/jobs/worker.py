@@ -1,10 +1,10 @@
-"""The worker of a job of edits: batches of pictures to rows and files."""
+"""The worker of a job of edits: batches of pictures become rows and files."""
 
 import functools
 import hashlib
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -13,40 +13,44 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uam_jax.engine.cache import InversionCache
+from uam_jax.engine.delivery import EditResult, fetch
 from uam_jax.errors import InputError
 from uam_jax.files import base_name
-from uam_jax.io.encoding import (
-    default_suffix,
-    encode_error,
-    encode_image,
-    encode_mask,
-    encode_preview,
-    file_levels,
-    needs_shown_copy,
-    refuse_nonfinite,
-)
-from uam_jax.io.images import Picture, quietly
+from uam_jax.io.encoding import default_suffix, needs_shown_copy
+from uam_jax.io.images import Picture
 from uam_jax.jobs.batches import Batch
 from uam_jax.jobs.ledger import Row
+from uam_jax.jobs.manifest import Item
 from uam_jax.jobs.names import result_file
 from uam_jax.jobs.plan import JobPlan
+from uam_jax.jobs.result_files import original_files, result_files
 from uam_jax.jobs.runner import Outcome
-from uam_jax.method.config import EditConfig
 from uam_jax.runtime.host_memory import Budget
 
 if TYPE_CHECKING:
-    from uam_jax.editor import Editor, Prepared
-    from uam_jax.engine.delivery import EditResult
+    from uam_jax.editor import Editor
+    from uam_jax.engine.inversion import Inversion
 
 
 @dataclass(frozen=True)
-class _Computed:
-    """A batch's results, one per target, each of all slots."""
+class _Source:
+    """A slot's picture at its own size.
 
-    results: list["EditResult"]
-    errors: np.ndarray
-    prepared: "Prepared"
-    seconds: float
+    Attributes:
+      slot: of the batch.
+      item: of the manifest.
+      picture: decoded.
+      user_mask: at the picture's size, if there is one.
+      columns: those of a row that all its results share.
+      files: likewise, by their names.
+    """
+
+    slot: int
+    item: Item
+    picture: Picture
+    user_mask: np.ndarray | None
+    columns: dict[str, str]
+    files: dict[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,9 @@ class EditWorker:
     Attributes:
       editor: on its devices.
       plan: of the job.
-      wanted: ids of results that are to be made.
+      wanted: ids of the results that are to be made.
       budget: of memory for pictures at their own size.
-      versions: told in every row.
+      versions: of the packages, kept in every row.
       cache: of inversions.
     """
 
@@ -70,7 +74,10 @@ class EditWorker:
     cache: InversionCache | None = None
 
     def compute(self, batch: Batch) -> Callable[[], list[Outcome]]:
-        """Inverts once, edits towards every target, and waits for the devices."""
+        """Inverts once, edits towards every target, and waits for the devices.
+
+        The host's part fetches all results at once.
+        """
         if not batch.valid:
             failed = self.give_up(batch, "")
             return lambda: failed
@@ -79,7 +86,7 @@ class EditWorker:
 
         began = time.perf_counter()
         config = self.plan.config_of(batch.bucket)
-        # Padding repeats a picture with all that is said of it: no further program, no further warning.
+        # Padding repeats a picture with its item, so that it causes no further program and no further warning.
         valid = set(batch.valid)
         used = [slot if slot in valid else min(valid) for slot in range(len(batch.items))]
         items = [item for slot in used if (item := batch.items[slot]) is not None]
@@ -87,21 +94,11 @@ class EditWorker:
         sources = None
         if config.source.condition == "prompt":
             sources = [item.source or "" for item in items]
-        z0 = self.editor.encode(jnp.asarray(pixels))
-        masks = None if batch.weights is None else jnp.asarray(batch.weights[used])
+        z0 = self.editor.encode(pixels)
+        masks = None if batch.user_masks is None else jnp.asarray(batch.user_masks[used])
         inversions, digests = None, []
         if self.cache:
-            settings = self.plan.settings
-            made_with = (
-                batch.bucket.size,
-                settings.dtype,
-                settings.precision,
-                self.editor.platform.name,
-            )
-            digests = [
-                hashlib.sha256(f"{made_with}".encode() + picture.tobytes()).hexdigest()
-                for picture in pixels
-            ]
+            digests = self._digests(batch, pixels)
             needed = self.editor.inversions_needed(
                 sources, config=config, shape=z0.shape, masks=masks
             )
@@ -113,34 +110,44 @@ class EditWorker:
             self.editor.edit_prepared(prepared, [item.targets[number] for item in items])
             for number in range(batch.bucket.targets)
         ]
-        jax.block_until_ready([(each.images, each.masks, each.error_map) for each in results])
+        jax.block_until_ready([(each.images, each.masks, each.signals) for each in results])
         seconds = time.perf_counter() - began
+        made = None if inversions else prepared.inversions
 
         def finish() -> list[Outcome]:
-            if self.cache and not inversions:
-                try:
-                    self.cache.store(digests, prepared.inversions)
-                except OSError as error:
-                    warnings.warn(f"an inversion could not be kept: {error}", stacklevel=1)
-            errors = np.asarray(results[0].error_map, np.float32)
-            made = _Computed(results, errors, prepared, seconds)
-            return self._outcomes(batch, config, made)
+            if self.cache and made:
+                self._keep(self.cache, digests, made)
+            return self._outcomes(batch, fetch(results), seconds)
 
         return finish
+
+    def _digests(self, batch: Batch, pixels: np.ndarray) -> list[str]:
+        """Names each slot's picture, with the numbers that its inversion is computed in."""
+        settings, platform = self.plan.settings, self.editor.platform.name
+        made_with = (batch.bucket.size, settings.dtype, settings.precision, platform)
+        return [
+            hashlib.sha256(f"{made_with}".encode() + picture.tobytes()).hexdigest()
+            for picture in pixels
+        ]
+
+    @staticmethod
+    def _keep(
+        cache: InversionCache, digests: Sequence[str], inversions: "Sequence[Inversion]"
+    ) -> None:
+        try:
+            cache.store(digests, inversions)
+        except OSError as error:
+            warnings.warn(f"an inversion could not be kept: {error}", stacklevel=1)
 
     def give_up(self, batch: Batch, reason: str) -> list[Outcome]:
         """Failed rows, with each picture's own reason where it has one."""
         return [
-            Outcome(
-                self._row(
-                    batch, slot, number, status="failed", reason=batch.reasons[slot] or reason
-                )
-            )
+            Outcome(self._row(batch, slot, number, reason=batch.reasons[slot] or reason))
             for slot, number in self._places(batch)
         ]
 
     def _places(self, batch: Batch) -> list[tuple[int, int]]:
-        """The (slot, target) pairs that are wanted."""
+        """The (slot, target) pairs whose results are wanted."""
         return [
             (slot, number)
             for slot, item in enumerate(batch.items)
@@ -149,82 +156,71 @@ class EditWorker:
             if name in self.wanted
         ]
 
-    def _outcomes(self, batch: Batch, config: EditConfig, made: _Computed) -> list[Outcome]:
+    def _outcomes(
+        self, batch: Batch, results: Sequence[EditResult], seconds: float
+    ) -> list[Outcome]:
+        """Every wanted result, composed at its picture's own size; a picture is decoded once for all its targets."""
         places = self._places(batch)
-        seconds = round(made.seconds / max(len(places), 1), 3)
+        each = {"seconds": round(seconds / max(len(places), 1), 3)}
         outcomes = []
         for slot, targets in groupby(places, key=itemgetter(0)):
             original = batch.originals[slot]
             with self.budget.hold(original.bytes_to_compose if original else 0):
-                read = functools.cache(original.read) if original else None  # once for all targets
+                decode = functools.cache(
+                    functools.partial(self._source, batch, slot, results[0].error_map[slot])
+                )
                 for _, number in targets:
-                    row = self._row(batch, slot, number, status="ok", seconds=seconds)
                     try:
-                        if read is None:
-                            raise InputError(batch.reasons[slot] or "it could not be read")
-                        files = self._files(batch, slot, config, made, number, row, *read())
-                    # Whatever it is (an encoder of Pillow's, say), the other pictures have no part in it.
+                        columns, files = self._files(decode(), number, results[number])
+                        row = self._row(batch, slot, number, status="ok", **columns, **each)
+                    # An error of any kind (of a Pillow encoder, say) is this picture's alone.
                     except Exception as error:
-                        told = str(error) if isinstance(error, InputError) else repr(error)
-                        nothing = dict.fromkeys(
-                            ("output", "shown", "preview", "mask", "error", "confidence", "review")
-                        )
-                        row |= {"status": "failed", "reason": told, **nothing}
-                        files = {}
+                        reason = str(error) if isinstance(error, InputError) else repr(error)
+                        row, files = self._row(batch, slot, number, reason=reason, **each), {}
                     outcomes.append(Outcome(row, files))
-                del read  # and the decoded picture, before the budget is given back
+                del decode  # and the decoded picture, before the budget is given back
         return outcomes
 
-    def _files(
-        self,
-        batch: Batch,
-        slot: int,
-        config: EditConfig,
-        made: _Computed,
-        number: int,
-        row: Row,
-        picture: Picture,
-        mask: np.ndarray | None,
-    ) -> dict[str, bytes]:
-        """One result's files; their names and figures go into its row."""
-        item = batch.items[slot]
-        assert item is not None
-        result = made.results[number]
-        refuse_nonfinite(item.image, np.asarray(result.images)[slot])
-        suffix = self.plan.settings.suffix or default_suffix(base_name(item.image), picture)
-        own = self.plan.file_names[row["id"]], self.plan.file_names[item.id]
-        keeps = self.plan.settings.suffix is None
-        row["output"] = f"images/{result_file(own[0], suffix, own=keeps)}"
-        delivery = result.deliver(
-            slot,
-            picture.pixels,
-            config=config,
-            calibration=self.editor.calibration,
-            within=mask,
-            levels=file_levels(row["output"], picture),
-            grey=picture.grey,
-        )
-        row["mask"] = f"masks/{own[0]}.png"
-        row["preview"] = f"originals/{own[1]}.jpg"
-        row["error"] = f"errors/{own[1]}.png"
-        row["confidence"] = round(delivery.confidence, 4)
-        row["review"] = delivery.review
-        row["mask_share"] = round(delivery.mask_share, 5)
-        height, width = picture.size
-        row["size"] = f"{width}x{height}"
-        with quietly():
-            files = {
-                row["output"]: encode_image(row["output"], delivery.pixels, picture),
-                row["mask"]: encode_mask(delivery.mask),
-                row["preview"]: encode_preview(picture.pixels, picture),
-                row["error"]: encode_error(made.errors[slot]),
-            }
-            if needs_shown_copy(row["output"], picture):
-                row["shown"] = f"shown/{own[0]}.jpg"
-                files[row["shown"]] = encode_preview(delivery.pixels, picture)
-        return files
+    def _source(self, batch: Batch, slot: int, error_map: np.ndarray) -> _Source:
+        """Decodes a slot's picture, and encodes the files that its results share.
 
-    def _row(self, batch: Batch, slot: int, number: int, **known: Any) -> Row:
+        Raises:
+          InputError: the picture can't be read, or the network gave numbers that are not finite.
+        """
+        item, original = batch.items[slot], batch.originals[slot]
+        if item is None or original is None:
+            raise InputError(batch.reasons[slot] or "it could not be read")
+        picture, user_mask = original.read()
+        name = self.plan.file_names[item.id]
+        columns = {"preview": f"originals/{name}.jpg", "error": f"errors/{name}.png"}
+        files = original_files(picture, error_map, image=item.image, **columns)
+        return _Source(slot, item, picture, user_mask, columns, files)
+
+    def _files(
+        self, source: _Source, number: int, result: EditResult
+    ) -> tuple[Row, dict[str, bytes]]:
+        """One result's columns and files."""
+        item, suffix = source.item, self.plan.settings.suffix
+        own = suffix or default_suffix(base_name(item.image), source.picture)
+        name = self.plan.file_names[item.results[number]]
+        columns = {
+            "output": f"images/{result_file(name, own, own=suffix is None)}",
+            "mask": f"masks/{name}.png",
+        }
+        if needs_shown_copy(columns["output"], source.picture):
+            columns["shown"] = f"shown/{name}.jpg"
+        files, figures = result_files(
+            result,
+            source.slot,
+            source.picture,
+            image=item.image,
+            within=source.user_mask,
+            **columns,
+        )
+        return {**source.columns, **columns, **figures}, {**files, **source.files}
+
+    def _row(self, batch: Batch, slot: int, number: int, **columns: Any) -> Row:
+        """A result's row, of a failure unless `columns` say otherwise."""
         item = batch.items[slot]
         assert item is not None
         height, width = batch.bucket.size
@@ -248,10 +244,10 @@ class EditWorker:
             "seconds": None,
             "size": None,
             "worked_at": f"{width}x{height}",
-            "batch": batch.micro,
-            "halved": batch.micro < self.plan.settings.micro,
+            "batch": batch.batch_per_device,
+            "halved": batch.batch_per_device < self.plan.settings.batch_per_device,
             "config": self.plan.config_of(batch.bucket).fingerprint(),
             "weights": self.plan.settings.weights,
             "versions": self.versions,
-            **known,
+            **columns,
         }

@@ -1,5 +1,5 @@
 "use strict";
-// The rows, column by column, and the questions that the page asks about them. Knows nothing of the page.
+// The rows, column by column, and the page's queries on them. Knows nothing of the page.
 
 const rows = { count: 0, columns: {}, figures: [] };
 
@@ -16,7 +16,7 @@ function addRows(part) {
   rows.count += part.count;
 }
 
-/** One row as an object: what a card and the large view show. */
+/** One row as an object, for a card or the large view. */
 function rowAt(number) {
   const row = { number };
   for (const name in rows.columns) row[name] = rows.columns[name][number];
@@ -27,7 +27,7 @@ function rowAt(number) {
   return row;
 }
 
-/** What rows can be sorted by: a key for the address, a label, and the values. */
+/** The sort orders: for each a key for the address, a label, and the values. */
 function sortKeys() {
   const keys = [
     { key: "order", label: "order of the job", values: null },
@@ -44,7 +44,7 @@ const normal = (text) => text.normalize("NFC").toLowerCase();
 
 let texts = null;
 
-/** Each row's texts as one, in lower case. Made once, when first needed or when the page is idle. */
+/** Each row's texts joined, in lower case. Made once, when first needed or when the page is idle. */
 function searchTexts() {
   if (texts) return texts;
   const searched = ["id", "image", "target", "source", "reason", "review"].map((name) => rows.columns[name] || []);
@@ -59,7 +59,7 @@ function searchTexts() {
 
 const orders = new Map();
 
-/** The numbers of all rows, sorted; those without a value come last, whatever the direction. */
+/** The numbers of all rows, sorted; those without a value come last in both directions. */
 function sorted(key, down) {
   const name = `${key} ${down}`;
   if (orders.has(name)) return orders.get(name);

@@ -7,7 +7,7 @@
     q: "", show: "all", sort: hasConfidence ? "confidence" : "order", down: false, top: true, per: 24, page: 1,
     view: "compare", gain: 4, open: "",
   };
-  // What a new page number must not survive, since it changes which rows there are, or where.
+  // A change of one of these leads back to the first page, since it changes the rows or their order.
   const SELECTS = ["q", "show", "sort", "down", "top", "per"];
   const PERS = [24, 48, 96];
   const GAINS = [1, 4, 16];
@@ -74,7 +74,7 @@
     if (hashOfState() !== before) show();
   });
 
-  // ---- what is shown
+  // ---- rows on the page
 
   function show() {
     const selection = JSON.stringify(SELECTS.map((name) => state[name]));
@@ -150,7 +150,7 @@
       const target = card.querySelector(".target");
       target.addEventListener("click", open);
       card.querySelector(".text").addEventListener("click", (event) => {
-        // Whoever marks a text wants to copy it.
+        // A click that marks a text is meant to copy it.
         if (event.target !== target && getSelection().isCollapsed) open();
       });
       const name = card.querySelector(".name");

@@ -22,7 +22,7 @@ function makeStage(row, onTap) {
   stage.row = row;
   const frame = stage.querySelector(".frame");
   frame.style.setProperty("--ratio", row.width / row.height);
-  // What is to be judged in a small picture are the pixels themselves.
+  // A small picture is judged by its pixels, so they are not smoothed.
   stage.classList.toggle("small", row.width > 1 && row.width <= 160);
   const cut = stage.querySelector(".cut");
   const move = () => frame.style.setProperty("--cut", `${cut.value}%`);
@@ -81,7 +81,7 @@ function dressStage(stage, view, gain) {
     if (name === "first" && view === "answer") return "exact answer";
     return name === "mask" && view === "error" ? "error map" : NOUNS[name];
   };
-  // A failure has no edit: its original, if there is one, tells what it was about.
+  // A failure has no edit, so its original is shown, if there is one.
   const wanted = row.failed ? ["first"] : PICTURES[view];
   if (row.failed) paths.first = row.preview;
   const shown = wanted.filter((name) => paths[name]);

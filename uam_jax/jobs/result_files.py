@@ -1,0 +1,93 @@
+"""The files of an edited picture: result, mask and page's copies, for one picture and for a data set alike."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from uam_jax.io.encoding import (
+    encode_error,
+    encode_image,
+    encode_mask,
+    encode_preview,
+    file_levels,
+    refuse_nonfinite,
+)
+from uam_jax.io.images import Picture, quietly
+
+if TYPE_CHECKING:
+    from uam_jax.engine.delivery import EditResult
+
+Name = TypeVar("Name", str, Path)
+"""Names of files: names in a job's folder, or paths."""
+
+
+def original_files(
+    picture: Picture,
+    error_map: Float[np.ndarray, "h w"],
+    *,
+    image: str | Path,
+    preview: Name,
+    error: Name,
+) -> dict[Name, bytes]:
+    """The page's files that all results of a picture share: a small copy of it, and the reconstruction's error.
+
+    Raises:
+      InputError: the network gave numbers that are not finite.
+    """
+    refuse_nonfinite(image, error_map)
+    with quietly():
+        return {preview: encode_preview(picture.pixels, picture), error: encode_error(error_map)}
+
+
+def result_files(
+    result: "EditResult",
+    target: int,
+    picture: Picture,
+    *,
+    image: str | Path,
+    within: Float[np.ndarray, "H W"] | None,
+    output: Name,
+    mask: Name | None = None,
+    shown: Name | None = None,
+) -> tuple[dict[Name, bytes], dict[str, Any]]:
+    """The files of one result, and its figures.
+
+    Args:
+      result: of the edit, on the host (`delivery.fetch`).
+      target: the result's number in it.
+      picture: the original.
+      image: names the original in messages.
+      within: the user's mask, if there is one, at the original's size.
+      output: names the result's file.
+      mask: names the mask's file; None where none is wanted.
+      shown: names a copy that browsers can show; None where none is needed.
+
+    Returns:
+      The files by their names; and the columns `confidence`, `review`, `mask_share` and `size` of a row.
+
+    Raises:
+      InputError: the network gave numbers that are not finite.
+    """
+    refuse_nonfinite(image, np.asarray(result.images[target]))
+    delivery = result.deliver(
+        target,
+        picture.pixels,
+        within=within,
+        levels=file_levels(output, picture),
+        grey=picture.grey,
+    )
+    with quietly():  # the user has been warned of the format's limits when the work was planned
+        files = {output: encode_image(output, delivery.pixels, picture)}
+        if mask is not None:
+            files[mask] = encode_mask(delivery.mask)
+        if shown is not None:
+            files[shown] = encode_preview(delivery.pixels, picture)
+    height, width = picture.size
+    return files, {
+        "confidence": round(delivery.confidence, 4),
+        "review": delivery.review,
+        "mask_share": round(delivery.mask_share, 5),
+        "size": f"{width}x{height}",
+    }
