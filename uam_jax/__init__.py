@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from uam_jax.engine.parallel import Devices
     from uam_jax.errors import InputError
     from uam_jax.method.config import EditConfig
+    from uam_jax.method.edits import Edit
 
 _HOMES = {
     "Devices": "engine.parallel",
+    "Edit": "method.edits",
     "EditConfig": "method.config",
     "EditResult": "engine.delivery",
     "Editor": "editor",
@@ -40,7 +42,16 @@ _HOMES = {
     "convert": "checkpoints.load",
 }
 
-__all__ = ["Devices", "EditConfig", "EditResult", "Editor", "InputError", "Inversion", "convert"]
+__all__ = [
+    "Devices",
+    "Edit",
+    "EditConfig",
+    "EditResult",
+    "Editor",
+    "InputError",
+    "Inversion",
+    "convert",
+]
 
 
 def __getattr__(name: str) -> Any:

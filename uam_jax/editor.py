@@ -40,9 +40,10 @@ from uam_jax.engine.prepared import Prepared
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig, InversionConfig
 from uam_jax.method.edit import EditInputs
+from uam_jax.method.edits import Edit
 from uam_jax.method.inversions import DDIM, InversionMethod
 from uam_jax.method.samplers import SAMPLERS
-from uam_jax.types import Condition, Edit, Image, ImageLike, Latent, LatentLike, MaskLike
+from uam_jax.types import Condition, Image, ImageLike, Latent, LatentLike, MaskLike
 
 
 @dataclass(frozen=True, eq=False)

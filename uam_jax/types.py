@@ -22,23 +22,6 @@ MaskLike = Shaped[Array | np.ndarray, "..."]
 Scalar = float | Float[Array, ""]
 
 
-@dataclass(frozen=True)
-class Edit:
-    """One edit of a picture; a text stands for an edit with that target.
-
-    Attributes:
-      target: describes the edited picture.
-      source: describes the picture as it is; None: see the argument `source` of `Editor.edit`.
-      words: of the target, for controls that act on single words.
-      negative: in place of the null prompt in the unguided half of the target branch.
-    """
-
-    target: str
-    source: str | None = None
-    words: tuple[str, ...] = ()
-    negative: str = ""
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Condition:

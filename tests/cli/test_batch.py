@@ -55,7 +55,7 @@ FAULTS = [
     (["none.jsonl"], "none.jsonl: can't be read"),
     (["{in}"], "for a folder of pictures, give --target"),
     (["{in}", "--target", " "], "for a folder of pictures, give --target"),
-    (["{manifest}", "--target", "x"], "--target and --source are for a folder"),
+    (["{manifest}", "--target", "x"], "--target, --source and --negative are for a folder"),
     (["{manifest}"], "line 1: not JSON"),
     (["{empty}", "--target", "x"], "holds no pictures"),
     (["{in}", "--target", "x", "--shard", "2/2"], "--shard 2/2: give I/N"),

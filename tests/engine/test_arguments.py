@@ -18,7 +18,7 @@ from uam_jax.engine.arguments import (
 )
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig
-from uam_jax.types import Edit
+from uam_jax.method.edits import Edit
 
 
 def pictures(*shape: int) -> np.ndarray:

@@ -18,7 +18,8 @@ class BatchOptions:
         str,
         Argument(
             help="JSONL or Parquet file with the columns `image` and `target` (one text or several), and optionally "
-            "`source`, `id`, `mask` and `set`; or a folder of pictures. A path, or any URL that fsspec knows."
+            "`source`, `negative`, `words`, `id`, `mask` and `set`; or a folder of pictures. A path, or any URL that "
+            "fsspec knows."
         ),
     ]
     out: Annotated[
@@ -30,6 +31,12 @@ class BatchOptions:
     ] = ()
     source: Annotated[
         str | None, Option(help="For a folder of pictures: text that describes the pictures.")
+    ] = None
+    negative: Annotated[
+        str | None,
+        Option(
+            help="For a folder of pictures: text that describes what the results must not show."
+        ),
     ] = None
     model: Model = SCENES
     size: Size = None

@@ -225,11 +225,15 @@ def _items(options: BatchOptions) -> list[Item]:
                 "for a folder of pictures, give --target: text that describes the results"
             )
         return read_folder(
-            options.manifest, options.target, source=options.source, besides=options.out
+            options.manifest,
+            options.target,
+            source=options.source,
+            negative=options.negative,
+            besides=options.out,
         )
-    if options.target or options.source:
+    if options.target or options.source or options.negative:
         raise InputError(
-            "--target and --source are for a folder of pictures; a manifest has its own columns for them"
+            "--target, --source and --negative are for a folder of pictures; a manifest has its own columns for them"
         )
     return read_manifest(options.manifest, besides=options.out)
 

@@ -33,6 +33,12 @@ def edit(
     ],
     out: ResultPlace,
     source: Annotated[str | None, Option(help="Text that describes the picture.")] = None,
+    negative: Annotated[
+        str,
+        Option(
+            help="Text that describes what the result must not show, in place of the null prompt."
+        ),
+    ] = "",
     model: Model = SCENES,
     *,
     settings: Settings,
@@ -54,6 +60,7 @@ def edit(
 ) -> dict[str, Any]:
     """Edits pictures by text."""
     from uam_jax.jobs.single import edit_file, plan_files, report_page
+    from uam_jax.method.edits import Edit
 
     if not all(text.strip() for text in target):
         raise InputError("--target is empty: describe the result")
@@ -68,7 +75,8 @@ def edit(
     console.say(f"{evaluations} network evaluations per picture")
 
     def work(plan: "PictureFiles") -> "tuple[Files, Rows]":
-        return edit_file(editor, plan, targets=target, source=source, config=config, size=size)
+        edits = [Edit(text, negative=negative) for text in target]
+        return edit_file(editor, plan, edits=edits, source=source, config=config, size=size)
 
     def page(rows: "Rows") -> "Files":
         facts = {"model": editor.name, "weights": editor.weights_hash, "results": len(rows)}

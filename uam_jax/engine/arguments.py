@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 from uam_jax.engine.inversion import Inversion
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig
-from uam_jax.types import Condition, Edit, Image, ImageLike, Latent, LatentLike, MaskLike
+from uam_jax.method.edits import Edit
+from uam_jax.types import Condition, Image, ImageLike, Latent, LatentLike, MaskLike
 
 Prompts = str | Sequence[str]
 Targets = Sequence[str | Edit | Sequence[str | Edit]]

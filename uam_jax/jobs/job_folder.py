@@ -206,6 +206,8 @@ def _inputs(plan: JobPlan) -> Iterator[tuple[str, Row]]:
                     {
                         "target": target,
                         "source": item.source,
+                        "negative": item.negative,
+                        "words": list(item.words) or None,
                         "given_mask": _file(item.mask),
                         "config": config,
                         "image": _file(item.image),

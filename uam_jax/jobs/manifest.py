@@ -20,8 +20,9 @@ from uam_jax.io.formats import readable_suffixes
 from uam_jax.io.storage import read_bytes
 from uam_jax.jobs.folders import find_pictures, refuse_results
 from uam_jax.jobs.names import fault, folded, own_id, result_file
+from uam_jax.method.edits import Edit
 
-_KEYS = {"image", "target", "source", "id", "mask", "set"}
+_KEYS = {"image", "target", "source", "negative", "words", "id", "mask", "set"}
 _SHOWN = 5
 """Faults of a manifest that one message names."""
 
@@ -37,6 +38,8 @@ class Item:
       source: a prompt that describes the picture.
       mask: the user's mask, a path or URL.
       settings: "key=value", as for `--set`, with the value in TOML, sorted.
+      negative: a prompt in place of the null prompt in the target's unguided half.
+      words: of the targets, for controls that act on single words.
     """
 
     id: str
@@ -45,6 +48,14 @@ class Item:
     source: str | None = None
     mask: str | None = None
     settings: tuple[str, ...] = ()
+    negative: str | None = None
+    words: tuple[str, ...] = ()
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The edit of each target; the source is given for the whole picture."""
+        negative = self.negative or ""
+        return tuple(Edit(text, words=self.words, negative=negative) for text in self.targets)
 
     @property
     def results(self) -> tuple[str, ...]:
@@ -57,8 +68,8 @@ class Item:
 def read_manifest(url: str, *, besides: str = "") -> list[Item]:
     """The items of a JSONL or Parquet manifest, in order.
 
-    A line has `image`, `target` (one or a list), and if wanted `source`, `id`, `mask` and `set` (a table
-    of settings). Pictures and masks are found from the manifest's folder.
+    A line has `image`, `target` (one or a list), and if wanted `source`, `negative`, `words` (a list), `id`, `mask`
+    and `set` (a table of settings). Pictures and masks are found from the manifest's folder.
 
     Args:
       url: the manifest.
@@ -88,7 +99,12 @@ def read_manifest(url: str, *, besides: str = "") -> list[Item]:
 
 
 def read_folder(
-    url: str, targets: Sequence[str], *, source: str | None = None, besides: str = ""
+    url: str,
+    targets: Sequence[str],
+    *,
+    source: str | None = None,
+    negative: str | None = None,
+    besides: str = "",
 ) -> list[Item]:
     """The pictures of a folder and its subfolders, each with the same prompts, in the order of their names.
 
@@ -96,6 +112,7 @@ def read_folder(
       url: the folder.
       targets: of every picture.
       source: of every picture.
+      negative: prompt of every picture.
       besides: the folder of the results, which does not count if it lies inside.
 
     Raises:
@@ -106,7 +123,10 @@ def read_folder(
         warnings.warn(left_out, stacklevel=2)
     if not names:
         raise InputError(f"{url} holds no pictures{f' ({left_out})' if left_out else ''}")
-    items = [Item(own_id(name), join(url, name), tuple(targets), source) for name in names]
+    items = [
+        Item(own_id(name), join(url, name), tuple(targets), source, negative=negative)
+        for name in names
+    ]
     return checked(items, url)
 
 
@@ -155,7 +175,7 @@ def _item(row: Any, folder: str) -> Item:
     if unknown := sorted(map(str, row.keys() - _KEYS)):
         raise InputError(f"unknown key {', '.join(unknown)}; known are {', '.join(sorted(_KEYS))}")
     row = {key: value for key, value in row.items() if value is not None}
-    for key in ("image", "source", "id", "mask"):
+    for key in ("image", "source", "negative", "id", "mask"):
         if key in row and not isinstance(row[key], str):
             raise InputError(f"{key} is {quoted(row[key])}: text is needed")
     if not row.get("image"):
@@ -165,7 +185,10 @@ def _item(row: Any, folder: str) -> Item:
     targets = tuple(listed) if isinstance(listed, list) else ()
     if not targets or not all(isinstance(text, str) and text.strip() for text in targets):
         raise InputError("no `target`: say what the result shows, in a text or a list of texts")
-    for text in (*targets, row.get("source", "")):
+    words = row.get("words", [])
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise InputError(f"words is {quoted(words)}: give a list of words of the target")
+    for text in (*targets, row.get("source", ""), row.get("negative", ""), *words):
         if any(unicodedata.category(char) == "Cs" for char in text):
             raise InputError(
                 f"the prompt {quoted(text)} is no valid Unicode text: half a character is in it"
@@ -184,6 +207,8 @@ def _item(row: Any, folder: str) -> Item:
         source=row.get("source"),
         mask=join(folder, _found(row["mask"], folder)) if "mask" in row else None,
         settings=tuple(f"{key}={value}" for key, value in sorted(chosen)),
+        negative=row.get("negative"),
+        words=tuple(words),
     )
 
 

@@ -28,6 +28,7 @@ from uam_jax.jobs.result_files import original_files, result_files
 if TYPE_CHECKING:
     from uam_jax.editor import Editor
     from uam_jax.method.config import EditConfig
+    from uam_jax.method.edits import Edit
 
 Rows = list[dict[str, Any]]
 
@@ -127,7 +128,7 @@ def edit_file(
     editor: "Editor",
     plan: PictureFiles,
     *,
-    targets: Sequence[str],
+    edits: "Sequence[Edit]",
     source: str | None,
     config: "EditConfig",
     size: int | None = None,
@@ -148,7 +149,7 @@ def edit_file(
     [result] = fetch(
         [
             editor.edit_latents(
-                latents, [list(targets)], source, masks=masks, config=config, images=working[None]
+                latents, [list(edits)], source, masks=masks, config=config, images=working[None]
             )
         ]
     )
@@ -162,7 +163,7 @@ def edit_file(
             error=plan.error,
         )
     rows: Rows = []
-    for index, (target, output) in enumerate(zip(targets, plan.outputs, strict=True)):
+    for index, (edit, output) in enumerate(zip(edits, plan.outputs, strict=True)):
         own, figures = result_files(
             result,
             index,
@@ -174,7 +175,7 @@ def edit_file(
             shown=plan.shown[index] if plan.shown else None,
         )
         files |= own
-        row = {"input": plan.source, "target": target, "output": output, **figures}
+        row = {"input": plan.source, "target": edit.target, "output": output, **figures}
         rows.append({**row, "worked_at": f"{width}x{height}"})
     return files, rows
 

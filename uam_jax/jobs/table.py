@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 TEXTS = (
-    "id", "item", "status", "reason", "image", "target", "source", "given_mask", "output", "shown", "preview",
-    "mask", "error", "review", "size", "worked_at", "config", "weights", "versions",
+    "id", "item", "status", "reason", "image", "target", "source", "negative", "words", "given_mask", "output",
+    "shown", "preview", "mask", "error", "review", "size", "worked_at", "config", "weights", "versions",
 )  # fmt: skip
 NUMBERS = ("confidence", "mask_share", "seconds")
 COUNTS = ("batch",)

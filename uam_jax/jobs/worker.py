@@ -107,7 +107,7 @@ class EditWorker:
             z0, sources, masks=masks, inversions=inversions, config=config, images=pixels
         )
         results = [
-            self.editor.edit_prepared(prepared, [item.targets[number] for item in items])
+            self.editor.edit_prepared(prepared, [item.edits[number] for item in items])
             for number in range(batch.bucket.targets)
         ]
         jax.block_until_ready([(each.images, each.masks, each.signals) for each in results])
@@ -232,6 +232,8 @@ class EditWorker:
             "image": item.image,
             "target": item.targets[number],
             "source": item.source,
+            "negative": item.negative,
+            "words": list(item.words) or None,
             "given_mask": item.mask,
             "output": None,
             "shown": None,
