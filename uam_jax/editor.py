@@ -343,7 +343,6 @@ class Editor(LoadedModel):
             trace._replace(masks=None),
             on=self.devices,
         )
-        signals = jax.device_get(signals)
         t, h, w = trace.free.shape
         return EditResult(
             images=edited,

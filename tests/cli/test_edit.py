@@ -10,6 +10,7 @@ from PIL import Image
 from program import files, picture, pixels, uam
 
 from uam_jax.method.config import EditConfig
+from uam_jax.method.edits import Edit
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_the_editor_gets_what_was_asked(tmp_path: Path, editor: FakeEditor, imag
     assert result.exit_code == 0, result.stderr
     assert "28 network evaluations per picture" in result.stderr
     [call] = editor.calls
-    assert call["target"] == [["a", "b"]] and call["source"] == "c"
+    assert call["target"] == [[Edit("a"), Edit("b")]] and call["source"] == "c"
     assert call["config"].steps == 7
     assert call["images"].shape == (1, 96, 168, 3)
     assert call["masks"].shape == (1, 96, 168)

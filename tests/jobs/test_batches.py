@@ -142,7 +142,7 @@ def test_too_narrow_a_picture_fails_alone(items: list[Item], tmp_path: Path) -> 
     narrow = Item("x", str(tmp_path / "x.png"), ("a",))
     both = [narrow, items[0]]
     [fault, size] = data.working_sizes(both, measure(both), side=16, multiple=8)
-    assert "x.png: 400x1 pixels are too narrow" in str(fault) and size == (16, 16)
+    assert "x.png: a picture of 400x1 pixels is too narrow" in str(fault) and size == (16, 16)
     groups = groups_of(both)
     assert [each.bucket.size for each in groups] == [(0, 0), (16, 16)]
     first, second = read(groups, devices=1, batch_per_device=3)

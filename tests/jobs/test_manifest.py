@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from uam_jax import EditConfig, InputError, files
 from uam_jax.jobs import manifest
 from uam_jax.jobs.manifest import Item, checked, read_folder, read_manifest
+from uam_jax.method.controls import NoControl
 
 ROWS = [
     {"image": "a/x.png", "target": "a cube"},
@@ -59,7 +60,7 @@ def test_settings_keep_their_types_and_may_be_tables(tmp_path: Path) -> None:
     )
     config = EditConfig().overridden(item.settings)
     assert (config.mask.quantile, config.mask.rule, config.mask.radius) == (0.6, "auto", 2)
-    assert (config.steps, config.control.kind) == (20, "none")
+    assert (config.steps, config.control) == (20, NoControl())
 
 
 @pytest.mark.parametrize("value", ["20", "true", "0x10", 20.5, True, [20], "\u007f", "a\nb = 3"])
