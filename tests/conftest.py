@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -68,3 +69,11 @@ def _own_cache() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(RUN / "cache"))
         yield
+
+
+@pytest.fixture(scope="session")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An editor with a tiny random model."""
+    from tiny import tiny_editor  # imports JAX, whose environment is set above
+
+    return tiny_editor(tmp_path_factory.mktemp("model"))

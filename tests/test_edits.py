@@ -4,16 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import SMALL, SOURCE, TARGET, assert_close, tiny_editor
+from tiny import SMALL, SOURCE, TARGET, assert_close
 
 from uam_jax import Edit, Editor, InputError
 
 PROMPTED = SMALL.updated({"source": {"condition": "prompt"}})
-
-
-@pytest.fixture(scope="module")
-def editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
-    return tiny_editor(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

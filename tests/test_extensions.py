@@ -9,15 +9,10 @@ import pytest
 from checkpoint_files import write_checkpoint
 from my_module import MyControl, MyInversion
 from program import picture, pixels
-from tiny import SMALL, TARGET, assert_close, tiny_editor
+from tiny import SMALL, TARGET, assert_close
 
 from uam_jax import EditConfig, Editor
 from uam_jax.method.inversions import DDIM
-
-
-@pytest.fixture(scope="module")
-def editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
-    return tiny_editor(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ import uam_jax
 
 PACKAGE = Path(uam_jax.__file__).parent
 REPOSITORY = Path(__file__).parent.parent
+LONGEST = 400
+"""Lines of a file."""
 
 # A room is a sub-package, or a module beside them, and imports rooms of earlier lines only.
 LAYERS = (
@@ -149,10 +151,18 @@ def late():
 
 
 @pytest.mark.parametrize("module", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_is_short_and_says_what_it_is_for(module: Path) -> None:
+def test_a_module_is_short_and_has_a_docstring(module: Path) -> None:
     text = module.read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(text)), "no module docstring"
-    assert len(text.splitlines()) < 600
+    assert len(text.splitlines()) <= LONGEST
+
+
+def test_tests_and_scripts_are_short_too() -> None:
+    folders = ("tests", "scripts", "benchmarks")
+    files = [file for folder in folders for file in (REPOSITORY / folder).rglob("*.py")]
+    lines = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in files}
+    long = {str(file): count for file, count in lines.items() if count > LONGEST}
+    assert files and not long
 
 
 def test_the_installed_package_is_complete() -> None:
