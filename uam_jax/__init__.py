@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from uam_jax.engine.delivery import EditResult
     from uam_jax.engine.parallel import Devices
     from uam_jax.errors import InputError
+    from uam_jax.jobs.picture import edit_picture
     from uam_jax.method.config import EditConfig
     from uam_jax.method.edits import Edit
 
@@ -40,6 +41,7 @@ _HOMES = {
     "InputError": "errors",
     "Inversion": "engine.inversion",
     "convert": "checkpoints.load",
+    "edit_picture": "jobs.picture",
 }
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "InputError",
     "Inversion",
     "convert",
+    "edit_picture",
 ]
 
 

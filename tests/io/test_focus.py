@@ -6,7 +6,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from uam_jax.errors import InputError
-from uam_jax.io.focus import Crop
+from uam_jax.io.focus import Crop, check_focus
 from uam_jax.io.images import working_size
 
 
@@ -65,6 +65,16 @@ def test_auto_begins_below_a_quarter_of_the_picture() -> None:
     assert Crop.of(below, size, working=(64, 64)) == Crop(49, 50, 200, 200)
     assert Crop.of(quarter, size, working=(64, 64)) == Crop(0, 0, 400, 400)
     assert Crop.of(quarter, size, working=(64, 64), focus="on") == Crop(50, 50, 200, 200)
+
+
+def test_a_focus_that_cannot_be_is_refused() -> None:
+    for focus in ("auto", "off"):
+        check_focus(focus, masked=False)
+    check_focus("on", masked=True)
+    with pytest.raises(InputError, match="item a has no mask"):
+        check_focus("on", masked=False, whose="item a")
+    with pytest.raises(InputError, match=r"focus is 'sharp'.*choose auto, on, off"):
+        check_focus("sharp", masked=True)
 
 
 sides = st.integers(1, 700)

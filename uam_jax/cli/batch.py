@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from uam_jax.cli.console import Console
-from uam_jax.cli.options import SCENES, Compute, Model, Settings, Size
+from uam_jax.cli.options import SCENES, Compute, Focused, Model, Settings, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class BatchOptions:
     ] = None
     model: Model = SCENES
     size: Size = None
+    focus: Focused = "auto"
     multiple: Annotated[
         int | None,
         Option(

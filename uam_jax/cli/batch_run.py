@@ -178,7 +178,7 @@ def _dry_run(
     console.stage("reading every picture")
     settings = plan.settings
     sizes = working_sizes(plan.items, plan.sizes, side=settings.side, multiple=settings.multiple)
-    faults = check_items(plan.items, sizes, settings.suffix)
+    faults, crops = check_items(plan.items, sizes, settings.suffix, settings.focus)
     for fault in faults[:5]:
         console.warn(fault)
     editor.check_prompts([text for item in plan.items for text in item.targets])
@@ -188,6 +188,7 @@ def _dry_run(
     pictures = host_bytes(plan.groups, plan.known_sizes, len(editor.devices or (0,)), budget.total)
     return {
         **described,
+        "pictures_with_crop": crops,
         "faults": faults,
         "estimated_seconds": seconds,
         "estimated_host_memory_gb": round((resident_bytes() + pictures) / 1e9, 2),
@@ -284,6 +285,7 @@ def _job_settings(
         batch_per_device=options.batch_per_device,
         suffix=suffix,
         precision=compute.precision,
+        focus=options.focus,
     )
 
 

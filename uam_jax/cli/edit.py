@@ -9,6 +9,7 @@ from uam_jax.cli.console import Console
 from uam_jax.cli.options import (
     SCENES,
     Compute,
+    Focused,
     Images,
     Model,
     Overwrite,
@@ -55,15 +56,18 @@ def edit(
         bool, Option("--report", help="Write index.html in --out, a page that shows all results.")
     ] = False,
     size: Size = None,
+    focus: Focused = "auto",
     overwrite: Overwrite = False,
     compute: Compute,
 ) -> dict[str, Any]:
     """Edits pictures by text."""
+    from uam_jax.io.focus import check_focus
     from uam_jax.jobs.single import edit_file, plan_files, report_page
     from uam_jax.method.edits import Edit
 
     if not all(text.strip() for text in target):
         raise InputError("--target is empty: describe the result")
+    check_focus(focus, masked=mask is not None)
     plans = plan_files(
         images, out, targets=len(target), mask=mask, save_mask=save_mask, report=report,
         overwrite=overwrite,
@@ -76,10 +80,13 @@ def edit(
 
     def work(plan: "PictureFiles") -> "tuple[Files, Rows]":
         edits = [Edit(text, negative=negative) for text in target]
-        return edit_file(editor, plan, edits=edits, source=source, config=config, size=size)
+        return edit_file(
+            editor, plan, edits=edits, source=source, config=config, size=size, focus=focus
+        )
 
     def page(rows: "Rows") -> "Files":
-        facts = {"model": editor.name, "weights": editor.weights_hash, "results": len(rows)}
+        model = {"model": editor.name, "weights": editor.weights_hash, "focus": focus}
+        facts = {**model, "results": len(rows)}
         return report_page(Path(out), plans, rows, facts) if report else {}
 
     return {

@@ -42,6 +42,12 @@ Size = Annotated[
     int | None,
     Option(min=1, help="Work at about N x N pixels instead of the model's own size."),
 ]
+Focused = Annotated[
+    Literal["auto", "on", "off"],
+    Option(
+        help="Edit a crop around the mask, at the model's full size. `auto` does so where the mask is small."
+    ),
+]
 Overwrite = Annotated[bool, Option("--overwrite", help="Allow a result to replace an input.")]
 Precision = Annotated[
     backend.Precision | None,

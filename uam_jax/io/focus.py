@@ -7,10 +7,12 @@ same size, and is never smaller than that size, so that no pixel is enlarged.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
+
+from uam_jax.errors import InputError, quoted
 
 Focus = Literal["auto", "on", "off"]
 
@@ -101,6 +103,20 @@ class Crop:
 
     def __str__(self) -> str:
         return f"{self.top},{self.left},{self.height},{self.width}"
+
+
+def check_focus(focus: str, *, masked: bool, whose: str = "the picture") -> None:
+    """Refuses an unknown focus, and one that has no mask to lie on.
+
+    Raises:
+      InputError: it is none of "auto", "on" and "off", or it is "on" without a mask.
+    """
+    if focus not in get_args(Focus):
+        raise InputError(f"focus is {quoted(focus)}: choose {', '.join(get_args(Focus))}")
+    if focus == "on" and not masked:
+        raise InputError(
+            f"focus is on, but {whose} has no mask to work around: give a mask, or choose focus auto"
+        )
 
 
 def _extent(occupied: Bool[np.ndarray, "n"]) -> tuple[int, int]:

@@ -18,9 +18,17 @@ import numpy as np
 from jaxtyping import Float
 
 from uam_jax.errors import InputError
+from uam_jax.io.focus import Crop, Focus
 from uam_jax.io.images import picture_size, quietly, resize, working_size
 from uam_jax.jobs.manifest import Item
-from uam_jax.jobs.originals import COMPOSING, DECODING, Original, decode_files, read_files
+from uam_jax.jobs.originals import (
+    COMPOSING,
+    DECODING,
+    Original,
+    decode_files,
+    read_files,
+    refuse_too_large,
+)
 from uam_jax.jobs.sizes import READERS, Size, working_sizes
 from uam_jax.runtime.host_memory import Budget
 
@@ -69,8 +77,8 @@ class Batch:
       items: by slot; None where there is none.
       originals: the pictures at their own sizes, still encoded; None in padding.
       reasons: why a picture can't be used.
-      pixels: at the bucket's size, in [-1, 1].
-      user_masks: at the bucket's size; None where the bucket has none.
+      pixels: of the originals' crops, at the bucket's size, in [-1, 1].
+      user_masks: likewise, at the bucket's size; None where the bucket has none.
     """
 
     bucket: Bucket
@@ -161,12 +169,13 @@ def batches(
     multiple: int,
     batch_per_device: int,
     budget: Budget | None = None,
+    focus: Focus = "auto",
 ) -> Iterator[Batch]:
     """Groups, in order, `devices` of a bucket at a time, read ahead in threads.
 
     A picture that can't be read, or that has another shape than when it was measured, is padding with its reason, and
-    the others go on. `budget` bounds the memory in which pictures are decoded, and changes no batch; the other
-    arguments are those of `group`.
+    the others go on. `budget` bounds the memory in which pictures are decoded, and changes no batch; `focus` is
+    that of `Crop.of`, and the other arguments are those of `group`.
     """
     budget = budget or Budget()
     size_of = partial(working_size, side=side, multiple=multiple)
@@ -175,7 +184,9 @@ def batches(
     try:
         for bucket, members in _together(groups, devices):
             ahead.append(
-                pool.submit(_read, bucket, members, devices, size_of, batch_per_device, budget)
+                pool.submit(
+                    _read, bucket, members, devices, size_of, batch_per_device, budget, focus
+                )
             )
             if len(ahead) > _AHEAD:
                 yield ahead.popleft().result()
@@ -200,6 +211,7 @@ def _read(
     size_of: Callable[..., Size],
     batch_per_device: int,
     budget: Budget,
+    focus: Focus,
 ) -> Batch:
     items: list[Item | None] = [None] * (devices * batch_per_device)
     for number, members in enumerate(groups):
@@ -229,14 +241,15 @@ def _read(
                 raise InputError(
                     f"{item.image}: its shape has changed since the job began; edit it in a new job"
                 )
-            original = Original.of(item, size, content, may_keep=may_keep)
-            original.refuse_too_large()
+            refuse_too_large(item, size)
             with budget.hold(size[0] * size[1] * DECODING):
                 picture, mask = decode_files(item, content)
-                pixels[slot] = resize(picture.pixels, bucket.size)
+                # It has the picture's shape, so that it is worked on at the bucket's size as well.
+                crop = Crop.of(mask, size, working=bucket.size, focus=focus)
+                pixels[slot] = resize(crop.cut(picture.pixels), bucket.size)
                 if user_masks is not None and mask is not None:
-                    user_masks[slot] = resize(mask, bucket.size, linear=True)
-            originals[slot] = original
+                    user_masks[slot] = resize(crop.cut(mask), bucket.size, linear=True)
+            originals[slot] = Original.of(item, size, crop, content, may_keep=may_keep)
         except InputError as error:
             reasons[slot] = str(error)
         except Exception as error:  # an error of any kind is this picture's alone

@@ -74,6 +74,7 @@ def run_job(
             multiple=plan.settings.multiple,
             batch_per_device=plan.settings.batch_per_device,
             budget=options.budget,
+            focus=plan.settings.focus,
         )
         worker = EditWorker(
             editor, plan, wanted, options.budget, versions=options.versions, cache=options.cache
@@ -106,7 +107,7 @@ def finish_job(job: JobFolder, facts: Mapping[str, Any] | None = None) -> dict[s
         "failed": failed,
         "missing": len(missing),
     }
-    model = {key: job.settings.get(key) for key in ("model", "weights")}
+    model = {key: job.settings.get(key) for key in ("model", "weights", "focus")}
     shown = {**model, **summary, **(facts or {})}
     for name, data in render_report(rows, title="Edited pictures", facts=shown).items():
         folder.write(name, data)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from uam_jax.errors import InputError
+from uam_jax.io.focus import Crop
 from uam_jax.io.images import Picture, quietly, read_image
 from uam_jax.io.mask_files import read_mask
 from uam_jax.io.storage import read_bytes
@@ -23,27 +24,35 @@ class Original:
     Attributes:
       item: of the manifest.
       size: of the picture.
+      crop: the part of the picture that is edited.
       content: of both files; None if it is too large to keep, so that the files are read again.
       digest: of the content.
     """
 
     item: Item
     size: tuple[int, int]
+    crop: Crop
     content: tuple[bytes, bytes] | None
     digest: bytes
 
     @classmethod
     def of(
-        cls, item: Item, size: tuple[int, int], content: tuple[bytes, bytes], *, may_keep: int
+        cls,
+        item: Item,
+        size: tuple[int, int],
+        crop: Crop,
+        content: tuple[bytes, bytes],
+        *,
+        may_keep: int,
     ) -> "Original":
         """Keeps the content if it has at most `may_keep` bytes."""
         kept = content if sum(map(len, content)) <= may_keep else None
-        return cls(item, size, kept, _digest(content))
+        return cls(item, size, crop, kept, _digest(content))
 
     @property
     def bytes_to_compose(self) -> int:
-        """Memory that the result takes at this size while it is composed and encoded."""
-        return self.size[0] * self.size[1] * COMPOSING
+        """Memory that the result takes while it is composed and encoded."""
+        return bytes_to_compose(self.size)
 
     def read(self) -> tuple[Picture, np.ndarray | None]:
         """The picture, and the user's mask at its size.
@@ -58,20 +67,26 @@ class Original:
             )
         return decode_files(self.item, content)
 
-    def refuse_too_large(self) -> None:
-        """Refuses a picture for which the system would end the whole process.
 
-        Raises:
-          InputError: even alone, it needs more memory than is free.
-        """
-        needed, free = self.bytes_to_compose, free_bytes()
-        if needed > free:
-            height, width = self.size
-            raise InputError(
-                f"{self.item.image}: {width}x{height} pixels take about {needed / 1e9:.1f} GB of memory, and "
-                f"{free / 1e9:.1f} GB are free: scale the picture down, or run it on a machine with more, with "
-                "--retry-failed"
-            )
+def bytes_to_compose(size: tuple[int, int]) -> int:
+    """Memory that a result of this size takes while it is composed and encoded."""
+    return size[0] * size[1] * COMPOSING
+
+
+def refuse_too_large(item: Item, size: tuple[int, int]) -> None:
+    """Refuses a picture for which the system would end the whole process.
+
+    Raises:
+      InputError: even alone, it needs more memory than is free.
+    """
+    needed, free = bytes_to_compose(size), free_bytes()
+    if needed > free:
+        height, width = size
+        raise InputError(
+            f"{item.image}: {width}x{height} pixels take about {needed / 1e9:.1f} GB of memory, and "
+            f"{free / 1e9:.1f} GB are free: scale the picture down, or run it on a machine with more, with "
+            "--retry-failed"
+        )
 
 
 def read_item(item: Item) -> tuple[Picture, np.ndarray | None]:

@@ -9,6 +9,7 @@ from uam_jax.engine.arguments import source_prompts
 from uam_jax.errors import InputError
 from uam_jax.files import base_name
 from uam_jax.io.encoding import default_suffix, output_format
+from uam_jax.io.focus import Crop, Focus, check_focus
 from uam_jax.io.images import quietly
 from uam_jax.jobs.batches import Bucket, Group, count_by, group
 from uam_jax.jobs.manifest import Item
@@ -36,6 +37,7 @@ class JobSettings:
       batch_per_device: pictures that a device edits at a time.
       suffix: of the results' files; None means that of each original.
       precision: of matrix products; None means the platform's own.
+      focus: whether pictures with masks are edited within a crop, see `focus.Crop.of`.
     """
 
     model: str
@@ -48,6 +50,7 @@ class JobSettings:
     batch_per_device: int
     suffix: str | None = None
     precision: str | None = None
+    focus: Focus = "auto"
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,7 @@ def plan_job(
             own = plan.config_of(members.bucket)
         except InputError as error:
             raise InputError(f"item {first.id}: {error}") from None
+        check_focus(settings.focus, masked=members.bucket.masked, whose=f"item {first.id}")
         if own.inversion.outside_uniformity and not members.bucket.masked:
             raise InputError(
                 f"item {first.id} has no mask, and inversion.outside_uniformity acts outside of it: give it, "
@@ -180,19 +184,34 @@ def plan_job(
 
 
 def check_items(
-    items: Sequence[Item], sizes: Sequence[Size | InputError], suffix: str | None
-) -> list[str]:
-    """Reads every picture and mask as the job would, and lists the faults, each with its item's id."""
-    faults = []
+    items: Sequence[Item],
+    sizes: Sequence[Size | InputError],
+    suffix: str | None,
+    focus: Focus,
+) -> tuple[list[str], int]:
+    """Reads every picture and mask as the job would.
+
+    Args:
+      items: of the job.
+      sizes: at which they are worked on.
+      suffix: of the results' files; None means that of each original.
+      focus: of the job.
+
+    Returns:
+      The faults, each with its item's id, and the number of pictures that are edited within a crop.
+    """
+    faults, crops = [], 0
     for item, size in zip(items, sizes, strict=True):
         try:
             if isinstance(size, InputError):
                 raise size
-            picture, _ = read_item(item)
+            picture, mask = read_item(item)
             with quietly():
                 output_format(
                     f"x{suffix or default_suffix(base_name(item.image), picture)}", picture
                 )
+            crop = Crop.of(mask, picture.size, working=size, focus=focus)
+            crops += crop != Crop.whole(picture.size)
         except InputError as error:
             faults.append(f"{item.id}: {error}")
-    return faults
+    return faults, crops

@@ -17,7 +17,7 @@ ROWS_PER_FILE = 20_000
 
 _FOLDER = "gallery"
 _ASSETS = ("page.css", "data.js", "stage.js", "page.js")
-_TEXTS = ("id", "reason", "review", "image", "target", "source", "size")
+_TEXTS = ("id", "reason", "review", "image", "target", "source", "size", "crop")
 _PATHS = ("output", "shown", "preview", "mask", "error", "answer")
 _NUMBERS = ("confidence", "mask_share", "seconds")
 # Neither HTML nor a screen has a form for these; tab and line feed have one.
@@ -36,12 +36,12 @@ def render_report(
     Args:
       rows: one mapping per edit, in the order of the job. Needed: `id`, and `status`, "ok" or
         "failed". Shown where there: the texts `reason` (of a failure), `review` (why to look at a
-        result), `image` (the input's name), `target` and `source` (prompts), `size` ("640x480");
-        the pictures `output`, `shown` (a copy of it, where browsers don't show it), `preview` (the
-        original), `mask`, `error` (the reconstruction's) and `answer` (the exact result), as paths
-        relative to the page with "/"; `confidence` and `mask_share` in [0, 1], `seconds`, and
-        `figures`, a mapping of names to numbers. Other keys are ignored, and a number that is not
-        finite counts as missing.
+        result), `image` (the input's name), `target` and `source` (prompts), `size` ("640x480"),
+        `crop` (the part that was edited); the pictures `output`, `shown` (a copy of it, where
+        browsers don't show it), `preview` (the original), `mask`, `error` (the reconstruction's)
+        and `answer` (the exact result), as paths relative to the page with "/"; `confidence` and
+        `mask_share` in [0, 1], `seconds`, and `figures`, a mapping of names to numbers. Other keys
+        are ignored, and a number that is not finite counts as missing.
       title: the heading.
       facts: names and values that hold for the whole job, shown in this order.
 

@@ -1,5 +1,6 @@
 """The files of an edited picture: result, mask and page's copies, for one picture and for a data set alike."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +15,8 @@ from uam_jax.io.encoding import (
     file_levels,
     refuse_nonfinite,
 )
-from uam_jax.io.images import Picture, quietly
+from uam_jax.io.focus import Crop
+from uam_jax.io.images import Picture, quietly, resize
 
 if TYPE_CHECKING:
     from uam_jax.engine.delivery import EditResult
@@ -23,20 +25,37 @@ Name = TypeVar("Name", str, Path)
 """Names of files: names in a job's folder, or paths."""
 
 
+@dataclass(frozen=True)
+class SourcePicture:
+    """A picture at its own size, as it is given to an edit.
+
+    Attributes:
+      name: names it in messages.
+      picture: decoded.
+      user_mask: at the picture's size, if there is one.
+      crop: the part that is edited.
+    """
+
+    name: str | Path
+    picture: Picture
+    user_mask: Float[np.ndarray, "H W"] | None
+    crop: Crop
+
+
 def original_files(
-    picture: Picture,
-    error_map: Float[np.ndarray, "h w"],
-    *,
-    image: str | Path,
-    preview: Name,
-    error: Name,
+    source: SourcePicture, error_map: Float[np.ndarray, "h w"], *, preview: Name, error: Name
 ) -> dict[Name, bytes]:
     """The page's files that all results of a picture share: a small copy of it, and the reconstruction's error.
 
     Raises:
       InputError: the network gave numbers that are not finite.
     """
-    refuse_nonfinite(image, error_map)
+    picture, crop = source.picture, source.crop
+    refuse_nonfinite(source.name, error_map)
+    if crop != Crop.whole(picture.size):
+        error_map = crop.paste(
+            np.zeros(picture.size, np.float32), resize(error_map, crop.size, linear=True)
+        )
     with quietly():
         return {preview: encode_preview(picture.pixels, picture), error: encode_error(error_map)}
 
@@ -44,10 +63,8 @@ def original_files(
 def result_files(
     result: "EditResult",
     target: int,
-    picture: Picture,
+    source: SourcePicture,
     *,
-    image: str | Path,
-    within: Float[np.ndarray, "H W"] | None,
     output: Name,
     mask: Name | None = None,
     shown: Name | None = None,
@@ -57,24 +74,24 @@ def result_files(
     Args:
       result: of the edit, on the host (`delivery.fetch`).
       target: the result's number in it.
-      picture: the original.
-      image: names the original in messages.
-      within: the user's mask, if there is one, at the original's size.
+      source: the original.
       output: names the result's file.
       mask: names the mask's file; None where none is wanted.
       shown: names a copy that browsers can show; None where none is needed.
 
     Returns:
-      The files by their names; and the columns `confidence`, `review`, `mask_share` and `size` of a row.
+      The files by their names; and the columns `confidence`, `review`, `mask_share`, `size` and `crop` of a row.
 
     Raises:
       InputError: the network gave numbers that are not finite.
     """
-    refuse_nonfinite(image, np.asarray(result.images[target]))
+    picture = source.picture
+    refuse_nonfinite(source.name, np.asarray(result.images[target]))
     delivery = result.deliver(
         target,
         picture.pixels,
-        within=within,
+        within=source.user_mask,
+        crop=source.crop,
         levels=file_levels(output, picture),
         grey=picture.grey,
     )
@@ -90,4 +107,5 @@ def result_files(
         "review": delivery.review,
         "mask_share": round(delivery.mask_share, 5),
         "size": f"{width}x{height}",
+        "crop": None if delivery.crop is None else str(delivery.crop),
     }

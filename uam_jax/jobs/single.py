@@ -19,11 +19,12 @@ from uam_jax.io.encoding import (
     output_format,
     refuse_nonfinite,
 )
+from uam_jax.io.focus import Focus
 from uam_jax.io.images import Picture, read_image, resize, working_size
 from uam_jax.io.mask_files import read_mask
 from uam_jax.io.outputs import Files, check_places, key_of
 from uam_jax.jobs.report import render_report
-from uam_jax.jobs.result_files import original_files, result_files
+from uam_jax.jobs.result_files import SourcePicture, original_files, result_files
 
 if TYPE_CHECKING:
     from uam_jax.editor import Editor
@@ -132,44 +133,27 @@ def edit_file(
     source: str | None,
     config: "EditConfig",
     size: int | None = None,
+    focus: Focus = "auto",
 ) -> tuple[Files, Rows]:
     """Edits one picture towards every target: the files to write, and a row of figures for each."""
-    import jax.numpy as jnp
+    from uam_jax.jobs.picture import edit_picture
 
-    from uam_jax.engine.delivery import fetch
-
-    picture, working = _read(editor, plan, size)
-    height, width = working.shape[:2]
-    within = masks = None
-    if plan.user_mask:
-        within = read_mask(plan.user_mask, picture.size)
-        masks = jnp.asarray(resize(within, (height, width), linear=True)[None])
-    # From the latents, since the original's pixels are put back below, at their own resolution.
-    latents = editor.encode(working[None])
-    [result] = fetch(
-        [
-            editor.edit_latents(
-                latents, [list(edits)], source, masks=masks, config=config, images=working[None]
-            )
-        ]
+    picture, (height, width) = _read(editor, plan, size)
+    within = read_mask(plan.user_mask, picture.size) if plan.user_mask else None
+    made = edit_picture(
+        editor, picture.pixels, edits, source, mask=within, config=config, size=size, focus=focus
     )
+    original = SourcePicture(plan.source, picture, within, made.crop)
     files: Files = {}
     if plan.preview and plan.error:
-        files |= original_files(
-            picture,
-            result.error_map[0],
-            image=plan.source,
-            preview=plan.preview,
-            error=plan.error,
-        )
+        error_map = made.result.error_map[0]
+        files |= original_files(original, error_map, preview=plan.preview, error=plan.error)
     rows: Rows = []
     for index, (edit, output) in enumerate(zip(edits, plan.outputs, strict=True)):
         own, figures = result_files(
-            result,
+            made.result,
             index,
-            picture,
-            image=plan.source,
-            within=within,
+            original,
             output=output,
             mask=plan.masks[index] if plan.masks else None,
             shown=plan.shown[index] if plan.shown else None,
@@ -200,7 +184,7 @@ def report_page(
             "mask": address(plan.masks[number]),
             "preview": address(plan.preview),
             "error": address(plan.error),
-            **{name: row[name] for name in ("size", "mask_share", "confidence", "review")},
+            **{name: row[name] for name in ("size", "crop", "mask_share", "confidence", "review")},
         }
         for (plan, number), row in zip(made, rows, strict=True)
     ]
@@ -222,7 +206,8 @@ def reconstruct_file(
     """Inverts and denoises one picture: the file to write, and a row with its distance to the original."""
     import jax
 
-    picture, working = _read(editor, plan, size)
+    picture, size_at = _read(editor, plan, size)
+    working = resize(picture.pixels, size_at)
     latent = editor.encode(working[None])
     inversion = editor.invert(
         latent,
@@ -246,13 +231,13 @@ def reconstruct_file(
     return {output: encode_image(output, resize(rebuilt, picture.size), picture)}, [row]
 
 
-def _read(editor: "Editor", plan: PictureFiles, size: int | None) -> tuple[Picture, np.ndarray]:
-    """The picture, and its pixels at the model's size."""
+def _read(
+    editor: "Editor", plan: PictureFiles, size: int | None
+) -> tuple[Picture, tuple[int, int]]:
+    """The picture, and the size at which the model works on it."""
     picture = read_image(plan.source)
     side = editor.native_size if size is None else size
-    size_at = working_size(picture.size, side, editor.size_multiple, plan.source)
-    working = resize(picture.pixels, size_at)
-    return picture, working
+    return picture, working_size(picture.size, side, editor.size_multiple, plan.source)
 
 
 def _check_outputs(plans: Sequence[PictureFiles], inputs: Sequence[Path], overwrite: bool) -> None:

@@ -17,13 +17,12 @@ from uam_jax.engine.delivery import EditResult, fetch
 from uam_jax.errors import InputError
 from uam_jax.files import base_name
 from uam_jax.io.encoding import default_suffix, needs_shown_copy
-from uam_jax.io.images import Picture
 from uam_jax.jobs.batches import Batch
 from uam_jax.jobs.ledger import Row
 from uam_jax.jobs.manifest import Item
 from uam_jax.jobs.names import result_file
 from uam_jax.jobs.plan import JobPlan
-from uam_jax.jobs.result_files import original_files, result_files
+from uam_jax.jobs.result_files import SourcePicture, original_files, result_files
 from uam_jax.jobs.runner import Outcome
 from uam_jax.runtime.host_memory import Budget
 
@@ -39,16 +38,14 @@ class _Source:
     Attributes:
       slot: of the batch.
       item: of the manifest.
-      picture: decoded.
-      user_mask: at the picture's size, if there is one.
+      picture: decoded, with its mask and crop.
       columns: those of a row that all its results share.
       files: likewise, by their names.
     """
 
     slot: int
     item: Item
-    picture: Picture
-    user_mask: np.ndarray | None
+    picture: SourcePicture
     columns: dict[str, str]
     files: dict[str, bytes]
 
@@ -190,33 +187,27 @@ class EditWorker:
         item, original = batch.items[slot], batch.originals[slot]
         if item is None or original is None:
             raise InputError(batch.reasons[slot] or "it could not be read")
-        picture, user_mask = original.read()
+        picture = SourcePicture(item.image, *original.read(), original.crop)
         name = self.plan.file_names[item.id]
         columns = {"preview": f"originals/{name}.jpg", "error": f"errors/{name}.png"}
-        files = original_files(picture, error_map, image=item.image, **columns)
-        return _Source(slot, item, picture, user_mask, columns, files)
+        files = original_files(picture, error_map, **columns)
+        return _Source(slot, item, picture, columns, files)
 
     def _files(
         self, source: _Source, number: int, result: EditResult
     ) -> tuple[Row, dict[str, bytes]]:
         """One result's columns and files."""
         item, suffix = source.item, self.plan.settings.suffix
-        own = suffix or default_suffix(base_name(item.image), source.picture)
+        picture = source.picture.picture
+        own = suffix or default_suffix(base_name(item.image), picture)
         name = self.plan.file_names[item.results[number]]
         columns = {
             "output": f"images/{result_file(name, own, own=suffix is None)}",
             "mask": f"masks/{name}.png",
         }
-        if needs_shown_copy(columns["output"], source.picture):
+        if needs_shown_copy(columns["output"], picture):
             columns["shown"] = f"shown/{name}.jpg"
-        files, figures = result_files(
-            result,
-            source.slot,
-            source.picture,
-            image=item.image,
-            within=source.user_mask,
-            **columns,
-        )
+        files, figures = result_files(result, source.slot, source.picture, **columns)
         return {**source.columns, **columns, **figures}, {**files, **source.files}
 
     def _row(self, batch: Batch, slot: int, number: int, **columns: Any) -> Row:
@@ -245,6 +236,7 @@ class EditWorker:
             "mask_share": None,
             "seconds": None,
             "size": None,
+            "crop": None,
             "worked_at": f"{width}x{height}",
             "batch": batch.batch_per_device,
             "halved": batch.batch_per_device < self.plan.settings.batch_per_device,

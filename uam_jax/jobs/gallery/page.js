@@ -232,6 +232,7 @@
     fill(large, row);
     const entries = [["source prompt", row.source || "–"], ["image", row.image || "–"], ["id", row.id]];
     entries.push(["status", row.failed ? "failed" : "ok"], ["size", row.size || "–"]);
+    if (row.crop) entries.push(["crop: top, left, height, width", row.crop]);
     if (known(row.confidence)) entries.push(["confidence", percent(row.confidence)]);
     entries.push(["mask share", percent(row.mask_share)], ["time", duration(row.seconds)]);
     for (const [label, value] of row.figures) entries.push([label, figure(value)]);
