@@ -24,7 +24,7 @@ from uam_jax import EditConfig
 from uam_jax.checkpoints.tokenizer import Tokenizer
 from uam_jax.method.controls import MasaCtrl, NoControl
 from uam_jax.method.inversions import DDIM
-from uam_jax.method.plan import Plan
+from uam_jax.method.plan import Plan, Row
 from uam_jax.method.schedule import Schedule
 
 
@@ -211,8 +211,8 @@ class _Edit:
             )
             inputs = inputs._replace(keys=keys, values=values, vectors=self.vectors)
         if controlled:
-            sources = self.plan.source_rows
-            parts = [min(part, sources - 1) for part in range(self.plan.target_rows)]
+            sources, targets = branch_rows(self.plan)
+            parts = [min(part, sources - 1) for part in range(targets)]
             order = [*range(first + sources), *(first + part for part in parts)]
             rows = (torch.tensor(order)[:, None] * b + torch.arange(b)).flatten()
             control = self.config.control
@@ -249,24 +249,24 @@ class _Edit:
         source = target = trajectory[-1]
         thresholds = np.linspace(0, config.mask.quantile, plan.steps).tolist()
         change: Any = 0.0
+        source_rows, targets = branch_rows(plan)
         for part in plan.segments:
             for i in range(part.start, part.stop):
                 uniform = i >= plan.steps - plan.depth
-                sources = plan.source_rows if part.source else 0
+                sources = source_rows if part.source else 0
                 if config.source.latents == "anchored":
                     source = trajectory[plan.steps - i]
-                names = ["null"] * (sources + plan.target_rows - 1) + ["target"]
-                rows = [auxiliary] * uniform + [source] * sources + [target] * plan.target_rows
+                names = ["null"] * (sources + targets - 1) + ["target"]
+                rows = [auxiliary] * uniform + [source] * sources + [target] * targets
                 level, below = self.levels[i : i + 2]
                 noises = self.editor.noise(
                     torch.cat(rows),
                     self.timesteps[i],
                     level,
-                    self.attention_inputs(uniform, names, part.controlled),
+                    self.attention_inputs(uniform, names, bool(part.active)),
                 )
-                noise_u, noise_s, noise_t = noises.split(
-                    [b * uniform, b * sources, b * plan.target_rows]
-                )
+                parts = [b * uniform, b * sources, b * targets]
+                noise_u, noise_s, noise_t = noises.split(parts)
                 noise_s, noise_t = self.guided(noise_s), self.guided(noise_t)
                 clean = clean_estimate(target, noise_t, level)
                 if uniform:
@@ -318,6 +318,7 @@ def plan_of(config: EditConfig, schedule: Schedule, *, as_released: bool = False
     refused = {
         "source.condition": config.source.condition != "null",
         "control": not isinstance(config.control, MasaCtrl | NoControl),
+        "sampler": config.sampler != "ddim",
         "inversion.kind": config.inversion.method != DDIM(),
         "inversion": config.inversion.uniformity != 0 or config.auxiliary.uniformity != 1,
         "auxiliary": plan.auxiliary == "original",
@@ -332,8 +333,15 @@ def plan_of(config: EditConfig, schedule: Schedule, *, as_released: bool = False
     if as_released:
         if config.source.latents != "replay" or plan.auxiliary != "replay":
             raise ValueError("the released code replays both the source and the auxiliary branch")
-        plan = dataclasses.replace(plan, source_rows=2)
+        unguided = Row("source", "null", "unguided")
+        plan = dataclasses.replace(plan, rows=(unguided, *plan.rows))
     return plan
+
+
+def branch_rows(plan: Plan) -> tuple[int, int]:
+    """The numbers of rows of the source and of the target."""
+    sources = sum(row.branch == "source" for row in plan.rows)
+    return sources, len(plan.rows) - sources
 
 
 def clean_estimate(latent: Tensor, noise: Tensor, level: float) -> Tensor:
