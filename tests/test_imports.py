@@ -1,6 +1,7 @@
-"""The package's shape: who may import what, and that every module is short and says what it is for."""
+"""The package's shape and words: who may import what, and that every module is short and says what it is for."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -157,12 +158,47 @@ def test_a_module_is_short_and_has_a_docstring(module: Path) -> None:
     assert len(text.splitlines()) <= LONGEST
 
 
-def test_tests_and_scripts_are_short_too() -> None:
+def programs() -> list[Path]:
+    """Our Python files outside the package."""
     folders = ("tests", "scripts", "benchmarks")
     files = [file for folder in folders for file in (REPOSITORY / folder).rglob("*.py")]
-    lines = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in files}
-    long = {str(file): count for file, count in lines.items() if count > LONGEST}
-    assert files and not long
+    assert files
+    return files
+
+
+def test_tests_and_scripts_are_short_too() -> None:
+    lines = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in programs()}
+    assert not {str(file): count for file, count in lines.items() if count > LONGEST}
+
+
+def unplain(source: str) -> Iterator[str]:
+    """Words that CONTRIBUTING asks to replace, with their lines."""
+    for node in ast.walk(ast.parse(source)):
+        text = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(text, ast.Constant) and str(text.value).lstrip().startswith("What "):
+            yield f"{text.lineno}: begin with a noun or a verb, not with What"
+    for number, line in enumerate(source.splitlines(), 1):
+        if re.search(r"\btol[d]\b", line, re.IGNORECASE):
+            yield f"{number}: the word is condition"
+
+
+def test_docstrings_begin_with_a_noun_or_a_verb_and_a_condition_is_called_so() -> None:
+    files = [*modules(), *programs()]
+    faults = [f"{file}:{at}" for file in files for at in unplain(file.read_text(encoding="utf-8"))]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("source", "faults"),
+    [
+        ('"""The masks."""\nx = "What else"  # untold', 0),
+        ('"""What a mask is."""', 1),
+        ('def f():\n    """\n    What it does."""', 1),
+        ("tol\x64 = 3", 1),
+    ],
+)
+def test_such_words_are_seen(source: str, faults: int) -> None:
+    assert len(list(unplain(source))) == faults
 
 
 def test_the_installed_package_is_complete() -> None:

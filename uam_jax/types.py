@@ -84,11 +84,11 @@ class Site(NamedTuple):
     """A place in the network where a rule is called.
 
     Attributes:
-      number: of the transformer block, or of the ResNet block, in execution order. The two kinds of
+      number: the number of the transformer block, or of the ResNet block, in execution order. The two kinds of
         block are counted separately, and the two attention layers of a transformer block share its number.
       level: how many times the latent's sides have been halved.
       kind: a self-attention layer ("own"), a cross-attention layer ("cross") or a ResNet block ("residual").
-      channels: of the hidden state.
+      channels: the number of channels of the hidden state.
     """
 
     number: int
@@ -173,9 +173,9 @@ class Rules:
     """The rules of one network call; None computes what the layer was trained to compute.
 
     Attributes:
-      cross: of the cross-attention layers.
-      own: of the self-attention layers.
-      residual: of the ResNet blocks.
+      cross: the rule of the cross-attention layers.
+      own: the rule of the self-attention layers.
+      residual: the rule of the ResNet blocks.
     """
 
     cross: AttentionRule | None = None

@@ -1,4 +1,4 @@
-"""What a caller may ask: pictures, latents, masks and texts, each refused with its remedy where it can't be."""
+"""Arguments of a caller: pictures, latents, masks and texts; wrong ones are refused with their remedy."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What is delivered and what is said of it are of one picture."""
+"""The delivered picture, and values that describe exactly this picture."""
 
 import numpy as np
 import pytest

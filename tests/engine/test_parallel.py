@@ -139,7 +139,7 @@ MASKED = {
     "user mask": {"mask": {"rule": "none"}},
     "region of the inversion": {"inversion": {"outside_uniformity": 1.0}},
 }
-# Each has a loop that carries something of its own; the other variants change what it is told.
+# Each has a loop that carries something of its own; the other variants only change its conditions and settings.
 CARRYING = ("default", "anchored source", "no control", "algorithm1", "auto", "region")
 
 
@@ -290,7 +290,7 @@ def stand_in(self: Any, params: Any, latent: Any, time: Any, condition: Any, rul
 
 
 def compiled_text(each: Program, args: Any, kwargs: Any) -> str:
-    """What a call with 5 examples on 2 devices compiles to: the batch is padded to 6."""
+    """The program of a call with 5 examples on 2 devices: the batch is padded to 6."""
     leaves, tree = jax.tree.flatten((args, kwargs))
     places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
 

@@ -102,7 +102,10 @@ def test_overrides_are_toml_values_or_bare_words_and_the_last_wins() -> None:
         ("control.kind=3", ["control.kind is 3", "none, masactrl"]),
         ("control=3", ["control is 3", "a table"]),
         ("mask=none", ["mask is 'none'", "a table"]),
-        ("control.step_start=-1", ["from 0 to 1000 (its first denoising step)"]),
+        (
+            "control.step_start=-1",
+            ["from 0 to 1000 (first denoising step with mutual self-attention)"],
+        ),
         ("inversion=3", ["inversion is 3", "a table"]),
         ("inversion=none", ["inversion.kind is 'none'", "ddim, fixed_point"]),
         ("inversion.iterations=1", ["belongs to the kind fixed_point", "inversion is ddim"]),

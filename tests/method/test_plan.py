@@ -1,4 +1,4 @@
-"""What a plan counts, checked by formula, by running it, and against spending everything."""
+"""The evaluations that a plan counts, checked by formula, by running it, and against a run that makes them all."""
 
 import itertools
 from collections.abc import Callable
@@ -133,7 +133,7 @@ def plan_of(config: EditConfig, *, user_mask: bool = False) -> Plan:
         ({"auxiliary": {"latents": "original"}}, 1, 4 * 50),
         # The source inversion and the auxiliary branch are shared, the branches of the edit not.
         ({}, 3, 3 * 50 + 3 * 150),
-        # A source that is told its prompt takes two rows where it is guided.
+        # A source under its own prompt takes two rows where it is guided.
         ({"source": {"condition": "prompt"}}, 1, 7 * 50),
         ({"source": {"condition": "prompt"}, "inversion": {"guidance": 3}}, 1, 8 * 50),
         # Guidance between the same two contexts is none.

@@ -1,4 +1,4 @@
-"""What is read of the networks' `config.json` files, and what is refused."""
+"""The networks' `config.json` files: values that are read, and values that are refused."""
 
 import dataclasses
 from typing import Any

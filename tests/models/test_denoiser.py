@@ -27,7 +27,7 @@ def evaluate(rules: Rules = Rules()) -> tuple[Array, dict[str, Array]]:  # noqa:
 
 
 def trace(denoiser: models.StableDiffusion, rules: Rules) -> Any:
-    """What an evaluation returns, without computing it."""
+    """The shapes that an evaluation returns, without computing it."""
     params = {"unet": params_of(denoiser.unet)}
     return jax.eval_shape(lambda: denoiser.predict(params, LATENT, TIME, Condition(STATES), rules))
 

@@ -103,7 +103,7 @@ class State(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What one step did; the masks are of blended steps."""
+    """The result of one step; the masks are those of blended steps."""
 
     reached: State
     auxiliary_clean: torch.Tensor
@@ -146,12 +146,12 @@ class Reference:
         noisy = self.invert(z0, uniform=False)
         return State(self.invert(z0, uniform=True), noisy, noisy)
 
-    def step(self, i: int, state: State, *, told: torch.Tensor, rule: str) -> Taken:
-        """Step `i`, with a source branch that is told `told`."""
+    def step(self, i: int, state: State, *, condition: torch.Tensor, rule: str) -> Taken:
+        """Step `i`, with the source branch under `condition`."""
         timestep, b = self.timesteps[i], len(state.target)
         rows = torch.arange(4 * b).tolist()  # source, target without the prompt; then with it
         source_of = rows[:b] * 2 + rows[2 * b : 3 * b] * 2 if i >= CONTROL_STEP else None
-        states = [self.null, self.null, told, self.targets]
+        states = [self.null, self.null, condition, self.targets]
         predicted = self.noise(
             torch.cat([state.source, state.target] * 2),
             timestep,
@@ -284,7 +284,7 @@ Run = list[tuple[State, Taken]]
 def run(reference: Reference, z0: torch.Tensor) -> Run:
     state, steps = reference.start(z0), []
     for i in range(STEPS):
-        taken = reference.step(i, state, told=reference.null, rule="released")
+        taken = reference.step(i, state, condition=reference.null, rule="released")
         steps.append((state, taken))
         state = taken.reached
     return steps
@@ -295,15 +295,15 @@ def test_a_step_from_shared_latents(
     reference: Reference, editor: Editor, run: Run, changes: dict, i: int
 ) -> None:
     config = EditConfig.load("released").updated(changes)
-    told = reference.null if config.source.condition == "null" else reference.source
+    condition = reference.null if config.source.condition == "null" else reference.source
     state, _ = run[i]
-    expected = reference.step(i, state, told=told, rule=config.mask.rule)
+    expected = reference.step(i, state, condition=condition, rule=config.mask.rule)
     plan = editor.plan(config)
     segment = next(part for part in plan.segments if part.start <= i < part.stop)
     null = reference.null
     negative = null.expand(len(reference.targets), -1, -1)
     conditions = {
-        "null": null, "negative": negative, "source": told, "target": reference.targets
+        "null": null, "negative": negative, "source": condition, "target": reference.targets
     }  # fmt: skip
     ours = one_step(
         editor.inverter.model(),

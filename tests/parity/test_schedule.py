@@ -66,7 +66,7 @@ def test_tables() -> None:
 @pytest.mark.parametrize("offset", [0, 1, 2])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_timesteps_of_every_number_of_steps(spacing: str, offset: int) -> None:
-    """Of a file that says the spacing, and of another one's that is told to take it."""
+    """Of a file that names the spacing, and of another file with the spacing set afterwards."""
     config = SD | {"timestep_spacing": spacing, "steps_offset": offset}
     other = "trailing" if spacing == "leading" else "leading"
     theirs, ours = diffusers.DDIMScheduler(**config), Schedule.from_config(config)

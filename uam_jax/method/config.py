@@ -53,7 +53,7 @@ class SourceConfig(Section):
     ] = "null"
     latents: Annotated[
         Literal["replay", "anchored"],
-        "of the source branch: denoised again, or anchored on those of its inversion",
+        "latents of the source branch: denoised again, or anchored on those of its inversion",
     ] = "replay"
 
 
@@ -66,11 +66,12 @@ class InversionConfig(Section):
         default_factory=DDIM
     )
     uniformity: Annotated[
-        Share, "of the cross-attention maps, from the text's (0) to uniform ones (1)"
+        Share,
+        "uniformity of the cross-attention maps, from the text's maps (0) to uniform maps (1)",
     ] = 0.0
     guidance: Annotated[Scale, "scale of classifier-free guidance; 1 is none"] = 1.0
     outside_uniformity: Annotated[
-        Share, "uniformity outside the user's mask; 0: it is `uniformity` everywhere"
+        Share, "uniformity outside the user's mask; with 0 it is inversion.uniformity everywhere"
     ] = 0.0
 
 
@@ -81,11 +82,12 @@ class AuxiliaryConfig(Section):
     prefix: ClassVar[str] = "auxiliary."
     latents: Annotated[
         Literal["replay", "anchored", "original"],
-        "reconstructed from the noisiest level, reconstructed from the first blended level, or the original's",
+        "latents of the auxiliary branch: denoised from the noisiest level or from the first blended level, or "
+        "those of the original",
     ] = "anchored"
     uniformity: Annotated[
         Share,
-        "of its cross-attention maps under the null prompt: the text's (0) or uniform ones (1)",
+        "uniformity of its cross-attention maps, from those of the null prompt (0) to uniform maps (1)",
     ] = 1.0
 
 
@@ -96,8 +98,8 @@ class TargetConfig(Section):
     prefix: ClassVar[str] = "target."
     outside_uniformity: Annotated[
         Share,
-        "uniformity of its cross-attention maps outside the user's mask, or else outside the mask that is found "
-        'as by the rule "auto"; 0: the text\'s maps everywhere',
+        "uniformity of its cross-attention maps outside the user's mask, or without one outside a mask that is found "
+        'as by the rule "auto"; with 0 the text\'s maps hold everywhere',
     ] = 0.0
 
 
@@ -108,22 +110,25 @@ class MaskConfig(Section):
     prefix: ClassVar[str] = "mask."
     rule: Annotated[
         Literal["released", "algorithm1", "auto", "none"],
-        'of the adaptive mask; "auto" finds its threshold for each image, "none" leaves it to the user\'s mask',
+        'rule of the adaptive mask; "auto" finds its threshold for each image, "none" uses only the user\'s mask',
     ] = "released"
-    quantile: Annotated[Share, 'at the last step, of the rules "released" and "algorithm1"'] = 0.5
-    t_mask: Annotated[Count, "steps whose timestep is below it are blended"] = 200
-    radius: Annotated[int, Between(0, 64), "of the dilation, in latent pixels"] = 1
+    quantile: Annotated[
+        Share, 'quantile at the last step, for the rules "released" and "algorithm1"'
+    ] = 0.5
+    t_mask: Annotated[Count, "timestep below which steps are blended"] = 200
+    radius: Annotated[int, Between(0, 64), "radius of the dilation, in latent pixels"] = 1
     threshold: Annotated[
         Share,
-        "where pixels are preserved, a pixel counts as edited that was free to change in this share of the "
-        "blended steps and channels",
+        "share of the blended steps and channels in which a pixel must be free to change to count as edited, where "
+        "pixels are preserved",
     ] = 0.3
-    source_line: Annotated[bool, "blend the replayed source branch too"] = True
+    source_line: Annotated[bool, "whether the replayed source branch is blended too"] = True
     user: Annotated[
-        Literal["intersect", "replace"], "a user's mask limits the adaptive mask, or replaces it"
+        Literal["intersect", "replace"],
+        "whether a user's mask limits the adaptive mask or replaces it",
     ] = "intersect"
     user_from_start: Annotated[
-        bool, "a user's mask holds from the first step on, not only below t_mask"
+        bool, "whether a user's mask holds from the first step on, not only below t_mask"
     ] = False
 
     def to_rule(self) -> MaskRule:
@@ -139,22 +144,24 @@ class EditConfig(Section):
     Its fields are top-level keys, then groups by what they act on.
     """
 
-    steps: Annotated[int, Between(1, 1000), "of denoising, and of each inversion"] = 50
+    steps: Annotated[
+        int, Between(1, 1000), "number of denoising steps, and of the steps of each inversion"
+    ] = 50
     guidance: Annotated[
         Scale, "scale of classifier-free guidance of the edit's branches; 1 is none"
     ] = 7.5
     spacing: Annotated[
         Literal["", "leading", "trailing", "linspace"],
-        'of the timesteps; "" is the model\'s own. "leading" may stop short of the noise, "trailing" and '
+        'spacing of the timesteps; "" is the model\'s own. "leading" may stop short of the noise, "trailing" and '
         '"linspace" begin at the last timestep',
     ] = ""
     preserve: Annotated[
         Literal["latent", "pixels"],
-        "what was not edited is kept in the latent only, or also bit-exact in the pixels",
+        "whether unedited parts are kept in the latent only, or also bit-exact in the pixels",
     ] = "pixels"
     sampler: Annotated[
         Literal["ddim", "dpm++2m"],
-        "rule of a step, down and up: DDIM, or DPM-Solver++ of second order",
+        "rule of a step, in denoising and inversion: DDIM, or DPM-Solver++ of second order",
     ] = "ddim"
     source: Annotated[SourceConfig, "the source branch"] = SourceConfig()
     inversion: Annotated[InversionConfig, "how the source is inverted"] = InversionConfig()

@@ -16,9 +16,9 @@ class Row(NamedTuple):
     """One sample of a network call, for every example.
 
     Attributes:
-      branch: whose latent it is.
-      condition: by which text.
-      half: of classifier-free guidance; a branch that has no unguided row is not guided.
+      branch: the branch whose latent the network gets.
+      condition: the name of the condition that the network gets.
+      half: the half of classifier-free guidance; a branch that has no unguided row is not guided.
     """
 
     branch: Literal["source", "target"]

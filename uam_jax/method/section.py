@@ -101,11 +101,11 @@ class Field(NamedTuple):
     """The declaration of a setting.
 
     Attributes:
-      type: of its value; of the choices where there are some.
+      type: the type of its value; `str` where there are choices.
       choices: the texts of a `Literal`.
-      bounds: of a number.
+      bounds: the ranges that a number must lie in.
       kinds: the sections that it may hold.
-      help: one line that says what it does.
+      help: a noun phrase that says what the value is; error messages show it.
     """
 
     type: type

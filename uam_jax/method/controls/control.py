@@ -15,8 +15,9 @@ from uam_jax.types import Latent, Rules, Step
 class Control(Section):
     """How the target branch takes its structure from the source; each hook does nothing by default.
 
-    A subclass is a frozen dataclass of settings with default values, see `section`. Its hooks are called
-    while programs are traced, and depend on nothing but its fields and their arguments.
+    A subclass is a frozen dataclass of settings with default values, see `section`. Its hooks depend on nothing
+    but its fields and their arguments. `branches`, `windows` and `prepare` run on the host; the others are called
+    while programs are traced.
     """
 
     prefix: ClassVar[str] = "control."
@@ -65,7 +66,10 @@ class Control(Section):
         return Rules()
 
     def start(self, latents: Mapping[str, Latent]) -> Any:
-        """The state before the first step, a pytree.
+        """The state before the first step, a pytree of arrays.
+
+        Make every array from `latents`, for example `jnp.zeros_like(latents["target"][:, 0, 0, 0])`: under `shard_map`
+        the state must vary over devices as they do.
 
         Args:
           latents: (b, h, w, c) by branch.

@@ -21,10 +21,14 @@ from uam_jax.types import AttentionRule, AttentionSite, Rules, plain_attention
 class MasaCtrl(Control):
     """Mutual self-attention in a window of steps and of transformer blocks."""
 
-    step_start: Annotated[Count, "its first denoising step"] = 4
-    step_end: Annotated[Count, "the step before which it stops; 1000: to the end"] = 1000
-    block_start: Annotated[Count, "its first transformer block, in execution order"] = 10
-    block_end: Annotated[Count, "the block before which it stops; 1000: to the end"] = 1000
+    step_start: Annotated[Count, "first denoising step with mutual self-attention"] = 4
+    step_end: Annotated[
+        Count, "denoising step before which it stops; with 1000 it goes on to the end"
+    ] = 1000
+    block_start: Annotated[Count, "first transformer block with it, in execution order"] = 10
+    block_end: Annotated[
+        Count, "transformer block before which it stops; with 1000 it goes on to the end"
+    ] = 1000
 
     def windows(self, steps: int) -> Mapping[str, range]:
         """The steps with mutual self-attention."""

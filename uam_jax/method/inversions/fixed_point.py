@@ -30,7 +30,9 @@ class FixedPoint(InversionMethod):
 
     samplers: ClassVar[tuple[str, ...]] = ("ddim",)
     iterations: Annotated[
-        int, Between(0, 20), "evaluations of a step after its first; 0 is DDIM"
+        int,
+        Between(0, 20),
+        "number of corrections of a step, one evaluation each; with 0 it is DDIM",
     ] = 1
     anderson: Annotated[bool, "Anderson acceleration over the last three iterates"] = False
 

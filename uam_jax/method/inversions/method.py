@@ -16,8 +16,9 @@ class InversionMethod(Section):
     """How clean latents become noise.
 
     A subclass is a frozen dataclass of settings with default values, see `section`. In a table they stand
-    beside those that every inversion has, see `config.InversionConfig`. Its methods are called while programs are
-    traced, and depend on nothing but its fields and their arguments.
+    beside those that every inversion has, see `config.InversionConfig`. Its methods depend on nothing but its
+    fields and their arguments. `run`, `conditions` and `after` are called while programs are traced, `per_step`
+    outside programs.
     """
 
     prefix: ClassVar[str] = "inversion."
