@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoint_files import write_checkpoint
@@ -11,7 +14,7 @@ from my_module import MyControl, MyInversion
 from program import picture, pixels
 from tiny import SMALL, TARGET, assert_close
 
-from uam_jax import EditConfig, Editor
+from uam_jax import Edit, EditConfig, Editor, InputError
 from uam_jax.method.inversions import DDIM
 
 
@@ -70,16 +73,66 @@ def test_both_from_the_command_line(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "model")
     command = [sys.executable, "-m", "uam_jax", "edit", shape, "--target", "a red cube"]
     command += ["--model", tmp_path / "model"]
-    command += ["--set", "steps=2", "--set", "mask.t_mask=1000", "--no-cache"]
-    made = {}
-    for name, settings in {
-        "own": ["--set", "control=my_module:MyControl", "--set", "control.strength=0.9",
-                "--set", "inversion.kind=my_module:MyInversion"],
-        "none": ["--set", "control=none"],
-    }.items():  # fmt: skip
-        out = tmp_path / f"{name}.png"
-        run = [*command, "--out", out, *settings]
-        done = subprocess.run([*map(str, run)], cwd=tmp_path, capture_output=True, text=True)
+    command += ["--set", "steps=2", "--set", "mask.t_mask=1000"]
+    command += ["--set", "control=my_module:MyControl", "--set", "control.strength={}"]
+
+    def uam(out: str, strength: float, *more: str) -> subprocess.CompletedProcess[str]:
+        run = [str(part).format(strength) for part in command]
+        run += ["--out", str(tmp_path / out), *more]
+        return subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+
+    refused = uam("none.png", 2)
+    assert refused.returncode == 2 and "control.strength is 2" in refused.stderr
+    made = []
+    for out, more in (("a.png", ()), ("b.png", ("--set", "inversion.kind=my_module:MyInversion"))):
+        done = uam(out, 0.9, *more)
         assert done.returncode == 0, done.stderr
-        made[name] = pixels(out)
-    assert (made["own"] != made["none"]).any()
+        made.append(pixels(tmp_path / out))
+    assert (made[0] != made[1]).any()
+
+
+@dataclass(frozen=True)
+class Careless(MyInversion):
+    """Returns what `fault` says."""
+
+    fault: str = ""
+
+    def run(self, *arguments: Any, **options: Any) -> Any:
+        data = super().run(*arguments, **options)
+        if self.fault == "levels":
+            return {**data, "latents": data["way"]}
+        return {**data, "times": jnp.arange(6.0)} if self.fault == "batch" else {"way": data["way"]}
+
+    def per_step(self, data: Any) -> Any:
+        return {"below": data["way"]}
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("levels", "run must return the latents of the 2 levels"),
+        ("latents", "run must return the latents of the 2 levels"),
+        ("batch", r"run returned times of shape \(6,\)"),
+    ],
+)
+def test_an_inversion_that_returns_other_data_is_refused(
+    editor: Editor, images: np.ndarray, fault: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        editor.invert(editor.encode(images), steps=6, method=Careless(fault=fault))
+
+
+def test_a_control_gets_the_source_prompts(editor: Editor, images: np.ndarray) -> None:
+    seen: list[Any] = []
+
+    @dataclass(frozen=True)
+    class Listening(MyControl):
+        def prepare(self, tokenizer: Any, edits: Any) -> Any:
+            seen.extend(edits)
+            return {"rows": np.zeros((len(edits) - len(seen) // 4, 1))}
+
+    config = replace(SMALL, control=Listening()).updated({"source": {"condition": "prompt"}})
+    editor.edit(images, [Edit(TARGET, words=("ball",)), TARGET], "a red cube", config=config)
+    assert seen == [Edit(TARGET, "a red cube", ("ball",)), Edit(TARGET, "a red cube")]
+    with pytest.raises(InputError, match="prepare returned rows with 1 rows for 2 edits"):
+        editor.edit(images, [TARGET, TARGET], "a red cube", config=config)

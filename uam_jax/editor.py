@@ -21,16 +21,17 @@ from uam_jax.engine.arguments import (
     checked_latents,
     checked_number,
     checked_regions,
+    control_data,
     flatten_edits,
     inversion_regions,
     latent_masks,
     listed,
-    negative_prompts,
     per_image,
     prompt_list,
     settle_context,
     source_of_edits,
     source_prompts,
+    with_sources,
 )
 from uam_jax.engine.delivery import EditResult
 from uam_jax.engine.inversion import Inversion
@@ -40,7 +41,6 @@ from uam_jax.engine.prepared import Prepared
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig, InversionConfig
 from uam_jax.method.edit import EditInputs
-from uam_jax.method.edits import Edit
 from uam_jax.method.inversions import DDIM, InversionMethod
 from uam_jax.method.samplers import SAMPLERS
 from uam_jax.types import Condition, Image, ImageLike, Latent, LatentLike, MaskLike
@@ -272,6 +272,7 @@ class Editor(LoadedModel):
             start=origin.at(config.steps),
             anchors=origin.latents[::-1] if config.source.latents == "anchored" else None,
             inverted=origin.per_step,
+            sources=keys.source.prompts,
             condition=per_image(self.condition(keys.source.prompts), z0.shape[0]),
             auxiliary=auxiliary,
             auxiliary_clean=clean,
@@ -313,7 +314,7 @@ class Editor(LoadedModel):
             self.params,
             jnp.copy(start),
             programs.EditArrays(
-                conditions=self._conditions(
+                conditions=self.inverter.conditions(
                     edits, jax.tree.map(per_target, prepared.condition), config
                 ),
                 inputs=EditInputs(
@@ -325,7 +326,11 @@ class Editor(LoadedModel):
                 ),
                 mask=config.mask.to_rule(),
                 guidance=config.guidance,
-                prepared=config.control.prepare(self.checkpoint.tokenizer, edits),
+                prepared=control_data(
+                    config.control,
+                    self.checkpoint.tokenizer,
+                    with_sources(edits, source_index, prepared.sources),
+                ),
             ),
             plan=plan,
             sampler=SAMPLERS[config.sampler],
@@ -360,18 +365,6 @@ class Editor(LoadedModel):
             calibration=self.calibration,
             step_masks=trace.masks,
         )
-
-    def _conditions(
-        self, edits: Sequence[Edit], source: Condition, config: EditConfig
-    ) -> dict[str, Condition]:
-        """The conditions of the edit's branches, by the names that `plan.Row` gives them."""
-        null, negatives = self.condition(""), negative_prompts(edits, config)
-        return {
-            "null": null,
-            "negative": self.condition(negatives) if negatives else per_image(null, len(edits)),
-            "source": source,
-            "target": self.condition([edit.target for edit in edits]),
-        }
 
     def generate(
         self,

@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float
 from uam_jax.engine.inversion import Inversion
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig
+from uam_jax.method.controls import Control
 from uam_jax.method.edits import Edit
 from uam_jax.types import Condition, Image, ImageLike, Latent, LatentLike, MaskLike
 
@@ -157,6 +159,36 @@ def source_of_edits(
                 f"the edits of image {image} give no common source prompt: an image is inverted once for all its edits"
             )
     return list(prompts.values())
+
+
+def with_sources(edits: Sequence[Edit], index: np.ndarray, sources: Sequence[str]) -> list[Edit]:
+    """The edits with their images' source prompts.
+
+    Args:
+      edits: of all images.
+      index: the image that each belongs to.
+      sources: one for all images or one each.
+    """
+    images = index.tolist()
+    return [
+        replace(edit, source=sources[image if len(sources) > 1 else 0])
+        for edit, image in zip(edits, images, strict=True)
+    ]
+
+
+def control_data(control: Control, tokenizer: Any, edits: Sequence[Edit]) -> Mapping[str, Array]:
+    """The arrays that a control prepares for its hooks, with a row per edit.
+
+    Raises:
+      InputError: an array has another number of rows.
+    """
+    found = control.prepare(tokenizer, edits)
+    for name, array in found.items():
+        if len(array) != len(edits):
+            raise InputError(
+                f"{type(control).__name__}.prepare returned {name} with {len(array)} rows for {len(edits)} edits"
+            )
+    return found
 
 
 def negative_prompts(edits: Sequence[Edit], config: EditConfig) -> list[str] | None:

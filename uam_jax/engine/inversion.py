@@ -116,4 +116,12 @@ class Inversion:
     @property
     def per_step(self) -> Mapping[str, Array]:
         """The method's data for every step of an edit, most noise first."""
-        return self.key.method.per_step({"latents": self.latents, **self.data})
+        method = self.key.method
+        found = method.per_step({"latents": self.latents, **self.data})
+        for name, array in found.items():
+            if len(array) != self.key.steps:
+                raise InputError(
+                    f"{type(method).__name__}.per_step returned {name} for {len(array)} steps: an edit has "
+                    f"{self.key.steps}"
+                )
+        return found

@@ -12,12 +12,13 @@ from jaxtyping import Array, Float
 from uam_jax.checkpoints.load import Checkpoint
 from uam_jax.checkpoints.model_hash import differences
 from uam_jax.engine import programs
-from uam_jax.engine.arguments import Prompts, per_image, prompt_list
+from uam_jax.engine.arguments import Prompts, negative_prompts, per_image, prompt_list
 from uam_jax.engine.inversion import Inversion, InversionKey
 from uam_jax.engine.parallel import Devices
 from uam_jax.engine.predictors import Branch, Course, Model
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig, InversionConfig
+from uam_jax.method.edits import Edit
 from uam_jax.method.plan import Plan
 from uam_jax.method.samplers import SAMPLERS
 from uam_jax.method.schedule import warn_of_little_noise
@@ -63,6 +64,18 @@ class Inverter:
         """See `Editor.condition`."""
         ids = jnp.asarray(self.checkpoint.tokenizer.encode(prompt_list(prompts)))
         return programs.condition(self.checkpoint.denoiser, self.checkpoint.params, ids)
+
+    def conditions(
+        self, edits: Sequence[Edit], source: Condition, config: EditConfig
+    ) -> dict[str, Condition]:
+        """The conditions of the edit's branches, by the names that `plan.Row` gives them."""
+        null, negatives = self.condition(""), negative_prompts(edits, config)
+        return {
+            "null": null,
+            "negative": self.condition(negatives) if negatives else per_image(null, len(edits)),
+            "source": source,
+            "target": self.condition([edit.target for edit in edits]),
+        }
 
     def key(
         self,
@@ -211,7 +224,8 @@ class Inverter:
             if inversion.key not in needed:
                 wanted = "; or ".join(str(key) for key in needed)
                 raise InputError(
-                    f"the inversion ({inversion.key}) has no use in this edit, which takes {wanted}"
+                    f"the inversion ({inversion.key}) has no use in this edit, which takes {wanted}: invert again with "
+                    "these settings"
                 )
             for level in needed[inversion.key]:
                 inversion.at(level)

@@ -228,7 +228,7 @@ class LoadedModel:
             ("encode",),
             ("decode",),
             ("error_map",),
-            ("edit", plan, user_mask, replayed, *details, *sampled),
+            ("edit", plan, user_mask, replayed, *details, *sampled, config.inversion.method),
             ("signals", replayed and plan.segments[-1].source),
         ]
         for key, levels in keys.levels(plan, config).items():

@@ -22,6 +22,7 @@ class Prepared:
       start: the source's noisiest latent.
       anchors: the source's latents of every level, most noise first, if it is anchored on them.
       inverted: the inversion's data of every step, most noise first.
+      sources: the source prompts, one for all pictures or one each.
       condition: the source's, a row per picture.
       auxiliary: the uniform reconstruction; None where nothing is blended.
       auxiliary_clean: (m, b, h/f, w/f, c), the auxiliary branch's clean estimates of the blended steps.
@@ -39,6 +40,7 @@ class Prepared:
     start: Latent
     anchors: Float[Array, "levels b h w c"] | None
     inverted: Mapping[str, Float[Array, "n b *rest"]]
+    sources: Sequence[str]
     condition: Condition
     auxiliary: Latent | None
     auxiliary_clean: Float[Array, "m b h w c"] | None

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from uam_jax.engine.parallel import platform_of, program
 from uam_jax.engine.predictors import Branch, Course, Model, branch_predictor, predictor
+from uam_jax.errors import InputError
 from uam_jax.method import confidence, sample
 from uam_jax.method.confidence import Signals, edit_signals
 from uam_jax.method.controls import Control
@@ -89,7 +90,22 @@ def invert(
     up = model.schedule.inverting(course.steps, max(levels))
     if course.sampler.own_times:
         up = at_own_times(up)
-    return method.run(predict, z0, up, sampler=course.sampler, keep=levels)
+    data = method.run(predict, z0, up, sampler=course.sampler, keep=levels)
+    _check(data, method, len(levels), z0.shape[0])
+    return data
+
+
+def _check(data: Mapping[str, Array], method: InversionMethod, levels: int, batch: int) -> None:
+    """Raises an `InputError` for the data of an inversion that are not as `InversionMethod.run` must return them."""
+    name = type(method).__name__
+    if "latents" not in data or data["latents"].shape[0] != levels:
+        raise InputError(f"{name}.run must return the latents of the {levels} levels of `keep`")
+    for key, array in data.items():
+        if array.ndim < 2 or array.shape[1] != batch:
+            raise InputError(
+                f"{name}.run returned {key} of shape {array.shape}: the first axis is levels or steps, the second the "
+                f"batch, {batch} here"
+            )
 
 
 @program(

@@ -206,7 +206,11 @@ def _item(row: Any, folder: str) -> Item:
         targets=targets,
         source=row.get("source"),
         mask=join(folder, _found(row["mask"], folder)) if "mask" in row else None,
-        settings=tuple(f"{key}={value}" for key, value in sorted(chosen)),
+        # A kind comes before the settings that belong to it.
+        settings=tuple(
+            f"{key}={value}"
+            for key, value in sorted(chosen, key=lambda pair: (not pair[0].endswith(".kind"), pair))
+        ),
         negative=row.get("negative"),
         words=tuple(words),
     )

@@ -68,8 +68,8 @@ class _Search(NamedTuple):
 def implicit(predict: Predictor, iterations: int, *, anderson: bool = False) -> Predictor:
     """The predictor of an implicit step up, for a sampler whose step is DDIM's.
 
-    The noise of every example is that of the iterate whose residual |f(z') - z'| is least: the map is no contraction
-    everywhere, and an iteration may lead away.
+    The noise of every example is that at the iterate z' whose residual |f(z') - z'| is least, so the step leads to
+    f(z'): the map is no contraction everywhere, and an iteration may lead away.
 
     Args:
       predict: the predictor at given latents; each step evaluates it `1 + iterations` times.
@@ -77,7 +77,8 @@ def implicit(predict: Predictor, iterations: int, *, anderson: bool = False) -> 
       anderson: combine the last three iterates so that their residuals cancel, instead of taking the last one.
 
     Returns:
-      A predictor with the tap "residual": the root mean square of the least residual over that of the latent.
+      A predictor with the tap "residual": the root mean square of that least residual over that of the latent. The
+      first iterate is the latent below, whose residual is the length of the plain step.
     """
     if iterations == 0:
         return predict
@@ -96,14 +97,15 @@ def implicit(predict: Predictor, iterations: int, *, anderson: bool = False) -> 
             image = step.signal_next * _clean(latent, noise, step) + step.sigma_next * noise
             error = image - search.latent
             residual = jnp.sqrt(jnp.mean(error**2, axis=(1, 2, 3)))
-            better = (residual < search.residual)[:, None, None, None]
+            # The first is taken as it is: where the network gives no number, neither does the inversion.
+            better = (number == 0) | (residual < search.residual)
             images = jnp.concatenate([search.images[1:], image[None]])
             errors = jnp.concatenate([search.errors[1:], error[None]])
             return (
                 _Search(
                     latent=_mixed(images, errors, number) if anderson else image,
-                    noise=jnp.where(better, noise, search.noise),
-                    residual=jnp.where(residual < search.residual, residual, search.residual),
+                    noise=jnp.where(better[:, None, None, None], noise, search.noise),
+                    residual=jnp.where(better, residual, search.residual),
                     images=images,
                     errors=errors,
                 ),
@@ -135,12 +137,9 @@ def _mixed(
     # The first image belongs to the level below, and what is not there yet has no part either.
     missing = jnp.arange(WINDOW) < WINDOW - number
     missing = missing.at[-1].set(False)
+    gram = jnp.where(missing[:, None] | missing[None, :], 0.0, gram)
     scale = jnp.maximum(jnp.trace(gram, axis1=1, axis2=2), jnp.finfo(jnp.float32).tiny)
-    gram = gram / scale[:, None, None]
-    eye = jnp.eye(WINDOW)
-    system = jnp.where(missing[:, None] | missing[None, :], 0.0, gram) + eye * jnp.where(
-        missing, 1.0, 1e-6
-    )
+    system = gram / scale[:, None, None] + jnp.diag(jnp.where(missing, 1.0, 1e-6))
     weights = jnp.linalg.solve(system, jnp.where(missing, 0.0, 1.0)[None, :, None])[..., 0]
     weights = weights / weights.sum(axis=1, keepdims=True)
     return jnp.einsum("bi,ibhwc->bhwc", weights, images)
