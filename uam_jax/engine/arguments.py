@@ -182,7 +182,7 @@ def control_data(control: Control, tokenizer: Any, edits: Sequence[Edit]) -> Map
     Raises:
       InputError: an array has another number of rows.
     """
-    found = control.prepare(tokenizer, edits)
+    found = jax.tree.map(jnp.asarray, control.prepare(tokenizer, edits))
     for name, array in found.items():
         if len(array) != len(edits):
             raise InputError(
