@@ -12,7 +12,7 @@ import pytest
 from uam_jax.checkpoints.recommended import recommended_by
 from uam_jax.errors import InputError
 from uam_jax.jobs.manifest import Item
-from uam_jax.jobs.plan import Settings, plan_job
+from uam_jax.jobs.plan import JobSettings, plan_job
 from uam_jax.method.config import EditConfig, InversionConfig
 from uam_jax.method.controls import Control, NoControl
 from uam_jax.method.section import Between, Section
@@ -161,7 +161,7 @@ def test_neither_a_manifest_nor_a_model_makes_a_module_run(
 ) -> None:
     kind = f"{toys}:Fade"
     item = Item("a", "a.png", ("a cone",), settings=(f'control="{kind}"',))
-    settings = Settings("m", "w", "h", "float32", {}, 16, 8, 1)
+    settings = JobSettings("m", "w", "h", "float32", {}, 16, 8, 1)
     with pytest.raises(InputError, match=f"item a: .*{kind}.*--set control.kind={kind}, --config"):
         plan_job([item], [(16, 16)], EditConfig(), settings)
     for default in ({"control": kind}, {"control": {"kind": kind}}, {"inversion": kind}):

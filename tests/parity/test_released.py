@@ -256,7 +256,7 @@ def editor(unet: Any, tmp_path_factory: pytest.TempPathFactory) -> Editor:
     write_json(folder / "model_index.json", INDEX)
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     train_tokenizer([SOURCE, *TARGETS], folder / "tokenizer", vocab_size=TEXT["vocab_size"])
-    with pytest.warns(UserWarning, match="reached by no token"):  # these few words make no more
+    with pytest.warns(UserWarning, match="belong to no token"):  # these few words make no more
         return Editor.load(folder)
 
 
