@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
+import jax.numpy as jnp
 import pytest
+from tiny import tiny_editor
 
 from uam_jax.checkpoints.recommended import recommended_by
 from uam_jax.errors import InputError
@@ -16,6 +17,7 @@ from uam_jax.jobs.plan import JobSettings, plan_job
 from uam_jax.method.config import EditConfig, InversionConfig
 from uam_jax.method.controls import Control, NoControl
 from uam_jax.method.section import Between, Section
+from uam_jax.types import Step
 
 TOYS = '''
 from __future__ import annotations
@@ -157,15 +159,16 @@ def test_a_field_that_would_hide_a_key_is_refused(toys: str) -> None:
 
 
 def test_neither_a_manifest_nor_a_model_makes_a_module_run(
-    toys: str, monkeypatch: pytest.MonkeyPatch
+    toys: str, tmp_path: Path
 ) -> None:
     kind = f"{toys}:Fade"
     item = Item("a", "a.png", ("a cone",), settings=(f'control="{kind}"',))
     settings = JobSettings("m", "w", "h", "float32", {}, 16, 8, 1)
     with pytest.raises(InputError, match=f"item a: .*{kind}.*--set control.kind={kind}, --config"):
         plan_job([item], [(16, 16)], EditConfig(), settings)
+    model = tiny_editor(tmp_path / "model").checkpoint
     for default in ({"control": kind}, {"control": {"kind": kind}}, {"inversion": kind}):
-        checkpoint = type("Model", (), {"path": Path("model"), "settings": {"default": default}})
+        checkpoint = dataclasses.replace(model, settings={"default": default})
         with pytest.raises(InputError, match=r"model.uam\.toml: \[default\] .* may not ask for"):
             recommended_by(checkpoint)
     assert toys not in sys.modules
@@ -199,8 +202,9 @@ def test_a_field_needs_a_default_value() -> None:
 
 
 def test_a_control_without_hooks_does_nothing() -> None:
-    control, latents = NoControl(), {"target": np.zeros((1, 2, 2, 1), np.float32)}
+    control, latents = NoControl(), {"target": jnp.zeros((1, 2, 2, 1))}
+    step = Step(jnp.int32(0), jnp.int32(1), *map(jnp.float32, (0.3, 0.7, 0.5, 0.5)))
     assert control.windows(50) == {} and control.prepare(None, []) == {}
     rules = control.rules([], 1, frozenset(), {})
     assert (rules.cross, rules.own, rules.residual) == (None, None, None)
-    assert control.after(control.start(latents), {}, latents, None) == ((), latents)
+    assert control.after(control.start(latents), {}, latents, step) == ((), latents)
