@@ -36,6 +36,9 @@ LEVELS = 1
 UNSTABLE = ("seconds", "versions", "config")
 """Columns of a job's rows that differ between runs, or between versions with other names for the settings."""
 
+LATER = ("crop", "negative", "words")
+"""Columns that came after the committed recording."""
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -234,7 +237,7 @@ def run_job(model: str, folder: Path) -> Arrays:
     subprocess.run(command, cwd=folder, env=one_device, check=True, capture_output=True)
     out, found = folder / "out", {}
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    for column in sorted({column for row in rows for column in row if column not in UNSTABLE}):
+    for column in sorted({column for row in rows for column in row} - {*UNSTABLE, *LATER}):
         found[f"rows/{column}"] = column_of([row.get(column) for row in rows])
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         name, content = path.relative_to(out).as_posix(), path.read_bytes()

@@ -1,5 +1,6 @@
 """Edits, inversions and a small job give what they gave: float32 values that `behaviour.py` has recorded."""
 
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,9 +13,9 @@ from uam_jax import Editor
 
 ALWAYS = {
     "tiny": ["released", "ddim", "anchored, controlled", "mixed", "two targets", "region of the inversion"],
-    "scenes": ["own"],
+    "scenes": ["own"] if "UAM_TESTS_OPTIMISED" in os.environ else [],
 }  # fmt: skip
-"""The cases that are not slow: each compiles programs of its own."""
+"""The cases that are not slow: each compiles programs of its own, and those of the embedded model are large."""
 CASES = [
     pytest.param(model, name, marks=[] if name in ALWAYS[model] else pytest.mark.slow)
     for model in behaviour.FEW_STEPS

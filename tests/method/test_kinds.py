@@ -158,9 +158,7 @@ def test_a_field_that_would_hide_a_key_is_refused(toys: str) -> None:
         EditConfig().overridden([f"inversion={toys}:Greedy"])
 
 
-def test_neither_a_manifest_nor_a_model_makes_a_module_run(
-    toys: str, tmp_path: Path
-) -> None:
+def test_neither_a_manifest_nor_a_model_makes_a_module_run(toys: str, tmp_path: Path) -> None:
     kind = f"{toys}:Fade"
     item = Item("a", "a.png", ("a cone",), settings=(f'control="{kind}"',))
     settings = JobSettings("m", "w", "h", "float32", {}, 16, 8, 1)
