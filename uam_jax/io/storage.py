@@ -1,6 +1,7 @@
 """Local and remote (fsspec) folders and files, which are written whole or not at all."""
 
 import contextlib
+import errno
 import fnmatch
 import os
 from collections.abc import Collection, Iterator
@@ -242,6 +243,10 @@ class Folder:
                 return self._files.cat_file(self.path(name))
             except (FileNotFoundError, NotADirectoryError):
                 return None
+            except OSError as error:
+                if error.errno == errno.ENAMETOOLONG:  # no file can have this name
+                    return None
+                raise
 
     def names(self, pattern: str) -> list[str]:
         """Lists, sorted, the names of files and folders whose last part matches a pattern with `*`, `?` and `[]`.

@@ -16,10 +16,11 @@ def read_record(folder: Folder, name: str) -> Record:
     """Reads a record; a file that does not exist is an empty one.
 
     Raises:
-      InputError: the file is damaged.
+      InputError: the file is damaged or cannot be read.
     """
+    content = folder.read(name)  # not in the block below: that it cannot be read is another fault
     try:
-        found = json.loads(folder.read(name) or b"{}")
+        found = json.loads(content or b"{}")
     except ValueError:
         found = None
     if not isinstance(found, dict):
