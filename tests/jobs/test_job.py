@@ -197,6 +197,6 @@ def test_too_many_failures_end_a_job(editor: Editor, items: list[Item], tmp_path
 
 
 def test_a_check_reads_what_the_job_would(items: list[Item]) -> None:
-    faults = check_items(items, measure(items), ".jpg", "auto")
-    assert len(faults) == 1 and faults[0].startswith("set/5: ")
-    assert len(check_items(items, measure(items), ".xyz", "auto")) == 7
+    faults, cropped = check_items(items, measure(items), ".jpg", "auto")
+    assert cropped == 0 and len(faults) == 1 and faults[0].startswith("set/5: ")
+    assert len(check_items(items, measure(items), ".xyz", "auto")[0]) == 7
