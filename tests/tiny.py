@@ -47,5 +47,15 @@ VARIANTS = {
         "source": {"latents": "anchored"},
         "control": "none",
     },
+    "fixed point": {"inversion": {"kind": "fixed_point", "iterations": 2}},
+    "shared fixed point": {
+        "inversion": {"kind": "fixed_point", "iterations": 1, "anderson": True, "uniformity": 1.0},
+        "auxiliary": {"latents": "replay"},
+    },
+    "second order": {"sampler": "dpm++2m"},
+    "of a user": {
+        "control": "my_module:MyControl",
+        "inversion": {"kind": "my_module:MyInversion"},
+    },
     "text auxiliary": {"auxiliary": {"uniformity": 0.0}},
 }

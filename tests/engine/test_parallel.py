@@ -140,7 +140,10 @@ MASKED = {
     "region of the inversion": {"inversion": {"outside_uniformity": 1.0}},
 }
 # Each has a loop that carries something of its own; the other variants only change its conditions and settings.
-CARRYING = ("default", "anchored source", "no control", "algorithm1", "auto", "region")
+CARRYING = (
+    "default", "anchored source", "no control", "algorithm1", "auto", "region", "shared fixed point",
+    "second order", "of a user",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*CARRYING, *MASKED])

@@ -105,11 +105,7 @@ class Inverter:
           InputError: neither one prompt for all nor one each; or the method does not work with the sampler.
         """
         method = inversion.method
-        if method.samplers and sampler not in method.samplers:
-            raise InputError(
-                f"sampler is {sampler}: this inversion works with {' or '.join(method.samplers)}; set sampler to that, "
-                "or choose another inversion.kind"
-            )
+        method.check_sampler(sampler)
         schedule = self.checkpoint.schedule
         warn_of_little_noise(schedule.spaced(spacing), steps)
         texts = tuple(prompt_list(prompts))

@@ -162,6 +162,7 @@ def plan_job(
         first = members.items[0]
         try:
             own = plan.config_of(members.bucket)
+            own.inversion.method.check_sampler(own.sampler)
         except InputError as error:
             raise InputError(f"item {first.id}: {error}") from None
         check_focus(settings.focus, masked=members.bucket.masked, whose=f"item {first.id}")

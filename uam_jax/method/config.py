@@ -221,7 +221,11 @@ class EditConfig(Section):
         Args:
           timesteps: `Schedule.spaced(config.spacing).timesteps(config.steps)`.
           user_mask: whether the user gives a mask.
+
+        Raises:
+          InputError: the inversion does not work with the sampler.
         """
+        self.inversion.method.check_sampler(self.sampler)
         count = len(timesteps)
         never, always = range(0), range(count)
         late = range(sum(int(timestep) >= self.mask.t_mask for timestep in timesteps), count)

@@ -161,7 +161,14 @@ def edit(
     masks = [nothing]
     # The source's latents before and after every step.
     anchored = () if inputs.anchors is None else (inputs.anchors[:-1], inputs.anchors[1:])
-    for segment in segments:
+    for number, segment in enumerate(segments):
+        if segment.blended and number and not segments[number - 1].blended:
+            # A multistep sampler begins anew: the estimate that it holds is not yet the blended one.
+            branches = {
+                name: rules.sampler.start(rules.sampler.latent(state))
+                for name, state in carried.branches.items()
+            }
+            carried = carried._replace(branches=branches)
         if not segment.source:
             carried = carried._replace(branches={"target": carried.branches["target"]})
         scanned = (

@@ -121,10 +121,30 @@ def test_segments_of_an_edit_keep_the_samplers_state(name: str, latent: Latent) 
     )
     whole = denoise(nonlinear, latent, steps, sampler=SAMPLERS[name])
     np.testing.assert_allclose(trace.target, whole, rtol=1e-4, atol=1e-4)
-    blended = segments(9, adaptive=never, windows={}, user=range(5, 9), anchored=False)
-    kept = EditInputs(jnp.zeros((4, *latent.shape)), jnp.ones((*latent.shape[:-1], 1)))
-    trace = edit(branch_predictor(noises), {"target": latent}, steps, blended, kept, rules)
-    np.testing.assert_allclose(trace.target, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_the_blend_does_not_enter_the_extrapolation(latent: Latent) -> None:
+    """Where a constant estimate is kept from the second step on, there is no slope, and all samplers agree."""
+
+    def noises(latents: Branches, step: Step, controlled: bool) -> Branches:
+        return {k: nonlinear(v, step).noise for k, v in latents.items()}
+
+    steps, options = SCHEDULE.denoising(6), {"adaptive": range(0), "windows": {}}
+    parts = segments(6, user=range(1, 6), anchored=False, **options)
+    kept = EditInputs(jnp.ones((5, *latent.shape)), jnp.zeros((*latent.shape[:-1], 1)))
+    ends = [
+        edit(
+            branch_predictor(noises),
+            {"target": latent},
+            steps,
+            parts,
+            kept,
+            EditRules(sampler=each),
+        )
+        for each in SAMPLERS.values()
+    ]
+    for end in ends[1:]:
+        np.testing.assert_allclose(end.target, ends[0].target, rtol=1e-5, atol=1e-5)
 
 
 @EVERY

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from jaxtyping import Array
 
+from uam_jax.errors import InputError
 from uam_jax.method.samplers import Sampler
 from uam_jax.method.section import Section
 from uam_jax.types import Condition, Latent, Predictor, Step
@@ -29,6 +30,15 @@ class InversionMethod(Section):
     def cost(self) -> int:
         """Network evaluations of a step, for each row."""
         return 1
+
+    def check_sampler(self, name: str) -> None:
+        """Raises an `InputError` for a sampler that the method does not work with."""
+        if self.samplers and name not in self.samplers:
+            works = " or ".join(self.samplers)
+            raise InputError(
+                f"sampler is {name}, and {type(self).__name__} works with {works}: set sampler={works}, or choose "
+                "another inversion.kind"
+            )
 
     def run(
         self,
