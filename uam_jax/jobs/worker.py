@@ -79,7 +79,6 @@ class EditWorker:
             failed = self.give_up(batch, "")
             return lambda: failed
         import jax
-        import jax.numpy as jnp
 
         began = time.perf_counter()
         config = self.plan.config_of(batch.bucket)
@@ -92,7 +91,7 @@ class EditWorker:
         if config.source.condition == "prompt":
             sources = [item.source or "" for item in items]
         z0 = self.editor.encode(pixels)
-        masks = None if batch.user_masks is None else jnp.asarray(batch.user_masks[used])
+        masks = None if batch.user_masks is None else batch.user_masks[used]
         inversions, digests = None, []
         if self.cache:
             digests = self._digests(batch, pixels)

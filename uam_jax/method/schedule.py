@@ -169,7 +169,12 @@ class Schedule:
 
 def reverse(steps: Step) -> Step:
     """The same intervals in the other direction and order: each step with its two levels exchanged."""
-    index, time, signal, sigma, signal_next, sigma_next = (part[::-1] for part in steps)
+    return turned(Step(*(part[::-1] for part in steps)))
+
+
+def turned(step: Step) -> Step:
+    """The same interval in the other direction: the step with its two levels exchanged."""
+    index, time, signal, sigma, signal_next, sigma_next = step
     return Step(index, time, signal_next, sigma_next, signal, sigma)
 
 

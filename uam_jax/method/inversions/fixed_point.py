@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 
 from uam_jax.method.inversions.method import InversionMethod
 from uam_jax.method.sample import invert
-from uam_jax.method.samplers import Sampler
+from uam_jax.method.samplers import SAMPLERS, Sampler
+from uam_jax.method.schedule import split, turned
 from uam_jax.method.section import Between
 from uam_jax.types import Latent, Prediction, Predictor, Step
 
@@ -84,9 +85,7 @@ def implicit(predict: Predictor, iterations: int, *, anderson: bool = False) -> 
         return predict
 
     def solve(latent: Latent, step: Step) -> Prediction:
-        from_above = Step(
-            step.index, step.time, step.signal_next, step.sigma_next, step.signal, step.sigma
-        )
+        from_above = turned(step)
 
         def iterate(search: _Search, number: Array) -> tuple[_Search, None]:
             # The first evaluation is the plain one, at the latent and level below.
@@ -94,7 +93,7 @@ def implicit(predict: Predictor, iterations: int, *, anderson: bool = False) -> 
                 lambda low, high: jnp.where(number == 0, low, high), step, from_above
             )
             noise = predict(search.latent, own).noise
-            image = step.signal_next * _clean(latent, noise, step) + step.sigma_next * noise
+            image = SAMPLERS["ddim"].advance(latent, split(noise, latent, step, "epsilon"), step)
             error = image - search.latent
             residual = jnp.sqrt(jnp.mean(error**2, axis=(1, 2, 3)))
             # The first is taken as it is: where the network gives no number, neither does the inversion.
@@ -119,13 +118,9 @@ def implicit(predict: Predictor, iterations: int, *, anderson: bool = False) -> 
         found: Any = jax.lax.scan(iterate, start, jnp.arange(iterations + 1))[0]
         size = jnp.sqrt(jnp.mean(latent**2, axis=(1, 2, 3)))
         taps = {"residual": found.residual / jnp.maximum(size, 1e-6)}
-        return Prediction(_clean(latent, found.noise, step), found.noise, taps)
+        return split(found.noise, latent, step, "epsilon")._replace(taps=taps)
 
     return solve
-
-
-def _clean(latent: Latent, noise: Latent, step: Step) -> Latent:
-    return (latent - step.sigma * noise) / step.signal
 
 
 def _mixed(

@@ -62,7 +62,7 @@ class InversionMethod(Section):
           "latents", (levels, b, h, w, c), and whatever else an edit needs of it; of every array the first axis is
           levels or steps, the second the batch.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no method run")
+        raise InputError(f"{type(self).__name__} has no method run: an inversion needs one")
 
     def per_step(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
         """The data that the hooks below get, for each of all denoising steps, most noise first.
