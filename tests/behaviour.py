@@ -36,7 +36,7 @@ LEVELS = 1
 UNSTABLE = ("seconds", "versions", "config")
 """Columns of a job's rows that differ between runs, or between versions with other names for the settings."""
 
-LATER = ("crop", "negative", "words")
+LATER = ("crop", "figures", "negative", "words")
 """Columns that came after the committed recording."""
 
 Arrays = dict[str, np.ndarray]

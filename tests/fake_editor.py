@@ -53,6 +53,7 @@ class FakeEditor:
             signals={name: jnp.full(count, value) for name, value in signals.items()},
             config=options["config"],
             calibration=self.calibration,
+            figures={"source_residual": jnp.full(count, 0.12345678)},
         )
 
     def encode(self, images: np.ndarray) -> np.ndarray:

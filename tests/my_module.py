@@ -55,6 +55,9 @@ class MyInversion(InversionMethod):
         way, _ = invert(predict, z0, steps, sampler=sampler, keep="all")
         return {"latents": way[jnp.asarray(keep)], "way": way[:-1]}
 
+    def figures(self, data: Any) -> Any:
+        return {"length": jnp.abs(jnp.diff(data["way"], axis=0)).sum(axis=(0, 2, 3, 4))}
+
     def per_step(self, data: Any) -> Any:
         return {"below": data["way"][::-1]}
 

@@ -186,4 +186,8 @@ def test_without_a_correction_fixed_point_is_ddim_to_the_bit(
     assert not none.data
     corrected = editor.invert(z0, SOURCE, uniformity=0.0, steps=6, method=FixedPoint(iterations=2))
     assert corrected.data["residual"].shape == (6, 3)
+    assert not none.figures and not plain.figures
+    np.testing.assert_array_equal(
+        corrected.figures["residual"], np.asarray(corrected.data["residual"]).max(axis=0)
+    )
     assert corrected.key.fingerprint() != none.key.fingerprint() != plain.key.fingerprint()

@@ -1,5 +1,6 @@
 """A control and an inversion from outside the package, in Python, in a file of settings and on the command line."""
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -55,6 +56,20 @@ def test_an_inversions_data_lead_the_source_back(editor: Editor, images: np.ndar
     assert led.evaluations == plain.evaluations
 
 
+def test_an_inversions_figures_are_those_of_each_targets_picture(
+    editor: Editor, images: np.ndarray
+) -> None:
+    config = SMALL.updated({"inversion": "my_module:MyInversion"})
+    inversion = editor.invert(editor.encode(images), uniformity=0.0, steps=6, method=MyInversion())
+    way = np.asarray(inversion.data["way"])
+    length = np.abs(way[1:] - way[:-1]).sum(axis=(0, 2, 3, 4))
+    found = editor.edit(images, [[TARGET, "a cube"], [TARGET]], config=config).figures
+    # The auxiliary branch's inversion has uniform maps, and goes another way.
+    assert {*found} == {"source_length", "auxiliary_length"}
+    assert_close(found["source_length"], length[[0, 0, 1]], 1e-4)
+    assert np.abs(found["auxiliary_length"] - length[[0, 0, 1]]).min() > 1e-3
+
+
 def test_both_from_a_file_of_settings(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text(
@@ -84,11 +99,14 @@ def test_both_from_the_command_line(tmp_path: Path) -> None:
     refused = uam("none.png", 2)
     assert refused.returncode == 2 and "control.strength is 2" in refused.stderr
     made = []
+    figures = []
     for out, more in (("a.png", ()), ("b.png", ("--set", "inversion.kind=my_module:MyInversion"))):
-        done = uam(out, 0.9, *more)
+        done = uam(out, 0.9, "--json", *more)
         assert done.returncode == 0, done.stderr
         made.append(pixels(tmp_path / out))
+        figures.append(json.loads(done.stdout)["pictures"][0]["figures"])
     assert (made[0] != made[1]).any()
+    assert figures[0] is None and figures[1]["source_length"] > 0
 
 
 @dataclass(frozen=True)
@@ -101,7 +119,12 @@ class Careless(MyInversion):
         data = super().run(*arguments, **options)
         if self.fault == "levels":
             return {**data, "latents": data["way"]}
-        return {**data, "times": jnp.arange(6.0)} if self.fault == "batch" else {"way": data["way"]}
+        if self.fault == "latents":
+            return {"way": data["way"]}
+        return {**data, "times": jnp.arange(6.0)} if self.fault == "batch" else data
+
+    def figures(self, data: Any) -> Any:
+        return {"length": jnp.ones(6)}
 
     def per_step(self, data: Any) -> Any:
         return {"below": data["way"]}
@@ -120,6 +143,14 @@ def test_an_inversion_that_returns_other_data_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         editor.invert(editor.encode(images), steps=6, method=Careless(fault=fault))
+
+
+def test_figures_of_another_number_than_the_examples_are_refused(
+    editor: Editor, images: np.ndarray
+) -> None:
+    made = editor.invert(editor.encode(images), steps=6, method=Careless())
+    with pytest.raises(InputError, match=r"figures returned length of shape \(6,\)"):
+        _ = made.figures
 
 
 def test_a_control_gets_the_source_prompts(editor: Editor, images: np.ndarray) -> None:

@@ -281,6 +281,7 @@ class Editor(LoadedModel):
             rebuilt=rebuilt,
             error_map=programs.error_map(images, rebuilt, on=self.devices),
             inversions=list(made.values()),
+            figures=keys.figures(made),
             evaluations=evaluations + z0.shape[0] * plan.depth,
         )
 
@@ -364,6 +365,7 @@ class Editor(LoadedModel):
             config=config,
             calibration=self.calibration,
             step_masks=trace.masks,
+            figures=jax.tree.map(per_target, prepared.figures),
         )
 
     def generate(

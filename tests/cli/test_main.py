@@ -74,6 +74,7 @@ def test_json_is_one_document_and_nothing_else_is_on_stdout(
     assert all(0.3 < row["mask_share"] < 0.7 for row in summary["pictures"])
     assert all(row["confidence"] == 0.25 for row in summary["pictures"])
     assert all("cannot reproduce" in row["review"] for row in summary["pictures"])
+    assert all(row["figures"] == {"source_residual": 0.1235} for row in summary["pictures"])
     assert summary["evaluations"] == 2 * 60
     assert summary["config"] == editor.default_config.fingerprint()
     assert summary["weights"] == editor.weights_hash

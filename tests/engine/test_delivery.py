@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from uam_jax import EditConfig
-from uam_jax.engine.delivery import Delivery, deliver
+from uam_jax.engine.delivery import Delivery, ModelPicture, deliver
 from uam_jax.io.compose import keep_unedited
 from uam_jax.io.focus import Crop
 from uam_jax.io.images import resize
 from uam_jax.method.confidence import MASKED, UNCHANGED, Calibration
 
 SIGNALS = {"reconstruction": 40.0, "noise": 1.0, "share": 0.9, "moved": 0.9, "changed": 1.0}
+FIGURES = {"source_residual": np.float32(0.25)}
 # Moved by one standard deviation, an edit has a logit of 1.
 CALIBRATION = Calibration.from_settings(
     {
@@ -35,7 +36,7 @@ def made(
 ) -> Delivery:
     config = EditConfig().updated({"preserve": preserve, "mask": {"threshold": 0.5}})
     return deliver(
-        ORIGINAL, edited, free, SIGNALS, config=config, calibration=CALIBRATION, **options
+        ORIGINAL, ModelPicture(edited, free, SIGNALS, config, CALIBRATION, FIGURES), **options
     )
 
 
@@ -54,6 +55,7 @@ def test_pixels_mask_and_what_is_said_are_of_the_delivered_picture(masked: bool)
         SIGNALS | {"share": mask.mean(), "moved": moved, "opacity": 1.0}
     )
     assert found.confidence == pytest.approx(1 / (1 + np.exp(-moved - mask.mean())))
+    assert found.figures == {"source_residual": 0.25}
     assert found.review is None
 
 
@@ -78,10 +80,10 @@ def test_a_change_of_colour_alone_is_none_in_a_grey_file() -> None:
     tinted = grey + np.float32([0.299, -0.299 * 0.299 / 0.587, 0]) * np.float32(0.9)
     config = EditConfig().updated({"preserve": "latent"})
     whole = np.ones((96, 128), np.float32)
-    options = {"config": config, "calibration": CALIBRATION}
-    found = deliver(grey, tinted, whole, SIGNALS, grey=True, **options)
+    edited = ModelPicture(tinted, whole, SIGNALS, config, CALIBRATION)
+    found = deliver(grey, edited, grey=True)
     assert found.review == UNCHANGED and np.ptp(found.pixels, axis=-1).max() == 0
-    assert deliver(grey, tinted, whole, SIGNALS, **options).review is None
+    assert deliver(grey, edited).review is None
 
 
 def test_a_mask_that_leaves_nothing_is_told() -> None:
@@ -100,9 +102,7 @@ def test_a_few_pixels_of_a_large_photograph_are_changed() -> None:
     within[300:312, 700:712] = 1
     free = resize(within, (48, 64), linear=True)
     config = EditConfig().updated({"mask": {"threshold": 0.5}})
-    found = deliver(
-        photo, EDITED, free, SIGNALS, config=config, calibration=CALIBRATION, within=within
-    )
+    found = deliver(photo, ModelPicture(EDITED, free, SIGNALS, config, CALIBRATION), within=within)
     assert (found.pixels[300:312, 700:712] != 0).mean() > 0.9
     assert not found.pixels[within == 0].any()
     assert found.mask_share == pytest.approx(found.mask.mean()) and found.review is None
@@ -149,8 +149,8 @@ def test_the_crop_of_all_of_a_picture_is_no_crop() -> None:
 def test_a_grey_pictures_crop_stays_grey_and_the_rest_as_it_was() -> None:
     grey = np.repeat(ORIGINAL[..., :1], 3, axis=-1)
     tinted = EDITED * np.float32([1, 0.2, -0.5])
-    options = {"config": EditConfig(), "calibration": CALIBRATION, "grey": True}
-    found = deliver(grey, tinted, FREE, SIGNALS, within=in_the_crop(), crop=CROP, **options)
+    edited = ModelPicture(tinted, FREE, SIGNALS, EditConfig(), CALIBRATION)
+    found = deliver(grey, edited, within=in_the_crop(), crop=CROP, grey=True)
     assert np.ptp(found.pixels, axis=-1).max() == 0
     outside = in_the_crop() == 0
     levels = [np.rint((picture[outside] + 1) * 127.5) for picture in (found.pixels, grey)]

@@ -1,5 +1,6 @@
 """The worker of a job: names, rows and files of results, and faults that stay with their pictures."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet
 import pytest
 from jax._src.array import ArrayImpl
 from tiny_job import CONFIG, files_of, run_tiny
 
 from uam_jax import Editor, InputError
 from uam_jax.io.encoding import write_image
-from uam_jax.io.images import read_image
+from uam_jax.io.images import read_image, resize
 from uam_jax.io.storage import Folder
 from uam_jax.jobs import result_files
+from uam_jax.jobs.job import finish_job
+from uam_jax.jobs.job_folder import JobFolder
 from uam_jax.jobs.ledger import read_rows
 from uam_jax.jobs.manifest import Item
 from uam_jax.jobs.table import COUNTS, FLAGS, NUMBERS, TEXTS
@@ -77,6 +81,28 @@ def test_the_figures_of_a_result_are_those_of_its_files(whole: Path) -> None:
         if row["status"] == "ok":
             mask = (read_image(whole / row["mask"]).pixels[..., 0] + 1) / 2
             assert row["mask_share"] == pytest.approx(mask.mean(), abs=1 / 255)
+
+
+def test_a_row_holds_what_the_inversions_tell_of_its_picture(
+    editor: Editor, items: list[Item], tmp_path: Path
+) -> None:
+    config = CONFIG.updated({"inversion": {"kind": "fixed_point", "iterations": 2}})
+    run_tiny(editor, [items[0], items[2], items[5]], tmp_path, config=config)
+    rows = read_rows(Folder(str(tmp_path)))
+    assert rows["set/5"]["figures"] is None  # it could not be read
+    own, first, second = (rows[name]["figures"] for name in ("set/0", "set/2-1", "set/2-2"))
+    assert {*own} == {"source_residual", "auxiliary_residual"} and first == second != own
+    pixels = np.stack([resize(read_image(items[n].image).pixels, (8, 8)) for n in (0, 2)])
+    inversion = editor.invert(
+        editor.encode(pixels), uniformity=0.0, steps=3, method=config.inversion.method
+    )
+    expected = np.asarray(inversion.data["residual"]).max(axis=0)
+    assert [own["source_residual"], first["source_residual"]] == pytest.approx(expected, rel=1e-3)
+    finish_job(JobFolder(Folder(str(tmp_path))))
+    table = pyarrow.parquet.read_table(tmp_path / "results.parquet").to_pylist()
+    [shown] = (row["figures"] for row in table if row["id"] == "set/0")
+    assert json.loads(shown) == own
+    assert "auxiliary residual" in (tmp_path / "gallery/rows-0.js").read_text()
 
 
 def test_numbers_that_are_not_finite_fail_their_picture_alone(

@@ -1,7 +1,7 @@
 """From the model's picture to the file's: the pixels, the mask that they were composed with, and their confidence."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
@@ -18,6 +18,27 @@ from uam_jax.types import Image, MaskLike
 
 
 @dataclass(frozen=True)
+class ModelPicture:
+    """One edited picture as the model made it, on the host.
+
+    Attributes:
+      pixels: in [-1, 1], at the model's size.
+      free: how free each of them was to change.
+      signals: a number each, of `confidence.edit_signals`.
+      config: the edit's settings.
+      calibration: makes signals a confidence.
+      figures: of its picture's inversions, a number each, by name.
+    """
+
+    pixels: Float[np.ndarray, "h w 3"]
+    free: Float[np.ndarray, "h w"]
+    signals: Mapping[str, Any]
+    config: EditConfig
+    calibration: Calibration
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Delivery:
     """One edited picture as it is handed over.
 
@@ -29,6 +50,7 @@ class Delivery:
       confidence: in [0, 1], from the signals.
       review: why it should be looked at; None where it need not be.
       crop: the part that was edited; None: all of it.
+      figures: of its picture's inversions, by name (`EditResult.figures`).
     """
 
     pixels: Float[np.ndarray, "h w 3"]
@@ -37,6 +59,7 @@ class Delivery:
     confidence: float
     review: str | None
     crop: Crop | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mask_share(self) -> float:
@@ -46,12 +69,8 @@ class Delivery:
 
 def deliver(
     original: Float[np.ndarray, "H W 3"],
-    edited: Float[np.ndarray, "h w 3"],
-    free: Float[np.ndarray, "h w"],
-    signals: Mapping[str, Any],
+    edited: ModelPicture,
     *,
-    config: EditConfig,
-    calibration: Calibration,
     within: Float[np.ndarray, "H W"] | None = None,
     crop: Crop | None = None,
     levels: int = 255,
@@ -63,11 +82,7 @@ def deliver(
 
     Args:
       original: the picture as it was read, in [-1, 1].
-      edited: the model's picture, at the model's size.
-      free: how free each of its pixels was to change.
-      signals: a number each, of `confidence.edit_signals`.
-      config: the edit's settings.
-      calibration: makes signals a confidence.
+      edited: the model's picture.
       within: the user's mask, if there is one, at the original's size.
       crop: the part of the original that was edited, around that mask; None: all of it.
       levels: the largest integer of the file's channels.
@@ -75,19 +90,22 @@ def deliver(
     """
     whole = Crop.whole(original.shape)
     crop = crop or whole
-    part = crop.cut(original)
+    part, free, config = crop.cut(original), edited.free, edited.config
     allowed = None if within is None else crop.cut(within)
     if config.preserve == "pixels" or crop != whole:
         taken = free if config.preserve == "pixels" else np.ones_like(free)
         threshold = config.mask.threshold
-        pixels, mask = keep_unedited(part, edited, taken, within=allowed, threshold=threshold)
+        pixels, mask = keep_unedited(
+            part, edited.pixels, taken, within=allowed, threshold=threshold
+        )
     else:
-        pixels, mask = resize(edited, crop.size), resize(free, crop.size, linear=True)
+        pixels, mask = resize(edited.pixels, crop.size), resize(free, crop.size, linear=True)
     if grey:  # what changes in colour alone is no change of the file
         pixels = np.repeat((pixels @ LUMA)[..., None], 3, axis=-1)
-    own = {**signals, **picture_signals(part, pixels, mask, levels)}
+    own = {**edited.signals, **picture_signals(part, pixels, mask, levels)}
     own = {name: float(value) for name, value in own.items()}
     listed = {name: np.asarray([value]) for name, value in own.items()}
+    calibration = edited.calibration
     [confidence], [review] = calibration.confidence(listed), calibration.review(listed)
     return Delivery(
         pixels=crop.paste(original, pixels),
@@ -96,6 +114,7 @@ def deliver(
         confidence=float(confidence),
         review=review,
         crop=None if crop == whole else crop,
+        figures={name: float(value) for name, value in edited.figures.items()},
     )
 
 
@@ -121,6 +140,9 @@ class EditResult:
       config: the edit's settings.
       calibration: makes signals a confidence.
       step_masks: (steps, T, h/f, w/f, c), 1 where free, if asked for.
+      figures: numbers by which the inversions tell how good they are for each target's picture, (T,) each, by name:
+        of a fixed-point inversion "source_residual", and "auxiliary_residual" where the auxiliary branch has an
+        inversion of its own.
     """
 
     images: Float[Array | np.ndarray, "t height width 3"]
@@ -135,6 +157,7 @@ class EditResult:
     config: EditConfig
     calibration: Calibration
     step_masks: Float[Array, "m t h w c"] | None = None
+    figures: Mapping[str, Float[Array | np.ndarray, "t"]] = field(default_factory=dict)
 
     @cached_property
     def confidence(self) -> np.ndarray:
@@ -180,22 +203,22 @@ class EditResult:
         For results of `Editor.edit_latents` and `Editor.edit_prepared`, whose pictures are the model's own, once
         `fetch` has brought them to the host.
         """
-        return deliver(
-            original,
-            np.asarray(self.images[target], np.float32),
-            np.asarray(self.masks[target], np.float32),
-            {name: values[target] for name, values in self.signals.items()},
+        edited = ModelPicture(
+            pixels=np.asarray(self.images[target], np.float32),
+            free=np.asarray(self.masks[target], np.float32),
+            signals={name: values[target] for name, values in self.signals.items()},
             config=self.config,
             calibration=self.calibration,
-            **options,
+            figures={name: values[target] for name, values in self.figures.items()},
         )
+        return deliver(original, edited, **options)
 
 
 Results = TypeVar("Results", bound=EditResult)
 
 
 def fetch(results: Sequence[Results]) -> list[Results]:
-    """The results with pictures, masks, error maps and signals on the host, brought there in one transfer."""
-    names = ("images", "masks", "error_map", "signals")
+    """The results with pictures, masks, error maps and numbers on the host, brought there in one transfer."""
+    names = ("images", "masks", "error_map", "signals", "figures")
     on_host = jax.device_get([{name: getattr(each, name) for name in names} for each in results])
     return [replace(result, **arrays) for result, arrays in zip(results, on_host, strict=True)]

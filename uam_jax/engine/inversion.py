@@ -91,8 +91,7 @@ class Inversion:
       levels: which levels are kept, in ascending order: 0 is clean, `key.steps` the noisiest.
       regions: uniformity of every transformer block, example and pixel of the latent, where it was not
         the same for all.
-      data: further arrays that the method recorded, (steps or levels, b, ...), by name: "residual" (steps, b) of
-        a fixed-point inversion.
+      data: further arrays that the method recorded, (steps or levels, b, ...), by name.
     """
 
     latents: Float[Array, "levels b h w c"]
@@ -123,5 +122,22 @@ class Inversion:
                 raise InputError(
                     f"{type(method).__name__}.per_step returned {name} for {len(array)} steps: an edit has "
                     f"{self.key.steps}"
+                )
+        return found
+
+    @property
+    def figures(self) -> Mapping[str, Float[Array, "b"]]:
+        """Numbers by which the method tells how good the inversion of each example is, by name.
+
+        Raises:
+          InputError: the method returns something else.
+        """
+        method, count = self.key.method, self.latents.shape[1]
+        found = method.figures({"latents": self.latents, **self.data})
+        for name, array in found.items():
+            if array.shape != (count,):
+                raise InputError(
+                    f"{type(method).__name__}.figures returned {name} of shape {array.shape}: it must have a number "
+                    f"for each example, {(count,)} here"
                 )
         return found

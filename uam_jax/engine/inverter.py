@@ -43,6 +43,15 @@ class Keys(NamedTuple):
             levels.setdefault(self.auxiliary, set()).update({0, plan.depth})
         return {key: tuple(sorted(values)) for key, values in levels.items()}
 
+    def figures(self, made: Mapping[InversionKey, Inversion]) -> dict[str, Float[Array, "b"]]:
+        """The figures of those inversions that were made, with "source_" or "auxiliary_" before their names."""
+        return {
+            f"{role}_{name}": array
+            for role, key in self._asdict().items()
+            if key in made and (role == "source" or key != self.source)
+            for name, array in made[key].figures.items()
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Inverter:

@@ -31,6 +31,7 @@ class Prepared:
       rebuilt: (b, h, w, 3), the uniform reconstruction's pictures; of `z0` where nothing is blended.
       error_map: (b, h, w), how far `rebuilt` is from each pixel of `images` (`confidence.error_map`).
       inversions: those that were used.
+      figures: of these inversions, (b,) each, by name (`Keys.figures`).
       evaluations: single-sample U-Net evaluations spent.
     """
 
@@ -49,4 +50,5 @@ class Prepared:
     rebuilt: Image
     error_map: Float[Array, "b height width"]
     inversions: Sequence[Inversion]
+    figures: Mapping[str, Float[Array, "b"]]
     evaluations: int

@@ -1,5 +1,6 @@
 """The files of an edited picture: result, mask and page's copies, for one picture and for a data set alike."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -69,7 +70,7 @@ def result_files(
     mask: Name | None = None,
     shown: Name | None = None,
 ) -> tuple[dict[Name, bytes], dict[str, Any]]:
-    """The files of one result, and its figures.
+    """The files of one result, and what its row says of it.
 
     Args:
       result: of the edit, on the host (`delivery.fetch`).
@@ -80,7 +81,8 @@ def result_files(
       shown: names a copy that browsers can show; None where none is needed.
 
     Returns:
-      The files by their names; and the columns `confidence`, `review`, `mask_share`, `size` and `crop` of a row.
+      The files by their names; and the columns `confidence`, `review`, `mask_share`, `size`, `crop` and `figures`
+      of a row.
 
     Raises:
       InputError: the network gave numbers that are not finite.
@@ -108,4 +110,10 @@ def result_files(
         "mask_share": round(delivery.mask_share, 5),
         "size": f"{width}x{height}",
         "crop": None if delivery.crop is None else str(delivery.crop),
+        "figures": {name: _rounded(value) for name, value in delivery.figures.items()} or None,
     }
+
+
+def _rounded(value: float) -> float | None:
+    """Four digits; None for what is not finite, which JSON cannot hold."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None

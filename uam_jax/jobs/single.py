@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 
+_SHOWN = ("size", "crop", "mask_share", "confidence", "review", "figures")
+"""Columns of a row that a page shows."""
+
 
 @dataclass(frozen=True)
 class PictureFiles:
@@ -135,7 +138,7 @@ def edit_file(
     size: int | None = None,
     focus: Focus = "auto",
 ) -> tuple[Files, Rows]:
-    """Edits one picture towards every target: the files to write, and a row of figures for each."""
+    """Edits one picture towards every target: the files to write, and a row for each."""
     from uam_jax.jobs.picture import edit_picture
 
     picture, (height, width) = _read(editor, plan, size)
@@ -150,7 +153,7 @@ def edit_file(
         files |= original_files(original, error_map, preview=plan.preview, error=plan.error)
     rows: Rows = []
     for index, (edit, output) in enumerate(zip(edits, plan.outputs, strict=True)):
-        own, figures = result_files(
+        own, measured = result_files(
             made.result,
             index,
             original,
@@ -159,7 +162,7 @@ def edit_file(
             shown=plan.shown[index] if plan.shown else None,
         )
         files |= own
-        row = {"input": plan.source, "target": edit.target, "output": output, **figures}
+        row = {"input": plan.source, "target": edit.target, "output": output, **measured}
         rows.append({**row, "worked_at": f"{width}x{height}"})
     return files, rows
 
@@ -184,7 +187,7 @@ def report_page(
             "mask": address(plan.masks[number]),
             "preview": address(plan.preview),
             "error": address(plan.error),
-            **{name: row[name] for name in ("size", "crop", "mask_share", "confidence", "review")},
+            **{name: row[name] for name in _SHOWN},
         }
         for (plan, number), row in zip(made, rows, strict=True)
     ]

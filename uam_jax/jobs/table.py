@@ -6,7 +6,8 @@ from typing import Any
 
 TEXTS = (
     "id", "item", "status", "reason", "image", "target", "source", "negative", "words", "given_mask", "output",
-    "shown", "preview", "mask", "error", "review", "size", "crop", "worked_at", "config", "weights", "versions",
+    "shown", "preview", "mask", "error", "review", "size", "crop", "figures", "worked_at", "config", "weights",
+    "versions",
 )  # fmt: skip
 NUMBERS = ("confidence", "mask_share", "seconds")
 COUNTS = ("batch",)

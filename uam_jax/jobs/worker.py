@@ -206,8 +206,8 @@ class EditWorker:
         }
         if needs_shown_copy(columns["output"], picture):
             columns["shown"] = f"shown/{name}.jpg"
-        files, figures = result_files(result, source.slot, source.picture, **columns)
-        return {**source.columns, **columns, **figures}, {**files, **source.files}
+        files, measured = result_files(result, source.slot, source.picture, **columns)
+        return {**source.columns, **columns, **measured}, {**files, **source.files}
 
     def _row(self, batch: Batch, slot: int, number: int, **columns: Any) -> Row:
         """A result's row, of a failure unless `columns` say otherwise."""
@@ -236,6 +236,7 @@ class EditWorker:
             "seconds": None,
             "size": None,
             "crop": None,
+            "figures": None,
             "worked_at": f"{width}x{height}",
             "batch": batch.batch_per_device,
             "halved": batch.batch_per_device < self.plan.settings.batch_per_device,

@@ -6,7 +6,7 @@ The exact inverse is the fixed point of z' = f(z'), where f inverts the step wit
 Source: Pan et al., AIDI, ICCV 2023 (arXiv 2309.04907), §3; Anderson 1965 for the acceleration.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -54,6 +54,10 @@ class FixedPoint(InversionMethod):
         solve = implicit(predict, self.iterations, anderson=self.anderson)
         latents, taps = invert(solve, z0, steps, sampler=sampler, keep=keep)
         return {"latents": latents, **taps}
+
+    def figures(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
+        """`residual`: the largest of all steps, see `implicit`; nothing without iterations, where none is known."""
+        return {"residual": data["residual"].max(axis=0)} if self.iterations else {}
 
 
 class _Search(NamedTuple):

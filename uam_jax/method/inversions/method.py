@@ -19,7 +19,7 @@ class InversionMethod(Section):
     A subclass is a frozen dataclass of settings with default values, see `section`. In a table they stand
     beside those that every inversion has, see `config.InversionConfig`. Its methods depend on nothing but its
     fields and their arguments. `run`, `conditions` and `after` are called while programs are traced, `per_step`
-    outside programs.
+    and `figures` outside programs.
     """
 
     prefix: ClassVar[str] = "inversion."
@@ -66,6 +66,16 @@ class InversionMethod(Section):
 
     def per_step(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
         """The data that the hooks below get, for each of all denoising steps, most noise first.
+
+        Args:
+          data: from `run`.
+        """
+        return {}
+
+    def figures(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Numbers that tell how good the inversion of each example is, (b,) each, by name.
+
+        They become part of the results' records.
 
         Args:
           data: from `run`.
