@@ -12,6 +12,7 @@ from uam_jax.jobs.manifest import Item
 from uam_jax.jobs.plan import JobPlan, JobSettings, plan_job
 from uam_jax.jobs.runner import Monitor, Progress
 from uam_jax.jobs.sizes import measure
+from uam_jax.method.section import code
 
 CONFIG = EditConfig().updated(
     {"steps": 3, "guidance": 3.0, "mask": {"t_mask": 400, "radius": 0}, "control": "none"}
@@ -20,8 +21,9 @@ CONFIG = EditConfig().updated(
 
 def plan_tiny(editor: Editor, items: list[Item], config: EditConfig = CONFIG) -> JobPlan:
     settings = JobSettings(
-        "tiny", editor.weights_hash, editor.model_hash, "float32", config.to_dict(), 8, 4, 2
-    )
+        "tiny", editor.weights_hash, editor.model_hash, "float32", config.to_dict(), 8, 4, 2,
+        code=code(config),
+    )  # fmt: skip
     return plan_job(items, measure(items), config, settings)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from tiny_job import CONFIG, run_tiny
+from tiny_job import CONFIG, plan_tiny, run_tiny
 
 from uam_jax import EditConfig, Editor, InputError
 from uam_jax.io.storage import Folder
@@ -14,6 +14,7 @@ from uam_jax.jobs.job import finish_job
 from uam_jax.jobs.job_folder import JobFolder
 from uam_jax.jobs.manifest import Item
 from uam_jax.jobs.plan import JobPlan, JobSettings, plan_job
+from uam_jax.method.section import code
 
 
 def test_other_prompts_under_the_same_ids_are_refused(
@@ -66,6 +67,24 @@ def test_other_settings_are_refused(editor: Editor, items: list[Item], tmp_path:
     run_tiny(editor, items[:1], tmp_path)
     with pytest.raises(InputError, match=r"weights was \"tiny\", is \"weights\".*--out, or wait"):
         folder.refuse_other(other, ", or wait")
+
+
+def test_a_job_does_not_go_on_with_other_code_of_the_users(
+    editor: Editor, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG.updated({"control": "my_module:MyControl"})
+    folder = JobFolder(Folder(str(tmp_path)))
+    run_tiny(editor, items[:1], tmp_path, config=config)
+    before = plan_tiny(editor, items[:2], config)
+    assert before.settings.code == {"my_module": code(config)["my_module"]}
+    folder.refuse_other(before.settings)
+    folder.refuse_changed(before)
+    monkeypatch.setattr(type(config.control), "_files", {"my_module": "0123456789abcdef"})
+    with pytest.raises(InputError, match=r"code was .*0123.*, with other my_module.*another --out"):
+        run_tiny(editor, items[:2], tmp_path, config=config)
+    # The rows say it too, of a job whose settings do not.
+    with pytest.raises(InputError, match="holds set/0 with config"):
+        folder.refuse_changed(plan_tiny(editor, items[:2], config))
 
 
 def test_a_job_goes_on_by_the_model_not_by_its_name(editor: Editor, tmp_path: Path) -> None:

@@ -40,6 +40,25 @@ def test_a_kept_inversion_is_not_made_again(
     assert files_of(tmp_path / "mended").items() <= files_of(tmp_path / "first").items()
 
 
+def test_an_inversion_that_other_code_has_made_is_not_used(
+    editor: Editor, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG.updated({"inversion": "my_module:MyInversion"})
+    cache, calls = InversionCache(tmp_path / "cache"), []
+    run = Program.__call__
+    monkeypatch.setattr(
+        Program, "__call__", lambda self, *a, **k: calls.append(self.__name__) or run(self, *a, **k)
+    )
+    made = []
+    for out, files in (("a", None), ("b", None), ("c", {"my_module": "0123456789abcdef"})):
+        if files:
+            monkeypatch.setattr(type(config.inversion.method), "_files", files)
+        run_tiny(editor, items[:1], tmp_path / out, config=config, cache=cache)
+        made.append(calls.count("invert"))
+        calls.clear()
+    assert made == [2, 0, 2]
+
+
 def test_a_kept_inversion_is_of_one_picture_whatever_its_batch(
     editor: Editor, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import types
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +12,13 @@ import pytest
 from tiny import tiny_editor
 
 from uam_jax.checkpoints.recommended import recommended_by
+from uam_jax.engine.inversion import InversionKey
 from uam_jax.errors import InputError
 from uam_jax.jobs.manifest import Item
 from uam_jax.jobs.plan import JobSettings, plan_job
 from uam_jax.method.config import EditConfig, InversionConfig
 from uam_jax.method.controls import Control, NoControl
-from uam_jax.method.section import Between, Section
+from uam_jax.method.section import Between, Section, code
 from uam_jax.types import Step
 
 TOYS = '''
@@ -112,6 +114,57 @@ def test_what_is_written_is_read_back(toys: str) -> None:
     others = [EditConfig(), config.overridden(["control.strength=0.4"])]
     assert config.fingerprint() not in {other.fingerprint() for other in others}
     assert hash(config) == hash(EditConfig().updated(table))
+
+
+def test_an_edited_module_gives_configs_and_inversions_other_names(
+    toys: str, tmp_path: Path
+) -> None:
+    def fingerprints() -> tuple[str, str]:
+        config = EditConfig().overridden([f"control={toys}:Fade", f"inversion={toys}:Noisy"])
+        key = InversionKey("m", ("",), 0.0, 1.0, 2, method=config.inversion.method)
+        assert "source files" not in config.to_dict() and [*code(config)] == [toys]
+        return config.fingerprint(), key.fingerprint()
+
+    first, again = fingerprints(), fingerprints()
+    file = tmp_path / f"{toys}.py"
+    file.write_text(TOYS.replace("range(2)", "range(40)"))
+    # The classes are still those of the old file.
+    assert first == again == fingerprints()
+    old = EditConfig().overridden([f"control={toys}:Fade"]).control
+    del sys.modules[toys]
+    edited = fingerprints()
+    assert edited[0] != first[0] and edited[1] != first[1]
+    # In a process, the classes set programs apart.
+    assert old != EditConfig().overridden([f"control={toys}:Fade"]).control
+    file.write_text(TOYS)
+    del sys.modules[toys]
+    assert fingerprints() == first
+
+
+def test_the_file_of_a_base_counts_too(toys: str, tmp_path: Path) -> None:
+    derived = f"{toys}_derived"
+    (tmp_path / f"{derived}.py").write_text(
+        f"from {toys} import Fade\nclass Own(Fade):\n    pass\n"
+    )
+    config = EditConfig().overridden([f"control={derived}:Own"])
+    assert {*code(config)} == {toys, derived}
+    assert len({*code(config).values()}) == 2
+    del sys.modules[derived]
+
+
+def test_a_class_without_a_file_has_no_name_that_would_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "a_notebook", types.ModuleType("a_notebook"))
+
+    @dataclasses.dataclass(frozen=True)
+    class Cell(NoControl):
+        __module__ = "a_notebook"
+
+    config = EditConfig(control=Cell())  # it can be used
+    with pytest.raises(InputError, match="comes from a_notebook, .* put the class into a file"):
+        config.fingerprint()
+    assert not code(EditConfig())
 
 
 def test_a_class_under_two_names_keeps_its_values(toys: str, tmp_path: Path) -> None:

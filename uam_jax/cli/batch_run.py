@@ -28,6 +28,7 @@ from uam_jax.jobs.manifest import Item, read_folder, read_manifest
 from uam_jax.jobs.plan import JobPlan, JobSettings, check_items, plan_job
 from uam_jax.jobs.runner import Monitor, Progress, Stop
 from uam_jax.jobs.sizes import working_sizes
+from uam_jax.method.section import code
 from uam_jax.runtime import backend
 from uam_jax.runtime.host_memory import Budget, resident_bytes
 
@@ -286,6 +287,7 @@ def _job_settings(
         suffix=suffix,
         precision=compute.precision,
         focus=options.focus,
+        code=code(config),
     )
 
 

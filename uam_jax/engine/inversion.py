@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from uam_jax.errors import InputError
 from uam_jax.method.inversions import DDIM, INVERSIONS, InversionMethod
-from uam_jax.method.section import Kinds
+from uam_jax.method.section import Kinds, identity
 from uam_jax.types import Latent
 
 
@@ -71,8 +71,8 @@ class InversionKey:
         return described if self.method == DDIM() else f"{method}, {described}"
 
     def fingerprint(self) -> str:
-        """A short hash of the content, the same on every machine."""
-        content = {**vars(self), "method": self.settings}
+        """A short hash of the content, the same on every machine; see `section.identity`."""
+        content = {**vars(self), "method": self.settings | identity(self.method)}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -19,6 +19,7 @@ from uam_jax.io.storage import Folder
 from uam_jax.jobs.ledger import Row
 from uam_jax.jobs.runner import Outcome
 from uam_jax.method.config import EditConfig
+from uam_jax.method.section import identity
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class ScenesStudy(Study[EditConfig]):
         }
 
     def describe(self, method: EditConfig) -> dict[str, Any]:
-        return method.to_dict()
+        return identity(method)
 
     def worker(self, wanted: set[str]) -> "_EditWorker":
         return _EditWorker(self, wanted)

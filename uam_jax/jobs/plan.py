@@ -1,7 +1,7 @@
 """The plan of a data-set job: its settings, its groups of pictures, and its cost."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ class JobSettings:
       suffix: of the results' files; None means that of each original.
       precision: of matrix products; None means the platform's own.
       focus: whether pictures with masks are edited within a crop, see `focus.Crop.of`.
+      code: hashes of the files of a user's own control and inversion, see `section.code`.
     """
 
     model: str
@@ -51,6 +52,7 @@ class JobSettings:
     suffix: str | None = None
     precision: str | None = None
     focus: Focus = "auto"
+    code: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

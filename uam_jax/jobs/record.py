@@ -46,7 +46,12 @@ def changes(before: Record, now: Mapping[str, Any]) -> str:
 
 
 def _explained(key: str, before: Any, now: Any) -> str:
-    return f", with other {differences(str(before), str(now))}" if key == "model_hash" else ""
+    if key == "model_hash":
+        return f", with other {differences(str(before), str(now))}"
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        other = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        return f", with other {', '.join(other)}"
+    return ""
 
 
 def _short(value: Any) -> str:

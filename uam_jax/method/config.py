@@ -28,6 +28,7 @@ from uam_jax.method.section import (
     Scale,
     Section,
     Share,
+    identity,
     leaves,
     suggestion,
 )
@@ -211,8 +212,8 @@ class EditConfig(Section):
         return super().updated(table, imports=imports)
 
     def fingerprint(self) -> str:
-        """A short hash of the content, the same on every machine."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
+        """A short hash of the content, the same on every machine; see `section.identity`."""
+        text = json.dumps(identity(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def plan(self, timesteps: Sequence[int] | np.ndarray, *, user_mask: bool = False) -> Plan:

@@ -12,12 +12,14 @@ which `Kinds` lists the known ones. A section with an invalid value cannot exist
 
 import difflib
 import functools
+import hashlib
 import importlib
 import inspect
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
 from typing import (
     Annotated,
     Any,
@@ -143,8 +145,14 @@ class Section:
 
     prefix: ClassVar[str] = ""
     """The beginning of its keys."""
+    _files: ClassVar[Mapping[str, str | None]] = {}
 
     __no_type_check__ = True  # by annotation, in tests: these checks come first and say more
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # Now, while its module is imported: later the file may hold other code than this class.
+        cls._files = _files_of(cls)
 
     def __post_init__(self) -> None:
         declared = declarations(type(self))
@@ -236,6 +244,50 @@ def declarations(section: type[Section]) -> Mapping[str, Field]:
             next((note for note in notes if isinstance(note, str)), ""),
         )
     return found
+
+
+def code(section: Section) -> dict[str, str]:
+    """Hashes of the files that a section's values were imported from, by module; the package's own are left out.
+
+    They are those of the classes and of their bases, as the files were when the classes were made.
+
+    Raises:
+      InputError: a class was not imported from a file.
+    """
+    found: dict[str, str] = {}
+    for module, digest in type(section)._files.items():
+        if digest is None:
+            raise InputError(
+                f"{type(section).__qualname__} comes from {module}, which is no file, so that a job or a kept "
+                "inversion could not notice when its code changes: put the class into a file and import it from there"
+            )
+        found[module] = digest
+    for name in declarations(type(section)):
+        if isinstance(value := getattr(section, name), Section):
+            found |= code(value)
+    return found
+
+
+def identity(section: Section) -> dict[str, Any]:
+    """All that decides what a section does, in this process or another: its table, and `code` if there is any."""
+    files = code(section)
+    # A key with a space is no field's.
+    return section.to_dict() | ({"source files": files} if files else {})
+
+
+def _files_of(section: type[Section]) -> dict[str, str | None]:
+    """A hash of the file of each module, besides Python's and the package's own, that a class or a base comes from."""
+    modules = dict.fromkeys(base.__module__ for base in section.__mro__)
+    own = {__name__.partition(".")[0], *sys.stdlib_module_names}
+    return {name: _file_hash(name) for name in modules if name.partition(".")[0] not in own}
+
+
+def _file_hash(module: str) -> str | None:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else None
+    except OSError:  # a module of an archive, say
+        return None
 
 
 def leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
