@@ -10,6 +10,7 @@ from tiny import SMALL, SOURCE, TARGET, VARIANTS, assert_close
 
 from uam_jax import EditConfig, Editor
 from uam_jax.engine import programs
+from uam_jax.engine.parallel import Program
 from uam_jax.engine.predictors import branch_predictor
 from uam_jax.method.confidence import MASKED
 from uam_jax.method.inversions import DDIM
@@ -136,8 +137,8 @@ def test_a_batch_equals_its_singles_in_every_step(editor: Editor) -> None:
             {"null": null, "negative": null, "source": null, "target": target},
             3.0,
             control=SMALL.control,
-            prepared={},
-            inversion=DDIM(),
+            control_data={},
+            method=DDIM(),
         )
         predictions, _ = predict(latents, step, frozenset(SMALL.control.windows(6)))
         return [predictions[k].clean for k in latents]
@@ -193,6 +194,32 @@ def test_new_prompts_and_scales_compile_nothing(editor: Editor, images: np.ndarr
     changed = SMALL.updated({"guidance": 2.0, "mask": {"quantile": 0.3}})
     editor.edit(images[1:2], ["a cube"], config=changed)
     assert (programs.edit.compilations, programs.invert.compilations) == before
+
+
+def test_more_corrections_of_the_inversion_compile_the_inversions_alone(
+    editor: Editor, images: np.ndarray
+) -> None:
+    all_of_them = [each for each in vars(programs).values() if isinstance(each, Program)]
+    once, twice = (
+        SMALL.updated({"inversion": {"kind": "fixed_point", "iterations": k}}) for k in (1, 2)
+    )
+
+    def compiled(config: EditConfig) -> int:
+        editor.edit(images[:1], [TARGET], config=config)
+        return sum(each.compilations for each in all_of_them)
+
+    for each in all_of_them:
+        each.clear_cache()
+    size = (8, 8)
+    first, second, text = editor.programs(once, size), editor.programs(twice, size), 1
+    assert compiled(once) == len(first) + text
+    assert {name[0] for name in second - first} == {"invert"}
+    assert compiled(twice) == len(first | second) + text
+    # One that takes part in the edit has a program of its own there.
+    taking_part = SMALL.updated({"inversion": "my_module:MyInversion"})
+    third = editor.programs(taking_part, size)
+    assert {name[0] for name in third - first} == {"invert", "edit"}
+    assert compiled(taking_part) == len(first | second | third) + text
 
 
 def test_masks_and_confidence_are_of_the_pictures_that_are_returned(

@@ -21,12 +21,12 @@ from uam_jax.engine.arguments import (
     checked_latents,
     checked_number,
     checked_regions,
-    control_data,
     flatten_edits,
     inversion_regions,
     latent_masks,
     listed,
     per_image,
+    prepare_control,
     prompt_list,
     settle_context,
     source_of_edits,
@@ -42,7 +42,6 @@ from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig, InversionConfig
 from uam_jax.method.edit import EditInputs
 from uam_jax.method.inversions import DDIM, InversionMethod
-from uam_jax.method.samplers import SAMPLERS
 from uam_jax.types import Condition, Image, ImageLike, Latent, LatentLike, MaskLike
 
 
@@ -327,17 +326,13 @@ class Editor(LoadedModel):
                 ),
                 mask=config.mask.to_rule(),
                 guidance=config.guidance,
-                prepared=control_data(
+                control_data=prepare_control(
                     config.control,
                     self.checkpoint.tokenizer,
                     with_sources(edits, source_index, prepared.sources),
                 ),
             ),
-            plan=plan,
-            sampler=SAMPLERS[config.sampler],
-            control=config.control,
-            inversion=config.inversion.method,
-            keep_masks=keep_masks,
+            course=programs.EditCourse.of(config, plan, keep_masks=keep_masks),
             on=self.devices,
         )
         edited = self.decode(trace.target)

@@ -351,8 +351,8 @@ def one_step(
         conditions,
         GUIDANCE,
         control=MasaCtrl(block_start=CONTROL_BLOCK),
-        prepared={},
-        inversion=DDIM(),
+        control_data={},
+        method=DDIM(),
     )
     return run_branches(
         predict,

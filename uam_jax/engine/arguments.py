@@ -176,7 +176,7 @@ def with_sources(edits: Sequence[Edit], index: np.ndarray, sources: Sequence[str
     ]
 
 
-def control_data(control: Control, tokenizer: Any, edits: Sequence[Edit]) -> Mapping[str, Array]:
+def prepare_control(control: Control, tokenizer: Any, edits: Sequence[Edit]) -> Mapping[str, Array]:
     """The arrays that a control prepares for its hooks, with a row per edit.
 
     Raises:

@@ -221,14 +221,15 @@ class LoadedModel:
         keys = self.inverter.keys(1, prompts, config)
         regions = user_mask and config.inversion.outside_uniformity > 0
         mask, regional = config.mask, config.target.outside_uniformity > 0
-        details = mask.to_rule().rule, mask.radius, mask.source_line, config.control, regional
-        sampled = config.sampler, keys.source.spacing
+        course = programs.EditCourse.of(config, plan)
+        details = mask.to_rule().rule, mask.radius, mask.source_line, regional
+        sampled = config.steps, config.sampler, keys.source.spacing
         replayed = config.source.latents == "replay"
         names: list[tuple[Any, ...]] = [
             ("encode",),
             ("decode",),
             ("error_map",),
-            ("edit", plan, user_mask, replayed, *details, *sampled, config.inversion.method),
+            ("edit", course, user_mask, replayed, *details, *sampled),
             ("signals", replayed and plan.segments[-1].source),
         ]
         for key, levels in keys.levels(plan, config).items():

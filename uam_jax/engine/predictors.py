@@ -123,8 +123,8 @@ def branch_predictor(
     guidance: Scalar,
     *,
     control: Control,
-    prepared: Mapping[str, Array],
-    inversion: InversionMethod,
+    control_data: Mapping[str, Array],
+    method: InversionMethod,
 ) -> BranchPredictor:
     """The predictor of source and target side by side in one batch, under the rules of a control.
 
@@ -135,8 +135,8 @@ def branch_predictor(
       conditions: by the names that rows give them.
       guidance: scale of both branches.
       control: gives the rules.
-      prepared: the control's own data.
-      inversion: may change the conditions from step to step.
+      control_data: from `Control.prepare`.
+      method: of the source's inversion; may change the conditions from step to step.
     """
 
     def predict(
@@ -148,9 +148,9 @@ def branch_predictor(
     ) -> tuple[dict[str, Prediction], Taps]:
         present = [row for row in rows if row.branch in latents]
         batch = latents["target"].shape[0]
-        own = inversion.conditions(conditions, data or {}, step)
+        own = method.conditions(conditions, data or {}, step)
         condition = _stack([_rows(own[row.condition], batch) for row in present])
-        rules = control.rules(present, batch, active, prepared)
+        rules = control.rules(present, batch, active, control_data)
         if uniformity is not None:
             text = jnp.zeros_like(uniformity)
             shares = [uniformity if row.branch == "target" else text for row in present]

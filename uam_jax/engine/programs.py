@@ -1,12 +1,13 @@
 """The compiled programs behind `Editor`: one pure function per arrow of the flow.
 
-The arguments that decide a program's shape are static (networks, schedule, plan); weights, pictures and text are
+The arguments that decide a program's shape are static (networks, schedule, courses); weights, pictures and text are
 arrays. `params` is the checkpoint's whole dict. Each program declares its batch axes, so that it runs on any number of
 devices (`on=`).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +18,14 @@ from uam_jax.engine.predictors import Branch, Course, Model, branch_predictor, p
 from uam_jax.errors import InputError
 from uam_jax.method import confidence, sample
 from uam_jax.method.confidence import Signals, edit_signals
+from uam_jax.method.config import EditConfig
 from uam_jax.method.controls import Control
 from uam_jax.method.edit import EditInputs, EditRules, EditTrace
 from uam_jax.method.edit import edit as run_branches
 from uam_jax.method.inversions import InversionMethod
 from uam_jax.method.masks import MaskRule
-from uam_jax.method.plan import Plan
-from uam_jax.method.samplers import Sampler
+from uam_jax.method.plan import Plan, Row, Segment
+from uam_jax.method.samplers import SAMPLERS, Sampler
 from uam_jax.method.schedule import at_own_times
 from uam_jax.method.uniform import UniformMaps
 from uam_jax.models import VAE, Denoiser, decode_in_tiles, encode_in_tiles
@@ -140,18 +142,45 @@ class EditArrays(NamedTuple):
       inputs: masks, estimates and stored latents.
       mask: where and how clean estimates are blended.
       guidance: scale of both branches.
-      prepared: the control's own data.
+      control_data: from `Control.prepare`.
     """
 
     conditions: Mapping[str, Condition]
     inputs: EditInputs
     mask: MaskRule
     guidance: Scalar
-    prepared: Mapping[str, Array]
+    control_data: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class EditCourse:
+    """How source and target go down side by side; static.
+
+    Attributes:
+      segments: the work of each step.
+      rows: of the network call.
+      sampler: the rule of a step.
+      control: the attention control.
+      method: of the source's inversion, see `InversionMethod.in_edit`.
+      keep_masks: return every step's mask.
+    """
+
+    segments: tuple[Segment, ...]
+    rows: tuple[Row, ...]
+    sampler: Sampler
+    control: Control
+    method: InversionMethod
+    keep_masks: bool = False
+
+    @classmethod
+    def of(cls, config: EditConfig, plan: Plan, *, keep_masks: bool = False) -> Self:
+        """The part of an edit's settings and plan that decides its program."""
+        sampler, method = SAMPLERS[config.sampler], config.inversion.method.in_edit
+        return cls(plan.segments, plan.rows, sampler, config.control, method, keep_masks)
 
 
 @program(
-    static=["model", "plan", "sampler", "control", "inversion", "keep_masks"],
+    static=["model", "course"],
     batched={
         "start": 0,
         "arrays": EditArrays(
@@ -161,7 +190,7 @@ class EditArrays(NamedTuple):
             ),
             mask=None,
             guidance=None,
-            prepared=0,
+            control_data=0,
         ),
     },
     out=EditTrace(target=0, source=0, free=0, change=0, stability=0, masks=1),
@@ -173,31 +202,27 @@ def edit(
     start: Latent,
     arrays: EditArrays,
     *,
-    plan: Plan,
-    sampler: Sampler,
-    control: Control,
-    inversion: InversionMethod,
-    keep_masks: bool,
+    course: EditCourse,
 ) -> EditTrace:
     """The source and target branches from `start`."""
     predict = branch_predictor(
         model,
         params,
-        plan.rows,
+        course.rows,
         arrays.conditions,
         arrays.guidance,
-        control=control,
-        prepared=arrays.prepared,
-        inversion=inversion,
+        control=course.control,
+        control_data=arrays.control_data,
+        method=course.method,
     )
     return run_branches(
         predict,
         {"source": start, "target": start},
-        model.schedule.denoising(plan.steps),
-        plan.segments,
+        model.schedule.denoising(course.segments[-1].stop),
+        course.segments,
         arrays.inputs,
-        EditRules(arrays.mask, sampler, control, inversion),
-        keep_masks=keep_masks,
+        EditRules(arrays.mask, course.sampler, course.control, course.method),
+        keep_masks=course.keep_masks,
     )
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from uam_jax.method.controls import Control, NoControl
-from uam_jax.method.inversions import DDIM, InversionMethod
+from uam_jax.method.inversions import InversionMethod
 from uam_jax.method.masks import MaskRule, auto_mask, blend, edit_mask, quantiles
 from uam_jax.method.plan import Segment
 from uam_jax.method.samplers import SAMPLERS, Sampler
@@ -103,13 +103,13 @@ class EditRules:
       mask: where and how clean estimates are blended.
       sampler: the rule of a step.
       control: the attention control, whose windows the segments name.
-      inversion: the method by which the source was inverted.
+      method: by which the source was inverted.
     """
 
     mask: MaskRule = field(default_factory=MaskRule)
     sampler: Sampler = SAMPLERS["ddim"]
     control: Control = field(default_factory=NoControl)
-    inversion: InversionMethod = field(default_factory=DDIM)
+    method: InversionMethod = field(default_factory=InversionMethod)
 
 
 class _Carried(NamedTuple):
@@ -138,7 +138,7 @@ def edit(
       steps: all n denoising steps, whatever part of them the segments cover.
       segments: the work of each step, as in `EditConfig.plan(...).segments`.
       inputs: masks, estimates and stored latents.
-      rules: mask, sampler, control and inversion.
+      rules: mask, sampler, control and method of the inversion.
       keep_masks: return every step's mask.
     """
     inputs, rules = inputs or EditInputs(), rules or EditRules()
@@ -227,7 +227,7 @@ def _advance(
     }
     latents = {name: sampler.latent(state) for name, state in states.items()} | below
     control, changed = rules.control.after(carried.control, taps, latents, step)
-    changed = rules.inversion.after(changed, inverted, step)
+    changed = rules.method.after(changed, inverted, step)
     for name in states:
         if changed[name] is not latents[name]:
             states[name] = sampler.moved(states[name], changed[name])

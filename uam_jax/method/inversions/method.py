@@ -40,6 +40,16 @@ class InversionMethod(Section):
                 "another inversion.kind"
             )
 
+    @property
+    def in_edit(self) -> "InversionMethod":
+        """The method as the edit's program sees it: without hooks of its own it is any other without them.
+
+        So edits whose inversions differ on the way up alone share the program.
+        """
+        hooks = type(self).conditions, type(self).after
+        plain = hooks == (InversionMethod.conditions, InversionMethod.after)
+        return InversionMethod() if plain else self
+
     def run(
         self,
         predict: Predictor,
