@@ -56,7 +56,10 @@ class FakeEditor:
             figures={"source_residual": jnp.full(count, 0.12345678)},
         )
 
-    def encode(self, images: np.ndarray) -> np.ndarray:
+    def upload(self, images: np.ndarray) -> np.ndarray:
+        return images
+
+    def encode(self, images: np.ndarray, *, checked: bool = False) -> np.ndarray:
         return images
 
     def decode(self, latent: np.ndarray) -> np.ndarray:

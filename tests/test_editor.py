@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import SMALL, SOURCE, TARGET, VARIANTS, assert_close
+from transfers import Transfers
 
 from uam_jax import EditConfig, Editor
 from uam_jax.engine import programs
@@ -220,6 +221,22 @@ def test_more_corrections_of_the_inversion_compile_the_inversions_alone(
     third = editor.programs(taking_part, size)
     assert {name[0] for name in third - first} == {"invert", "edit"}
     assert compiled(taking_part) == len(first | second | third) + text
+
+
+def test_pictures_go_to_the_device_once_and_only_results_come_back(
+    editor: Editor, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SMALL.updated({"preserve": "pixels"})
+    options = {"masks": np.ones((2, 8, 8), np.float32), "config": config}
+    targets = [[TARGET, "a cube"]] * 2
+    editor.edit(images[:2], targets, **options)
+    transfers = Transfers(monkeypatch)
+    editor.edit(images[:2], targets, **options)
+    [results] = transfers.to_host
+    assert [shape for shape in results if len(shape) == 4] == [(4, 8, 8, 3)]
+    # Pictures, the masks at the latent's size, tokens of the targets, and the number of each target's picture.
+    sent = sorted(shape for call in transfers.to_devices for shape in call)
+    assert sent == [(2, 4, 4, 1), (2, 8, 8, 3), (4,), (4, 77)]
 
 
 def test_masks_and_confidence_are_of_the_pictures_that_are_returned(

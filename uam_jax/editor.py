@@ -25,7 +25,6 @@ from uam_jax.engine.arguments import (
     inversion_regions,
     latent_masks,
     listed,
-    per_image,
     prepare_control,
     prompt_list,
     settle_context,
@@ -76,9 +75,10 @@ class Editor(LoadedModel):
           InputError: an empty target, counts that do not fit, an inversion of something else.
         """
         config = self.default_config if config is None else config
-        images = self._images(images)
-        edits, index = flatten_edits(target, len(images))  # its errors come before any computation
-        z0 = self._encode(images)
+        originals = checked_images(images, multiple=self.size_multiple, model=self.name)
+        edits, index = flatten_edits(target, len(originals))  # its errors come before the encoder
+        images = jnp.asarray(originals)
+        z0 = self.encode(images, checked=True)
         prepared = self.prepare(
             z0,
             source_of_edits(edits, index, source),
@@ -90,19 +90,27 @@ class Editor(LoadedModel):
         result = self.edit_prepared(prepared, target, keep_masks=keep_masks)
         if config.preserve == "latent":
             return result
-        return result.delivered(images, masks)
+        return result.delivered(originals, masks)
 
     # Pictures and text
 
-    def encode(self, images: ImageLike) -> Latent:
-        """Pictures -> scaled latents: the posterior's mean times the scaling factor.
+    def upload(self, images: ImageLike, *, checked: bool = False) -> Image:
+        """Pictures on the device: once for `encode` and `prepare`, each of which would else bring them there.
+
+        Args:
+          images: as in `edit`.
+          checked: their values need not be looked at, which brings those of a device to the host.
 
         Raises:
           InputError: the sides are not multiples of `size_multiple`, or the values are not in [-1, 1].
         """
-        return self._encode(self._images(images))
+        return jnp.asarray(
+            checked_images(images, multiple=self.size_multiple, model=self.name, values=not checked)
+        )
 
-    def _encode(self, images: Image) -> Latent:
+    def encode(self, images: ImageLike, *, checked: bool = False) -> Latent:
+        """Pictures -> scaled latents: the posterior's mean times the scaling factor; arguments as of `upload`."""
+        images = self.upload(images, checked=checked)
         return programs.encode(self.checkpoint.vae, self.params, images, on=self.devices)
 
     def decode(self, latents: LatentLike) -> Image:
@@ -113,9 +121,6 @@ class Editor(LoadedModel):
     def condition(self, prompts: Prompts) -> Condition:
         """Texts -> the network's condition; over-long prompts are cut with a warning."""
         return self.inverter.condition(prompts)
-
-    def _images(self, images: ImageLike) -> Image:
-        return checked_images(images, multiple=self.size_multiple, model=self.name)
 
     def _latents(self, latents: LatentLike, *, finite: bool = True) -> Latent:
         return checked_latents(
@@ -239,7 +244,8 @@ class Editor(LoadedModel):
         """The part of `edit_latents` that all targets share: the inversions and the auxiliary branch.
 
         `images` are those that `z0` was encoded from, so that the result can tell how well the model
-        reproduces them; without them, only how well it reproduces what the VAE makes of `z0`.
+        reproduces them; without them, only how well it reproduces what the VAE makes of `z0`. The values of pictures
+        on a device are not looked at: `encode` or `upload` has done so.
         """
         config = self.default_config if config is None else config
         # What is not finite spoils its own row alone, and looking would wait for the encoder.
@@ -272,10 +278,10 @@ class Editor(LoadedModel):
             anchors=origin.latents[::-1] if config.source.latents == "anchored" else None,
             inverted=origin.per_step,
             sources=keys.source.prompts,
-            condition=per_image(self.condition(keys.source.prompts), z0.shape[0]),
+            condition=self.inverter.condition_of(keys.source, z0.shape[0]),
             auxiliary=auxiliary,
             auxiliary_clean=clean,
-            masks=allowed,
+            masks=None if allowed is None else jnp.asarray(allowed),
             images=images,
             rebuilt=rebuilt,
             error_map=programs.error_map(images, rebuilt, on=self.devices),
@@ -285,7 +291,7 @@ class Editor(LoadedModel):
         )
 
     def _images_of(self, z0: Latent, images: ImageLike) -> Image:
-        images = self._images(images)
+        images = self.upload(images, checked=isinstance(images, jax.Array))
         (b, h, w, _), factor = z0.shape, self.size_factor
         if images.shape[:3] != (b, h * factor, w * factor):
             raise InputError(
@@ -303,10 +309,10 @@ class Editor(LoadedModel):
         config, plan, count = prepared.config, prepared.plan, prepared.z0.shape[0]
         edits, source_index = flatten_edits(target, count)
         self.check_prompts([edit.target for edit in edits])
-        one_each = len(edits) == count
+        index = None if len(edits) == count else jnp.asarray(source_index)
 
         def per_target(x: Array | None, axis: int = 0) -> Array | None:
-            return x if x is None or one_each else jnp.take(x, jnp.asarray(source_index), axis)
+            return x if x is None or index is None else jnp.take(x, index, axis)
 
         start, over_steps = per_target(prepared.start), functools.partial(per_target, axis=1)
         trace = programs.edit(

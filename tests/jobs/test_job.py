@@ -115,6 +115,7 @@ def test_programs_are_counted_beforehand_and_no_picture_prompt_or_tail_compiles_
         Item("shared", items[1].image, ("a cube",), settings=("mask.rule=auto",)),
     ]
     config = CONFIG.updated({"steps": 4, "auxiliary": {"latents": "original"}})
+    editor = Editor(editor.checkpoint)  # an editor keeps the null prompt's condition
     all_of_them = [each for each in vars(programs).values() if isinstance(each, Program)]
 
     def compiled() -> int:

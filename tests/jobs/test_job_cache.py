@@ -101,7 +101,9 @@ def test_a_cache_knows_shapes_and_keeps_no_nonsense(
 
     empty = InversionCache(tmp_path / "empty")
     encode = Editor.encode
-    monkeypatch.setattr(Editor, "encode", lambda self, x: encode(self, x).at[0].set(jnp.nan))
+    monkeypatch.setattr(
+        Editor, "encode", lambda self, x, **k: encode(self, x, **k).at[0].set(jnp.nan)
+    )
     assert run_tiny(editor, grey[::2], tmp_path / "third", cache=empty).failed == 1
     kept = len(list((tmp_path / "empty").rglob("*.safetensors")))
     assert kept == 2  # both kinds of inversion, of the other picture

@@ -16,7 +16,7 @@ from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig
 from uam_jax.method.controls import Control
 from uam_jax.method.edits import Edit
-from uam_jax.types import Condition, Image, ImageLike, Latent, LatentLike, MaskLike
+from uam_jax.types import Condition, ImageLike, Latent, LatentLike, MaskLike
 
 Prompts = str | Sequence[str]
 Targets = Sequence[str | Edit | Sequence[str | Edit]]
@@ -206,13 +206,16 @@ def negative_prompts(edits: Sequence[Edit], config: EditConfig) -> list[str] | N
     return negatives
 
 
-def checked_images(images: ImageLike, *, multiple: int, model: str) -> Image:
-    """Pictures as they are worked on.
+def checked_images(
+    images: ImageLike, *, multiple: int, model: str, values: bool = True
+) -> ImageLike:
+    """Pictures as they are worked on: float32, and on the host if their values were looked at.
 
     Args:
       images: as given.
       multiple: of which sides must be multiples.
       model: to be named.
+      values: look at the values, which brings those of a device to the host.
 
     Raises:
       InputError: another shape or type, values that are not finite or beyond [-1, 1].
@@ -224,18 +227,18 @@ def checked_images(images: ImageLike, *, multiple: int, model: str) -> Image:
         raise InputError(
             f"images are {height}x{width}: {model} takes multiples of {multiple} pixels"
         )
-    values = _finite(
-        "images",
-        images,
-        "floating-point values in [-1, 1] are needed; from 0 to 255, images / 127.5 - 1",
-    )
-    low, high = values.min(), values.max()
+    needed = "floating-point values in [-1, 1] are needed; from 0 to 255, images / 127.5 - 1"
+    if not values:
+        _refuse_integers("images", images, needed)
+        return jnp.asarray(images, jnp.float32)
+    found = _finite("images", images, needed)
+    low, high = found.min(), found.max()
     if low < -1 - ROUNDING or high > 1 + ROUNDING:
         raise InputError(
             f"images have values from {low:g} to {high:g}: they must lie in [-1, 1]; of values from 0 to 255 "
             "that is images / 127.5 - 1"
         )
-    return jnp.asarray(images, jnp.float32)
+    return found
 
 
 def checked_latents(
@@ -286,7 +289,9 @@ def _finite(name: str, given: Any, needed: str) -> np.ndarray:
     return values
 
 
-def latent_masks(masks: MaskLike, shape: Sequence[int], factor: int) -> Float[Array, "b h w 1"]:
+def latent_masks(
+    masks: MaskLike, shape: Sequence[int], factor: int
+) -> Float[np.ndarray, "b h w 1"]:
     """Pictures' masks as shares of latent pixels.
 
     Args:
@@ -314,7 +319,7 @@ def latent_masks(masks: MaskLike, shape: Sequence[int], factor: int) -> Float[Ar
             f"masks have values outside [0, 1], from {values.min():g} to {values.max():g}: 1 may change, "
             "0 may not; of values from 0 to 255 that is masks / 255"
         )
-    return jnp.asarray(values.reshape(b, h, factor, w, factor).mean(axis=(2, 4))[..., None])
+    return values.reshape(b, h, factor, w, factor).mean(axis=(2, 4))[..., None]
 
 
 def checked_regions(
@@ -338,7 +343,7 @@ def checked_regions(
 
 
 def inversion_regions(
-    allowed: Float[Array, "b h w 1"] | None, config: EditConfig
+    allowed: Float[np.ndarray, "b h w 1"] | None, config: EditConfig
 ) -> Float[np.ndarray, "1 b h w"] | None:
     """Where the source's inversion is uniform, by `config.inversion.outside_uniformity` and the user's mask."""
     outside = config.inversion.outside_uniformity
@@ -348,5 +353,5 @@ def inversion_regions(
         raise InputError(
             "inversion.outside_uniformity needs to know the region before the edit: give a mask"
         )
-    inside = np.asarray(allowed)[None, ..., 0]
+    inside = allowed[None, ..., 0]
     return inside * config.inversion.uniformity + (1 - inside) * outside

@@ -14,7 +14,7 @@ from uam_jax.io.focus import Crop
 from uam_jax.io.images import LUMA, resize
 from uam_jax.method.confidence import Calibration, Signals, picture_signals
 from uam_jax.method.config import EditConfig
-from uam_jax.types import Image, MaskLike
+from uam_jax.types import ImageLike, MaskLike
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class EditResult:
         """The reason to look at each result; None where there is none."""
         return self.calibration.review(jax.device_get(dict(self.signals)))
 
-    def delivered(self, originals: Image, within: MaskLike | None) -> Self:
+    def delivered(self, originals: ImageLike, within: MaskLike | None) -> Self:
         """Every picture composed with its original, as `deliver` does; pictures and masks are NumPy arrays then.
 
         Args:

@@ -1,5 +1,6 @@
 """Inverting and denoising with a checkpoint: the work of an `Editor` before and beside an edit."""
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -74,11 +75,20 @@ class Inverter:
         ids = jnp.asarray(self.checkpoint.tokenizer.encode(prompt_list(prompts)))
         return programs.condition(self.checkpoint.denoiser, self.checkpoint.params, ids)
 
+    @functools.cached_property
+    def null(self) -> Condition:
+        """The null prompt's condition (one row), which every edit needs."""
+        return self.condition("")
+
+    def condition_of(self, key: InversionKey, count: int) -> Condition:
+        """The condition of an inversion, a row for each image."""
+        return per_image(self.condition(key.prompts) if any(key.prompts) else self.null, count)
+
     def conditions(
         self, edits: Sequence[Edit], source: Condition, config: EditConfig
     ) -> dict[str, Condition]:
         """The conditions of the edit's branches, by the names that `plan.Row` gives them."""
-        null, negatives = self.condition(""), negative_prompts(edits, config)
+        null, negatives = self.null, negative_prompts(edits, config)
         return {
             "null": null,
             "negative": self.condition(negatives) if negatives else per_image(null, len(edits)),
@@ -248,13 +258,13 @@ class Inverter:
                 "it: invert these again"
             )
         null_alone = not any(key.prompts)
-        condition = None if null_alone else per_image(self.condition(key.prompts), count)
-        null = self.condition("") if null_alone or key.rows == 2 else None
+        condition = None if null_alone else self.condition_of(key, count)
+        null = self.null if null_alone or key.rows == 2 else None
         if regions is None:
             return Branch(condition, null, key.guidance)
         spread = (len(regions), count, height, width)
         regions = jnp.broadcast_to(jnp.asarray(regions, jnp.float32), spread)
-        return Branch(condition, null, key.guidance, regions, self.condition(""))
+        return Branch(condition, null, key.guidance, regions, self.null)
 
 
 def _course(key: InversionKey) -> Course:

@@ -76,7 +76,7 @@ class LoadedModel:
         checkpoint = replace(self.checkpoint, params=params)
         return replace(self, checkpoint=checkpoint, devices=devices)
 
-    @property
+    @functools.cached_property
     def inverter(self) -> Inverter:
         """Inversions one level deeper: levels, trajectories, clean estimates."""
         return Inverter(self.checkpoint, self.devices)

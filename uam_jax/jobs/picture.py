@@ -83,13 +83,14 @@ def edit_picture(
     scaled = resize(crop.cut(pixels), working)[None]
     masks = None if within is None else resize(crop.cut(within), working, linear=True)[None]
     # From the latents, since the original's pixels are put back at their own resolution.
+    images = editor.upload(scaled)
     made = editor.edit_latents(
-        editor.encode(scaled),
+        editor.encode(images, checked=True),
         [[targets] if isinstance(targets, str | Edit) else list(targets)],
         source,
         masks=masks,
         config=config,
-        images=scaled,
+        images=images,
     )
     [result] = fetch([made])
     return PictureEdit(result, crop, pixels, within)

@@ -90,7 +90,8 @@ class EditWorker:
         sources = None
         if config.source.condition == "prompt":
             sources = [item.source or "" for item in items]
-        z0 = self.editor.encode(pixels)
+        images = self.editor.upload(pixels)
+        z0 = self.editor.encode(images, checked=True)
         masks = None if batch.user_masks is None else batch.user_masks[used]
         inversions, digests = None, []
         if self.cache:
@@ -100,7 +101,7 @@ class EditWorker:
             )
             inversions = self.cache.load(digests, needed, np.asarray(z0))
         prepared = self.editor.prepare(
-            z0, sources, masks=masks, inversions=inversions, config=config, images=pixels
+            z0, sources, masks=masks, inversions=inversions, config=config, images=images
         )
         results = [
             self.editor.edit_prepared(prepared, [item.edits[number] for item in items])
