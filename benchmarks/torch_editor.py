@@ -23,7 +23,7 @@ from transformers import CLIPTextModel
 from uam_jax import EditConfig
 from uam_jax.checkpoints.tokenizer import Tokenizer
 from uam_jax.method.controls import MasaCtrl, NoControl
-from uam_jax.method.inversions import DDIM
+from uam_jax.method.inversions import DDIMInversion
 from uam_jax.method.plan import Plan, Row
 from uam_jax.method.schedule import Schedule
 
@@ -319,7 +319,7 @@ def plan_of(config: EditConfig, schedule: Schedule, *, as_released: bool = False
         "source.condition": config.source.condition != "null",
         "control": not isinstance(config.control, MasaCtrl | NoControl),
         "sampler": config.sampler != "ddim",
-        "inversion.kind": config.inversion.method != DDIM(),
+        "inversion.kind": config.inversion.method != DDIMInversion(),
         "inversion": config.inversion.uniformity != 0 or config.auxiliary.uniformity != 1,
         "auxiliary": plan.auxiliary == "original",
         "outside_uniformity": config.target.outside_uniformity

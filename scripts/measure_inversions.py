@@ -22,7 +22,7 @@ from uam_jax.evaluation.metrics import bootstrap, psnr
 from uam_jax.evaluation.plots import curves
 from uam_jax.evaluation.reconstruction import wrong_prompts
 from uam_jax.evaluation.scenes_bench import Items, Truth, draw_items, judge, render_truth
-from uam_jax.method.inversions import DDIM, FixedPoint
+from uam_jax.method.inversions import DDIMInversion, FixedPointInversion
 from uam_jax.runtime.backend import describe_machine
 
 KEPT = Path(__file__).resolve().parents[1] / "benchmarks" / "scenes"
@@ -92,7 +92,11 @@ def invert(
     editor: Editor, pictures: Pictures, inverter: Inverter, maps: str, steps: int
 ) -> Inversion:
     """All levels of an inversion."""
-    method = FixedPoint(iterations=inverter.corrections) if inverter.corrections else DDIM()
+    method = (
+        FixedPointInversion(iterations=inverter.corrections)
+        if inverter.corrections
+        else DDIMInversion()
+    )
     return editor.invert(
         pictures.z0,
         pictures.prompts[maps],

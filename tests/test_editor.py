@@ -14,7 +14,7 @@ from uam_jax.engine import programs
 from uam_jax.engine.parallel import Program
 from uam_jax.engine.predictors import branch_predictor
 from uam_jax.method.confidence import MASKED
-from uam_jax.method.inversions import DDIM
+from uam_jax.method.inversions import DDIMInversion
 from uam_jax.method.masks import edit_mask, threshold
 from uam_jax.method.schedule import Schedule
 from uam_jax.models import StableDiffusion
@@ -139,7 +139,7 @@ def test_a_batch_equals_its_singles_in_every_step(editor: Editor) -> None:
             3.0,
             control=SMALL.control,
             control_data={},
-            method=DDIM(),
+            method=DDIMInversion(),
         )
         predictions, _ = predict(latents, step, frozenset(SMALL.control.windows(6)))
         return [predictions[k].clean for k in latents]

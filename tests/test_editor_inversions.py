@@ -10,7 +10,7 @@ from tiny import SMALL, SOURCE, TARGET, assert_close
 
 from uam_jax import Editor, InputError
 from uam_jax.method.config import InversionConfig
-from uam_jax.method.inversions import FixedPoint
+from uam_jax.method.inversions import FixedPointInversion
 from uam_jax.method.schedule import warn_of_little_noise
 
 
@@ -164,16 +164,18 @@ def test_an_inversion_with_another_sampler_or_method_is_refused(
     editor: Editor, images: np.ndarray
 ) -> None:
     z0 = editor.encode(images)
-    others = [{"sampler": "dpm++2m"}, {"method": FixedPoint(iterations=1)}]
+    others = [{"sampler": "dpm++2m"}, {"method": FixedPointInversion(iterations=1)}]
     for other in others:
         inversion = editor.invert(z0, steps=6, keep="all", **other)
         with pytest.raises(InputError, match="has no use in this edit.*invert again"):
             editor.edit_latents(z0, [TARGET] * 3, config=SMALL, inversions=inversion)
     both = SMALL.updated({"sampler": "dpm++2m", "inversion": "fixed_point"})
-    with pytest.raises(InputError, match=r"sampler is dpm\+\+2m, and FixedPoint works with ddim"):
+    with pytest.raises(
+        InputError, match=r"sampler is dpm\+\+2m, and FixedPointInversion works with ddim"
+    ):
         editor.edit_latents(z0, [TARGET] * 3, config=both)
-    with pytest.raises(InputError, match="FixedPoint works with ddim"):
-        editor.invert(z0, steps=6, sampler="dpm++2m", method=FixedPoint())
+    with pytest.raises(InputError, match="FixedPointInversion works with ddim"):
+        editor.invert(z0, steps=6, sampler="dpm++2m", method=FixedPointInversion())
 
 
 def test_without_a_correction_fixed_point_is_ddim_to_the_bit(
@@ -181,10 +183,14 @@ def test_without_a_correction_fixed_point_is_ddim_to_the_bit(
 ) -> None:
     z0 = editor.encode(images)
     plain = editor.invert(z0, SOURCE, uniformity=0.0, steps=6)
-    none = editor.invert(z0, SOURCE, uniformity=0.0, steps=6, method=FixedPoint(iterations=0))
+    none = editor.invert(
+        z0, SOURCE, uniformity=0.0, steps=6, method=FixedPointInversion(iterations=0)
+    )
     np.testing.assert_array_equal(none.latents, plain.latents)
     assert not none.data
-    corrected = editor.invert(z0, SOURCE, uniformity=0.0, steps=6, method=FixedPoint(iterations=2))
+    corrected = editor.invert(
+        z0, SOURCE, uniformity=0.0, steps=6, method=FixedPointInversion(iterations=2)
+    )
     assert corrected.data["residual"].shape == (6, 3)
     assert not none.figures and not plain.figures
     np.testing.assert_array_equal(

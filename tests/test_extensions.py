@@ -16,7 +16,7 @@ from program import picture, pixels
 from tiny import SMALL, TARGET, assert_close
 
 from uam_jax import Edit, EditConfig, Editor, InputError
-from uam_jax.method.inversions import DDIM
+from uam_jax.method.inversions import DDIMInversion
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_both_from_a_file_of_settings(tmp_path: Path) -> None:
     config = EditConfig.load(file, ["control.strength=0.25"])
     assert (config.control, config.inversion.method) == (MyControl(0.25), MyInversion())
     assert EditConfig().updated(config.to_dict()) == config
-    assert EditConfig().inversion.method == DDIM()
+    assert EditConfig().inversion.method == DDIMInversion()
 
 
 def test_both_from_the_command_line(tmp_path: Path) -> None:

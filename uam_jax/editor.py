@@ -34,13 +34,13 @@ from uam_jax.engine.arguments import (
 )
 from uam_jax.engine.delivery import EditResult
 from uam_jax.engine.inversion import Inversion
-from uam_jax.engine.inverter import Shares
+from uam_jax.engine.inverter import Regions
 from uam_jax.engine.loaded import LoadedModel
 from uam_jax.engine.prepared import Prepared
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig, InversionConfig
 from uam_jax.method.edit import EditInputs
-from uam_jax.method.inversions import DDIM, InversionMethod
+from uam_jax.method.inversions import DDIMInversion, InversionMethod
 from uam_jax.types import Condition, Image, ImageLike, Latent, LatentLike, MaskLike
 
 
@@ -142,7 +142,7 @@ class Editor(LoadedModel):
         steps: int = 50,
         spacing: str = "",
         keep: Literal["needed", "all"] = "needed",
-        regions: Shares | None = None,
+        regions: Regions | None = None,
         sampler: str = "ddim",
         method: InversionMethod | None = None,
     ) -> Inversion:
@@ -177,7 +177,7 @@ class Editor(LoadedModel):
         key = self.inverter.key(
             z0.shape[0],
             prompts,
-            InversionConfig(method or DDIM(), uniformity, guidance),
+            InversionConfig(method or DDIMInversion(), uniformity, guidance),
             steps=steps,
             spacing=spacing,
             sampler=sampler,

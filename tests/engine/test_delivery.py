@@ -71,7 +71,7 @@ def test_a_result_that_equals_its_original_is_told(preserve: str) -> None:
     found = made(same, np.ones((96, 128), np.float32), preserve)
     assert (found.confidence, found.review) == (0, UNCHANGED)
     # A file of 16 bits holds that difference.
-    deep = made(same, np.ones((96, 128), np.float32), preserve, levels=65535)
+    deep = made(same, np.ones((96, 128), np.float32), preserve, channel_max=65535)
     assert deep.confidence > 0.5 and deep.review is None
 
 

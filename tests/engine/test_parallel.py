@@ -17,7 +17,7 @@ from uam_jax import Editor, InputError
 from uam_jax.engine import programs
 from uam_jax.engine.parallel import Devices, Program, program
 from uam_jax.engine.predictors import Branch, Course
-from uam_jax.method.inversions import DDIM
+from uam_jax.method.inversions import DDIMInversion
 from uam_jax.method.samplers import SAMPLERS
 from uam_jax.models import StableDiffusion
 from uam_jax.models.kernels.attention import attend
@@ -183,7 +183,7 @@ def test_a_program_has_the_form_of_its_platform(editor: Editor) -> None:
         z0,
         Branch(None, editor.condition("")),
     )
-    static = {"course": Course(2, SAMPLERS["ddim"]), "method": DDIM(), "levels": (0, 2)}
+    static = {"course": Course(2, SAMPLERS["ddim"]), "method": DDIMInversion(), "levels": (0, 2)}
     for name, products in (("cpu", True), ("tpu", False), ("cpu", True)):
         for on in (None, Devices.local(2)):
             traced = programs.invert.trace(*arguments, **static, on=on, platform=Platform(name))

@@ -23,7 +23,7 @@ def test_16_bit_colour_is_read_with_8_bits_and_says_so(tmp_path: Path) -> None:
         UserWarning, match=r"deep\.png: colour of more than 8 bits is read, and written, with 8"
     ):
         picture = read_image(tmp_path / "deep.png")
-    assert picture.levels == 255
+    assert picture.channel_max == 255
     np.testing.assert_allclose(picture.pixels, (array >> 8) / 127.5 - 1, atol=1e-6)
 
 
@@ -33,7 +33,7 @@ def test_deep_colour_of_other_formats_says_so_too() -> None:
     deep.save(buffer)
     for content in (b"P6\n3 2\n1023\n" + bytes(36), buffer.getvalue()):
         with pytest.warns(UserWarning, match="more than 8 bits"):
-            assert read_image("x", content).levels == 255
+            assert read_image("x", content).channel_max == 255
     read_image("x", b"P6\n3 2\n255\n" + bytes(18))  # without a warning
 
 
@@ -62,7 +62,7 @@ def greys(content: bytes) -> tuple[int, np.ndarray]:
     """The levels of a grey picture, and its values in them."""
     read = read_image("x.tif", content)
     assert read.grey
-    return read.levels, np.rint((read.pixels[..., 0] + 1) * (read.levels / 2)).astype(int)
+    return read.channel_max, np.rint((read.pixels[..., 0] + 1) * (read.channel_max / 2)).astype(int)
 
 
 def test_grey_that_counts_from_white_is_turned_round() -> None:
@@ -129,10 +129,10 @@ def test_a_transparent_grey_of_any_depth(depth: int) -> None:
     row = {1: b"\x40", 2: b"\x10", 4: b"\x01", 8: b"\0\1", 16: b"\0\0\0\1"}[depth]  # 0 and 1
     content = with_chunk(png(2, 1, 0, depth, b"\0" + row), chunk(b"tRNS", b"\0\1"))
     read = read_image("x.png", content)
-    assert read.alpha is not None and read.levels == (65535 if depth == 16 else 255)
+    assert read.alpha is not None and read.channel_max == (65535 if depth == 16 else 255)
     np.testing.assert_array_equal(read.alpha, [[255, 0]])
     again = read_image("x.png", encode_image("x.png", read.pixels, read))
-    assert again.levels == read.levels and again.alpha is not None
+    assert again.channel_max == read.channel_max and again.alpha is not None
     np.testing.assert_array_equal(again.alpha, read.alpha)
     assert again.pixels[0, 0, 0] == read.pixels[0, 0, 0]
 
@@ -152,7 +152,7 @@ def test_deep_grey_with_transparency_where_only_8_bits_fit() -> None:
     read = Picture(np.zeros((4, 5, 3), np.float32), 65535, True, np.eye(4, 5, dtype=np.uint8) * 255)
     with pytest.warns(UserWarning, match="8 bits of the original's 16 beside transparency"):
         again = read_image("x.tif", encode_image("x.tif", read.pixels, read))
-    assert again.levels == 255 and again.alpha is not None
+    assert again.channel_max == 255 and again.alpha is not None
     np.testing.assert_array_equal(again.alpha, read.alpha)
 
 

@@ -14,7 +14,7 @@ from uam_jax.io.encoding import (
     default_suffix,
     encode_image,
     encode_preview,
-    file_levels,
+    file_channel_max,
     output_format,
     write_image,
 )
@@ -90,7 +90,7 @@ def test_an_opaque_alpha_is_no_obstacle() -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("a.jpg", {"levels": 65535, "grey": True}, "8 bits of the original's 16"),
+        ("a.jpg", {"channel_max": 65535, "grey": True}, "8 bits of the original's 16"),
         ("a.bmp", {"icc_profile": SRGB}, "not hold its colour profile"),
         ("a.webp", {"icc_profile": SRGB, "grey": True}, "not hold its colour profile"),
     ],
@@ -102,9 +102,9 @@ def test_a_loss_gives_a_warning(name: str, fields: dict[str, object], message: s
 
 
 @pytest.mark.parametrize(("name", "levels"), [("a.png", 65535), ("a.tif", 65535), ("a.jpg", 255)])
-def test_the_levels_of_a_file_are_known_before_it_is_made(name: str, levels: int) -> None:
-    deep = picture(grey=True, levels=65535)
-    assert file_levels(name, deep) == levels and file_levels(name, picture()) == 255
+def test_the_largest_value_of_a_file_is_known_before_it_is_made(name: str, levels: int) -> None:
+    deep = picture(grey=True, channel_max=65535)
+    assert file_channel_max(name, deep) == levels and file_channel_max(name, picture()) == 255
     with quietly():
         assert load(encode_image(name, deep.pixels, deep))[1].dtype.itemsize == (
             2 if levels > 255 else 1

@@ -54,7 +54,7 @@ def test_depth_grey_and_alpha_are_kept(
 ) -> None:
     array = integers(*shape, dtype=dtype)
     picture = read_image(save(tmp_path / f"in.{suffix}", array))
-    assert picture.levels == np.iinfo(dtype).max
+    assert picture.channel_max == np.iinfo(dtype).max
     assert (picture.alpha is not None) == mode.endswith("A")
     write_image(tmp_path / f"out.{suffix}", picture.pixels, picture)
     written = load(tmp_path / f"out.{suffix}")

@@ -110,12 +110,16 @@ def test_files_of_every_kind_keep_what_the_edit_does_not_touch(
         before = read_image(tmp_path / name)
         after = read_image(plan.outputs[0], files[plan.outputs[0]])
         outside = small_mask() == 0
-        levels = before.levels / 2
+        levels = before.channel_max / 2
         np.testing.assert_array_equal(
             np.rint(before.pixels[outside] * levels), np.rint(after.pixels[outside] * levels)
         )
         assert np.abs(before.pixels - after.pixels).max() > 0.01
-        assert (after.levels, after.grey, after.exif) == (before.levels, before.grey, before.exif)
+        assert (after.channel_max, after.grey, after.exif) == (
+            before.channel_max,
+            before.grey,
+            before.exif,
+        )
         assert np.array_equal(after.alpha, before.alpha)
 
 

@@ -16,7 +16,7 @@ from uam_jax.method.config import (
     SourceConfig,
 )
 from uam_jax.method.controls import MasaCtrl, NoControl
-from uam_jax.method.inversions import DDIM, FixedPoint
+from uam_jax.method.inversions import DDIMInversion, FixedPointInversion
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -38,7 +38,7 @@ def test_released_preset_is_the_released_run() -> None:
         source=SourceConfig(condition="null", latents="replay"),
         auxiliary=AuxiliaryConfig(latents="replay", uniformity=1.0),
         preserve="latent",
-        inversion=InversionConfig(method=DDIM(), uniformity=0.0, guidance=1.0),
+        inversion=InversionConfig(method=DDIMInversion(), uniformity=0.0, guidance=1.0),
         mask=MaskConfig(rule="released", quantile=0.5, t_mask=200, radius=1, source_line=True),
         control=MasaCtrl(step_start=4, block_start=10),
     )
@@ -238,7 +238,9 @@ def test_the_keys_of_an_inversion_stand_beside_those_that_all_have() -> None:
     config = EditConfig().updated(
         {"inversion": {"iterations": 3, "kind": "fixed_point", "uniformity": 1}}
     )
-    assert config.inversion == InversionConfig(method=FixedPoint(iterations=3), uniformity=1.0)
+    assert config.inversion == InversionConfig(
+        method=FixedPointInversion(iterations=3), uniformity=1.0
+    )
     table = config.to_dict()["inversion"]
     assert table == {
         "kind": "fixed_point", "iterations": 3, "anderson": False,

@@ -21,7 +21,7 @@ from uam_jax.engine.predictors import Model, branch_predictor
 from uam_jax.method.controls import MasaCtrl
 from uam_jax.method.edit import EditInputs, EditRules, EditTrace
 from uam_jax.method.edit import edit as run_branches
-from uam_jax.method.inversions import DDIM
+from uam_jax.method.inversions import DDIMInversion
 from uam_jax.method.masks import MaskRule, quantiles
 from uam_jax.method.plan import Plan, Segment
 from uam_jax.scenes.bpe import train_tokenizer
@@ -352,7 +352,7 @@ def one_step(
         GUIDANCE,
         control=MasaCtrl(block_start=CONTROL_BLOCK),
         control_data={},
-        method=DDIM(),
+        method=DDIMInversion(),
     )
     return run_branches(
         predict,

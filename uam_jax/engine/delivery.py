@@ -73,7 +73,7 @@ def deliver(
     *,
     within: Float[np.ndarray, "H W"] | None = None,
     crop: Crop | None = None,
-    levels: int = 255,
+    channel_max: int = 255,
     grey: bool = False,
 ) -> Delivery:
     """Brings an edit to the original's size and keeps what was not edited, as `config.preserve` says.
@@ -85,7 +85,7 @@ def deliver(
       edited: the model's picture.
       within: the user's mask, if there is one, at the original's size.
       crop: the part of the original that was edited, around that mask; None: all of it.
-      levels: the largest integer of the file's channels.
+      channel_max: the largest integer of the file's channels.
       grey: the file has one channel, as its original.
     """
     whole = Crop.whole(original.shape)
@@ -102,7 +102,7 @@ def deliver(
         pixels, mask = resize(edited.pixels, crop.size), resize(free, crop.size, linear=True)
     if grey:  # what changes in colour alone is no change of the file
         pixels = np.repeat((pixels @ LUMA)[..., None], 3, axis=-1)
-    own = {**edited.signals, **picture_signals(part, pixels, mask, levels)}
+    own = {**edited.signals, **picture_signals(part, pixels, mask, channel_max)}
     own = {name: float(value) for name, value in own.items()}
     listed = {name: np.asarray([value]) for name, value in own.items()}
     calibration = edited.calibration

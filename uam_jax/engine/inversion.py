@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from uam_jax.errors import InputError
-from uam_jax.method.inversions import DDIM, INVERSIONS, InversionMethod
+from uam_jax.method.inversions import INVERSIONS, DDIMInversion, InversionMethod
 from uam_jax.method.section import Kinds, identity
 from uam_jax.types import Latent
 
@@ -31,7 +31,7 @@ class InversionKey:
     spacing: str = ""
     """Of the timesteps, where it is not the model's own."""
     sampler: str = "ddim"
-    method: InversionMethod = field(default_factory=DDIM)
+    method: InversionMethod = field(default_factory=DDIMInversion)
 
     def of(self, index: int) -> Self:
         """The key of one image of a batch."""
@@ -68,7 +68,7 @@ class InversionKey:
         kind, *values = self.settings.items()
         method = " ".join([kind[1], *(f"{name}={value}" for name, value in values)])
         described = f"{prompts}, uniformity {uniformity}, guidance {self.guidance:g}, {steps}"
-        return described if self.method == DDIM() else f"{method}, {described}"
+        return described if self.method == DDIMInversion() else f"{method}, {described}"
 
     def fingerprint(self) -> str:
         """A short hash of the content, the same on every machine; see `section.identity`."""

@@ -25,7 +25,7 @@ from uam_jax.method.samplers import SAMPLERS
 from uam_jax.method.schedule import warn_of_little_noise
 from uam_jax.types import Condition, Latent
 
-Shares = Float[Array | np.ndarray, "blocks images rows columns"]
+Regions = Float[Array | np.ndarray, "blocks images rows columns"]
 """Uniformity of every transformer block, example and pixel of the latent, see `predictors.Branch`."""
 
 
@@ -100,12 +100,12 @@ class Inverter:
         self,
         count: int,
         prompts: Prompts,
-        inversion: InversionConfig,
+        settings: InversionConfig,
         *,
         steps: int,
         spacing: str = "",
         sampler: str = "ddim",
-        regions: Shares | None = None,
+        regions: Regions | None = None,
     ) -> InversionKey:
         """All that decides an inversion of `count` images besides them.
 
@@ -114,7 +114,7 @@ class Inverter:
         Args:
           count: of images.
           prompts: one for all, or one each.
-          inversion: method, uniformity and guidance.
+          settings: method, uniformity and guidance.
           steps: from level 0 to the noisiest.
           spacing: as in `EditConfig`.
           sampler: as in `EditConfig`.
@@ -123,7 +123,7 @@ class Inverter:
         Raises:
           InputError: neither one prompt for all nor one each; or the method does not work with the sampler.
         """
-        method = inversion.method
+        method = settings.method
         method.check_sampler(sampler)
         schedule = self.checkpoint.schedule
         warn_of_little_noise(schedule.spaced(spacing), steps)
@@ -137,9 +137,9 @@ class Inverter:
         return InversionKey(
             self.checkpoint.model_hash,
             texts,
-            0.0 if regions is not None else inversion.uniformity,
+            0.0 if regions is not None else settings.uniformity,
             # Guidance between a prompt and itself is none.
-            inversion.guidance if any(texts) else 1.0,
+            settings.guidance if any(texts) else 1.0,
             steps,
             () if regions is None else _named(np.asarray(regions, np.float32)),
             "" if spacing == schedule.timestep_spacing else spacing,
@@ -148,7 +148,7 @@ class Inverter:
         )
 
     def keys(
-        self, count: int, prompts: Prompts, config: EditConfig, regions: Shares | None = None
+        self, count: int, prompts: Prompts, config: EditConfig, regions: Regions | None = None
     ) -> Keys:
         """The inversions that an edit of `count` images takes."""
         own = config.inversion
@@ -160,7 +160,7 @@ class Inverter:
         )
 
     def invert(
-        self, z0: Latent, key: InversionKey, levels: tuple[int, ...], regions: Shares | None = None
+        self, z0: Latent, key: InversionKey, levels: tuple[int, ...], regions: Regions | None = None
     ) -> Inversion:
         """Clean latents -> those of `levels`."""
         data = programs.invert(
@@ -196,7 +196,7 @@ class Inverter:
         z0: Latent,
         needed: Mapping[InversionKey, tuple[int, ...]],
         given: Sequence[Inversion],
-        regions: Shares | None = None,
+        regions: Regions | None = None,
     ) -> tuple[dict[InversionKey, Inversion], int]:
         """Every inversion that is needed, given or made now, and the evaluations spent.
 
@@ -249,7 +249,7 @@ class Inverter:
             found[inversion.key] = inversion
         return found
 
-    def _branch(self, key: InversionKey, shape: Sequence[int], regions: Shares | None) -> Branch:
+    def _branch(self, key: InversionKey, shape: Sequence[int], regions: Regions | None) -> Branch:
         """An inversion's conditions, a row for each image: one program serves one prompt for all and one each."""
         count, height, width, _ = shape
         if len(key.prompts) not in (1, count):

@@ -37,9 +37,9 @@ def output_format(path: str | Path, like: Picture) -> str:
         raise InputError(f"{path}: {name} holds no transparency; choose .png, .webp or .tiff")
     if max(like.size) > kind.max_side:
         raise InputError(f"{path}: {name} holds at most {kind.max_side} pixels a side; choose .png")
-    if like.levels > 255 and not kind.deep:
+    if like.channel_max > 255 and not kind.deep:
         warn(f"{path}: {name} holds 8 bits of the original's 16; .png and .tiff hold them all")
-    elif like.levels > 255 and like.alpha is not None and name != "PNG":
+    elif like.channel_max > 255 and like.alpha is not None and name != "PNG":
         warn(
             f"{path}: {name} holds 8 bits of the original's 16 beside transparency; .png holds all"
         )
@@ -111,10 +111,10 @@ def encode_image(
         raise ValueError(f"{by(pixels.shape[:2])} pixels for a picture of {by(like.size)}")
     name = output_format(path, like)
     kind = WRITTEN[name]
-    levels = _levels(name, like)
-    deep = levels > 255
+    channel_max = _channel_max(name, like)
+    deep = channel_max > 255
     values = pixels @ LUMA if like.grey else pixels
-    values = np.rint((np.clip(values, -1, 1) + 1) * np.float32(levels / 2))
+    values = np.rint((np.clip(values, -1, 1) + 1) * np.float32(channel_max / 2))
     values = values.astype(np.uint16 if deep else np.uint8)
     options = dict(kind.options)
     if like.alpha is not None and deep:
@@ -124,15 +124,15 @@ def encode_image(
     return _saved(path, Image.fromarray(values), name, options, _held_metadata(like, kind))
 
 
-def file_levels(path: str | Path, like: Picture) -> int:
+def file_channel_max(path: str | Path, like: Picture) -> int:
     """Returns the largest integer of a channel in the file that `encode_image` makes for `path`."""
     with quietly():
-        return _levels(output_format(path, like), like)
+        return _channel_max(output_format(path, like), like)
 
 
-def _levels(name: str, like: Picture) -> int:
+def _channel_max(name: str, like: Picture) -> int:
     deep = WRITTEN[name].deep and (like.alpha is None or name == "PNG")
-    return like.levels if deep else 255
+    return like.channel_max if deep else 255
 
 
 def _with_transparent_grey(

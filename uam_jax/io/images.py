@@ -40,7 +40,7 @@ class Picture:
 
     Attributes:
       pixels: values in [-1, 1]; grey pictures have three equal channels.
-      levels: the largest integer of the file's channels, 255 or 65535.
+      channel_max: the largest integer of the file's channels, 255 or 65535.
       grey: whether the file has one colour channel; its copies then have one too.
       alpha: opacity in [0, 255], kept apart because no model uses it.
       file_format: Pillow's name of the file's format, such as "PNG".
@@ -50,7 +50,7 @@ class Picture:
     """
 
     pixels: Float[np.ndarray, "h w 3"]
-    levels: int = 255
+    channel_max: int = 255
     grey: bool = False
     alpha: UInt8[np.ndarray, "h w"] | None = None
     file_format: str = "PNG"
@@ -298,13 +298,13 @@ def _picture(upright: Upright) -> Picture:
     values, alpha, grey = _channels(upright)
     converted = upright.image.mode in ("CMYK", "LAB")
     keeps = not converted and fits(metadata.icc_profile, b"GRAY" if grey else b"RGB ")
-    levels = int(np.iinfo(values.dtype).max)
-    pixels = values * np.float32(2 / levels) - np.float32(1)
+    channel_max = int(np.iinfo(values.dtype).max)
+    pixels = values * np.float32(2 / channel_max) - np.float32(1)
     if grey:
         pixels = np.repeat(pixels, 3, axis=-1)
     return Picture(
         pixels,
-        levels,
+        channel_max,
         grey,
         alpha,
         upright.file_format,
@@ -327,10 +327,10 @@ def _channels(upright: Upright) -> tuple[np.ndarray, np.ndarray | None, bool]:
             )
         if upright.white_is_zero:
             values = top - values
-        levels = 255 if top == 255 else 65535
-        if top != levels:
-            values = np.rint(values * (levels / top))
-        return values.astype(np.uint8 if levels == 255 else np.uint16)[..., None], alpha, True
+        channel_max = 255 if top == 255 else 65535
+        if top != channel_max:
+            values = np.rint(values * (channel_max / top))
+        return values.astype(np.uint8 if channel_max == 255 else np.uint16)[..., None], alpha, True
     values = shallow(upright)
     return values.reshape(*values.shape[:2], -1), alpha, values.ndim == 2
 

@@ -34,10 +34,15 @@ class PictureEdit:
     pixels: Float[np.ndarray, "H W 3"]
     mask: Float[np.ndarray, "H W"] | None
 
-    def deliver(self, target: int = 0, *, levels: int = 255, grey: bool = False) -> Delivery:
-        """One target's picture at the original's size; `levels` and `grey` are those of `delivery.deliver`."""
+    def deliver(self, target: int = 0, *, channel_max: int = 255, grey: bool = False) -> Delivery:
+        """One target's picture at the original's size; `channel_max` and `grey` are those of `delivery.deliver`."""
         return self.result.deliver(
-            target, self.pixels, within=self.mask, crop=self.crop, levels=levels, grey=grey
+            target,
+            self.pixels,
+            within=self.mask,
+            crop=self.crop,
+            channel_max=channel_max,
+            grey=grey,
         )
 
 

@@ -13,7 +13,7 @@ from uam_jax.io.encoding import (
     encode_image,
     encode_mask,
     encode_preview,
-    file_levels,
+    file_channel_max,
     refuse_nonfinite,
 )
 from uam_jax.io.focus import Crop
@@ -94,7 +94,7 @@ def result_files(
         picture.pixels,
         within=source.user_mask,
         crop=source.crop,
-        levels=file_levels(output, picture),
+        channel_max=file_channel_max(output, picture),
         grey=picture.grey,
     )
     with quietly():  # the user has been warned of the format's limits when the work was planned

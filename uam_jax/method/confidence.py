@@ -81,7 +81,7 @@ def picture_signals(
     original: Float[Array | np.ndarray, "height width 3"],
     edited: Float[Array | np.ndarray, "height width 3"],
     mask: Float[Array | np.ndarray, "rows columns"],
-    levels: int = 255,
+    channel_max: int = 255,
 ) -> dict[str, Any]:
     """The signals of a picture as it is delivered, and of its mask.
 
@@ -89,7 +89,7 @@ def picture_signals(
       original: in [-1, 1].
       edited: the picture that is made of it.
       mask: how much of each pixel was taken from the edit, or was free.
-      levels: the largest integer of the file's channels.
+      channel_max: the largest integer of the file's channels.
 
     Returns:
       `share`: mean of the mask. `opacity`: its largest value. `moved`: root mean square change of the
@@ -100,7 +100,7 @@ def picture_signals(
         "share": mask.mean(),
         "opacity": mask.max(),
         "moved": (difference**2).mean() ** 0.5,
-        "changed": (abs(difference).max() * (levels / 2) >= 0.5) * 1.0,
+        "changed": (abs(difference).max() * (channel_max / 2) >= 0.5) * 1.0,
     }
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from uam_jax.errors import InputError
 from uam_jax.files import local_path, read_text
 from uam_jax.method.controls import CONTROLS, Control, MasaCtrl
-from uam_jax.method.inversions import DDIM, INVERSIONS, InversionMethod
+from uam_jax.method.inversions import INVERSIONS, DDIMInversion, InversionMethod
 from uam_jax.method.masks import MaskRule
 from uam_jax.method.plan import Plan, branch_rows, segments
 from uam_jax.method.section import (
@@ -64,7 +64,7 @@ class InversionConfig(Section):
 
     prefix: ClassVar[str] = "inversion."
     method: Annotated[InversionMethod, Kinds(INVERSIONS, inline=True), "the algorithm"] = field(
-        default_factory=DDIM
+        default_factory=DDIMInversion
     )
     uniformity: Annotated[
         Share,

@@ -27,8 +27,8 @@ from uam_jax.types import Latent, Prediction, Scalar, Step
 
 Branches = dict[str, Latent]
 """Latents of "target" and, where it is evaluated, of "source"."""
-Share = Float[Array, "b h w 1"]
-"""A number in [0, 1] for every pixel of the latent."""
+PerPixel = Float[Array, "b h w 1"]
+"""A number for every pixel of the latent."""
 
 
 class BranchPredictor(Protocol):
@@ -44,7 +44,7 @@ class BranchPredictor(Protocol):
         latents: Branches,
         step: Step,
         active: frozenset[str] = frozenset(),
-        uniformity: Share | None = None,
+        uniformity: PerPixel | None = None,
         data: Mapping[str, Array] | None = None,
     ) -> tuple[dict[str, Prediction], Mapping[str, Array]]:
         """Returns the predictions, and the taps of the attention rules."""
@@ -89,7 +89,7 @@ class EditInputs(NamedTuple):
     """
 
     auxiliary_clean: Float[Array, "m b h w c"] | None = None
-    user_mask: Share | None = None
+    user_mask: PerPixel | None = None
     outside_uniformity: Scalar | None = None
     anchors: Float[Array, "n+1 b h w c"] | None = None
     inverted: Mapping[str, Float[Array, "n b *rest"]] | None = None
@@ -117,7 +117,7 @@ class _Carried(NamedTuple):
 
     branches: dict[str, Any]
     control: Any
-    change: Share
+    change: PerPixel
 
 
 def edit(
@@ -234,7 +234,7 @@ def _advance(
     return _Carried(states, control, change), free
 
 
-def _uniformity(change: Share, inputs: EditInputs, radius: int) -> Share | None:
+def _uniformity(change: PerPixel, inputs: EditInputs, radius: int) -> PerPixel | None:
     """Of the target's cross-attention maps, where they are regional."""
     if inputs.outside_uniformity is None:
         return None
@@ -247,10 +247,10 @@ def _uniformity(change: Share, inputs: EditInputs, radius: int) -> Share | None:
 
 def _free(
     difference: Latent,
-    change: Share,
+    change: PerPixel,
     quantile: Float[Array, ""],
     segment: Segment,
-    user_mask: Share | None,
+    user_mask: PerPixel | None,
     mask: MaskRule,
 ) -> Latent:
     """1 - P of a blended step, for every channel."""

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from uam_jax.method.inversions.ddim import DDIM
-from uam_jax.method.inversions.fixed_point import FixedPoint
+from uam_jax.method.inversions.ddim import DDIMInversion
+from uam_jax.method.inversions.fixed_point import FixedPointInversion
 from uam_jax.method.inversions.method import InversionMethod
 
 INVERSIONS: Mapping[str, type[InversionMethod]] = {
-    "ddim": DDIM,
-    "fixed_point": FixedPoint,
+    "ddim": DDIMInversion,
+    "fixed_point": FixedPointInversion,
 }
 """The inversions that `inversion.kind` offers by name."""
 
-__all__ = ["DDIM", "INVERSIONS", "FixedPoint", "InversionMethod"]
+__all__ = ["INVERSIONS", "DDIMInversion", "FixedPointInversion", "InversionMethod"]

@@ -15,7 +15,7 @@ from uam_jax.types import Latent, Predictor, Step
 
 
 @dataclass(frozen=True)
-class DDIM(InversionMethod):
+class DDIMInversion(InversionMethod):
     """Each step takes the noise that is predicted at the latent that it leaves."""
 
     def run(

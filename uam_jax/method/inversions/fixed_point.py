@@ -26,7 +26,7 @@ WINDOW = 3
 
 
 @dataclass(frozen=True)
-class FixedPoint(InversionMethod):
+class FixedPointInversion(InversionMethod):
     """Each step takes the noise that is predicted at the latent that it leads to, found by iteration."""
 
     samplers: ClassVar[tuple[str, ...]] = ("ddim",)
