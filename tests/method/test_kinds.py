@@ -164,6 +164,9 @@ def test_a_class_without_a_file_has_no_name_that_would_last(
     config = EditConfig(control=Cell())  # it can be used
     with pytest.raises(InputError, match="comes from a_notebook, .* put the class into a file"):
         config.fingerprint()
+    item, settings = Item("a", "a.png", ("a",)), JobSettings("m", "w", "h", "float32", {}, 8, 4, 1)
+    with pytest.raises(InputError, match="item a: .*Cell comes from a_notebook"):
+        plan_job([item], [(8, 8)], config, settings)
     assert not code(EditConfig())
 
 

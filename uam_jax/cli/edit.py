@@ -75,6 +75,7 @@ def edit(
     settings.check()  # after the paths: the settings know the controls, which take JAX
     editor = compute.load_editor(model, console)
     config = settings.of(editor)
+    fingerprint = config.fingerprint()  # of settings that have none, it says so before the work
     evaluations = editor.evaluations(config, targets=len(target), user_mask=mask is not None)
     console.say(f"{evaluations} network evaluations per picture")
 
@@ -93,5 +94,5 @@ def edit(
         "command": "edit",
         **process_pictures(console, editor, plans, work, page),
         "evaluations": evaluations * len(plans),
-        "config": config.fingerprint(),
+        "config": fingerprint,
     }

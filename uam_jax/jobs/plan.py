@@ -165,6 +165,7 @@ def plan_job(
         try:
             own = plan.config_of(members.bucket)
             own.inversion.method.check_sampler(own.sampler)
+            own.fingerprint()  # of settings that have none, it says so before the work
         except InputError as error:
             raise InputError(f"item {first.id}: {error}") from None
         check_focus(settings.focus, masked=members.bucket.masked, whose=f"item {first.id}")
