@@ -109,7 +109,8 @@ def test_an_edit_on_several_devices(
 ) -> None:
     images = np.random.default_rng(3).uniform(-1, 1, (5, 8, 8, 3)).astype(np.float32)
     targets = [TARGET, "a cube", "a red ball", TARGET, "a cone"]
-    alone = editor.edit(images, targets, config=SMALL, keep_masks=True)
+    config = SMALL.updated({"inversion": "fixed_point"})
+    alone = editor.edit(images, targets, config=config, keep_masks=True)
 
     run, calls = Program.__call__, []
 
@@ -119,12 +120,15 @@ def test_an_edit_on_several_devices(
 
     monkeypatch.setattr(Program, "__call__", recorded)
     spread = editor.on(Devices.local(count, mode)).edit(
-        images, targets, config=SMALL, keep_masks=True
+        images, targets, config=config, keep_masks=True
     )
     assert spread.images.shape == alone.images.shape
     assert_close(spread.step_masks, alone.step_masks)
     assert_close(spread.latents, alone.latents, 1e-4)
     assert_close(spread.masks, alone.masks, 1e-5)
+    assert {*alone.figures} == {"source_residual", "auxiliary_residual"}
+    for name, values in alone.figures.items():
+        assert_close(spread.figures[name], values)
 
     if mode == "shard_map":
         [(each, args, kwargs)] = [call for call in calls if call[0].__name__ == "edit"]

@@ -11,6 +11,8 @@ from uam_jax import Editor
 from uam_jax.engine.cache import InversionCache
 from uam_jax.engine.parallel import Program
 from uam_jax.io.encoding import write_image
+from uam_jax.io.storage import Folder
+from uam_jax.jobs.ledger import read_rows
 from uam_jax.jobs.manifest import Item
 
 
@@ -57,6 +59,8 @@ def test_an_inversion_that_other_code_has_made_is_not_used(
         made.append(calls.count("invert"))
         calls.clear()
     assert made == [2, 0, 2]
+    first, kept = (read_rows(Folder(str(tmp_path / out)))["set/0"]["figures"] for out in "ab")
+    assert first == kept and kept["source_length"] > 0
 
 
 def test_a_kept_inversion_is_of_one_picture_whatever_its_batch(
