@@ -1,41 +1,85 @@
-"""Training of the embedded model's networks: the VAE, then the U-Net with the text encoder."""
+"""Training of the embedded model's networks: the VAE, then the U-Net with the text encoder.
+
+A stage is a function of several steps, compiled once: each step draws its batch from data that lie on the device, by
+random numbers that depend on the seed and the step alone, so that a run can stop and resume anywhere.
+"""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scenes_presets import SCHEDULER
-from training_run import Run, apply, optimiser, save_grid
+from jax import lax
+from scenes_presets import SCHEDULER, Phase, Preset
+from training_run import Advance, Run, apply, optimiser, traced_plainly
 
 from uam_jax import scenes
 from uam_jax.method.schedule import Schedule
 from uam_jax.models import VAE, TextConfig, TextEncoder, UNet, UNetConfig, VAEConfig
+from uam_jax.models.layers import expected_params
+
+CLASSES = [len(words) + 1 for words in scenes.ATTRIBUTES.values()]
+"""For every attribute the number of its values, and one more for a caption that does not name it."""
+CLASSES[0] += 1  # An empty table is a value of the shape.
 
 
-def values_named(caption: str) -> list[int]:
-    """The value of every attribute that the caption names; the number of values for each other attribute."""
-    named = scenes.read_caption(caption)
-    return [named.get(name, len(words)) for name, words in scenes.ATTRIBUTES.items()]
+def initialised(module: nn.Module, seed: tuple[int, ...]) -> Any:
+    """Random weights in NumPy, the same on every machine: kernels scaled by their inputs, norms that change nothing."""
+    rng = np.random.default_rng(seed)
+
+    def weight(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        match path[-1].key:
+            case "kernel":
+                deviation = math.prod(leaf.shape[:-1]) ** -0.5
+            case "embedding":
+                deviation = leaf.shape[-1] ** -0.5
+            case name:
+                return np.full(leaf.shape, float(name == "scale"), np.float32)
+        return deviation * rng.standard_normal(leaf.shape, np.float32)
+
+    return jax.tree_util.tree_map_with_path(weight, expected_params(module))
 
 
-def as_floats(pictures: np.ndarray) -> np.ndarray:
+def unmoved(optimise: optax.GradientTransformation, params: Any) -> Any:
+    """The optimiser's state before the first step: zeros, in NumPy."""
+    shapes = jax.eval_shape(optimise.init, params)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def in_one_call(step_of: Callable[..., Any], count: int) -> Advance:
+    """Compiles `count` steps of `step_of(state, data, step, steps) -> (state, losses)` into one program."""
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    @traced_plainly
+    def advance(state: Any, data: Any, first: jax.Array, steps: jax.Array) -> Any:
+        def step(state: Any, number: jax.Array) -> Any:
+            return step_of(state, data, number, steps)
+
+        return lax.scan(step, state, first + jnp.arange(count))
+
+    return advance
+
+
+def as_floats(pictures: jax.Array) -> jax.Array:
     """uint8 pictures as float32 in [-1, 1]."""
-    return pictures.astype(np.float32) / 127.5 - 1
+    return pictures.astype(jnp.float32) / 127.5 - 1
 
 
-def train_vae(run: Run, pictures: np.ndarray, index: int, params: Any) -> tuple[Any, bool]:
-    """Trains one phase: squared and absolute error, the error of finite differences, and a small KL term.
+# The VAE
 
-    Returns:
-      The params, and whether the phase is complete.
+
+def vae_steps(preset: Preset, index: int, dtype: Any) -> Advance:
+    """Steps of a phase: squared and absolute error, the error of finite differences, and a small KL term.
+
+    The data are pictures in uint8.
     """
-    preset, phase = run.preset, run.preset.vae_phases[index]
-    model = VAE(VAEConfig.from_dict(preset.vae))
-    optimise = optimiser()
+    phase: Phase = preset.vae_phases[index]
+    model, optimise = VAE(VAEConfig.from_dict(preset.vae), dtype), optimiser()
 
     def loss_of(params: Any, batch: jax.Array, key: jax.Array) -> Any:
         mean, log_variance = model.apply({"params": params}, batch, method="encode")
@@ -48,87 +92,86 @@ def train_vae(run: Run, pictures: np.ndarray, index: int, params: Any) -> tuple[
         edges = sum(jnp.mean(jnp.diff(error, axis=axis) ** 2) for axis in (1, 2))
         return loss + phase.detail * edges, {"mse": mse, "edges": edges, "kl": kl}
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: Any, batch: jax.Array, step: jax.Array, steps: jax.Array) -> Any:
-        key = jax.random.key(step)
-        grads, seen = jax.grad(loss_of, has_aux=True)(state["params"], batch, key)
+    def step_of(state: Any, pictures: jax.Array, step: jax.Array, steps: jax.Array) -> Any:
+        key = jax.random.fold_in(jax.random.key(preset.seed), 1 + index)
+        for_rows, for_place, for_noise = jax.random.split(jax.random.fold_in(key, step), 3)
+        rows = jax.random.randint(for_rows, (phase.batch,), 0, len(pictures))
+        top, left = jax.random.randint(for_place, (2,), 0, preset.size - phase.crop + 1)
+        crop = (phase.batch, phase.crop, phase.crop, 3)
+        batch = as_floats(lax.dynamic_slice(pictures[rows], (0, top, left, 0), crop))
+        grads, seen = jax.grad(loss_of, has_aux=True)(state["params"], batch, for_noise)
         updates, opt = optimise.update(grads, state["opt"], state["params"])
         params = apply(state["params"], updates, phase.rate, step, steps)
         return {"params": params, "opt": opt}, seen
 
-    def step_of(state: Any, step: int, steps: int) -> Any:
-        rng = np.random.default_rng((preset.seed, 1, index, step))
-        rows = rng.integers(0, len(pictures), phase.batch)
-        top, left = rng.integers(0, preset.size - phase.crop + 1, 2)
-        crop = pictures[rows, top : top + phase.crop, left : left + phase.crop]
-        return update(state, as_floats(crop), jnp.asarray(step), jnp.asarray(steps))
+    return in_one_call(step_of, preset.steps_per_call)
 
-    reconstruct = jax.jit(lambda params, x: model.apply({"params": params}, x))
 
-    def show(state: Any, step: int) -> None:
-        truth = as_floats(pictures[:8])
-        made = np.asarray(reconstruct(state["params"], truth))
-        name = f"vae-{index}-{step:06d}.png"
-        save_grid(run.folder / "grids" / name, np.concatenate([truth, made]), 8)
-
+def vae_state(preset: Preset, params: Any = None) -> Any:
+    """The state of a phase before its first step; random weights where none are given."""
     if params is None:
-        params = jax.jit(model.init)(jax.random.key(preset.seed), *model.example_inputs())["params"]
-    state = {"params": params, "opt": optimise.init(params)}
-    minutes = run.vae_minutes * phase.steps / sum(part.steps for part in preset.vae_phases)
-    state, done = run.train(f"vae-{index}", state, step_of, phase.steps, minutes, show)
-    return state["params"], done
+        params = initialised(VAE(VAEConfig.from_dict(preset.vae)), (preset.seed, 0))
+    return {"params": params, "opt": unmoved(optimiser(), params)}
 
 
-def encode_all(run: Run, params: Any, pictures: np.ndarray) -> np.ndarray:
+def train_vae(run: Run, pictures: jax.Array) -> Any:
+    """Trains all phases; returns the params in NumPy, or None if the time is over before they are complete."""
+    params = None
+    for index, phase in enumerate(run.preset.vae_phases):
+        state, complete = run.train(
+            f"vae-{index}",
+            vae_state(run.preset, params),
+            pictures,
+            vae_steps(run.preset, index, run.dtype),
+            steps=phase.steps,
+            end=phase.end,
+        )
+        if not complete:
+            return None
+        params = jax.device_get(state["params"])
+    return params
+
+
+def encode_all(preset: Preset, params: Any, pictures: jax.Array) -> jax.Array:
     """The posterior means of all pictures, unscaled."""
-    model = VAE(VAEConfig.from_dict(run.preset.vae))
-    encode = jax.jit(lambda x: model.apply({"params": params}, x, method="encode")[0])
-    parts = [encode(as_floats(pictures[i : i + 64])) for i in range(0, len(pictures), 64)]
-    return np.concatenate([np.asarray(part) for part in parts])
+    model = VAE(VAEConfig.from_dict(preset.vae))
+
+    @jax.jit
+    @traced_plainly
+    def encode(params: Any, pictures: jax.Array) -> jax.Array:
+        mean = functools.partial(model.apply, {"params": params}, method="encode")
+        return lax.map(lambda one: mean(as_floats(one)[None])[0][0], pictures, batch_size=32)
+
+    return encode(params, pictures)
 
 
-def train_unet(
-    run: Run,
-    latents: np.ndarray,
-    ids: np.ndarray,
-    null: np.ndarray,
-    named: np.ndarray,
-    first: dict[str, Any],
-    show: Callable[[dict[str, Any], int], None],
-) -> dict[str, Any]:
-    """Trains U-Net and text encoder to predict noise, with dropped captions and loss weights min(SNR, limit) / SNR.
+# The U-Net with the text encoder
+
+
+def unet_steps(preset: Preset, vocabulary: int, null: np.ndarray, dtype: Any) -> Advance:
+    """Steps of the noise's prediction, with dropped captions and loss weights min(SNR, limit) / SNR.
 
     Noise prediction alone needs thousands of steps until the text encoder distinguishes the words. A second
     loss shortens this: linear heads, which are discarded later, predict the values that the caption names from
     every state from the end token on.
 
+    The data are scaled latents (n, h, w, c), token ids of several captions each (n, captions, 77), and the
+    values that these name (n, captions, attributes).
+
     Source of the weights: Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy".
-
-    Args:
-      run: whose preset holds the other parameters.
-      latents: of all pictures, scaled.
-      ids: tokens, (pictures, phrasings, 77).
-      null: tokens of the null prompt, (1, 77).
-      named: `values_named` of the captions, (pictures, phrasings, attributes).
-      first: initial params of `unet` and `text_encoder`; random ones if empty.
-      show: called with the state and the step at every checkpoint.
     """
-    preset = run.preset
-    unet = UNet(UNetConfig.from_dict(preset.unet))
-    text = TextEncoder(TextConfig.from_dict(preset.text(int(null.max()) + 1)))
-    optimise = optimiser()
-    alpha_bar = jnp.asarray(Schedule.from_config(SCHEDULER).alpha_bar, jnp.float32)
-
-    classes = [len(words) + 1 for words in scenes.ATTRIBUTES.values()]
+    unet = UNet(UNetConfig.from_dict(preset.unet), dtype, backend="xla")
+    text = TextEncoder(TextConfig.from_dict(preset.text(vocabulary)), dtype)
+    optimise, alpha_bar = optimiser(), jnp.float32(Schedule.from_config(SCHEDULER).alpha_bar)
+    unnamed, end = np.asarray(CLASSES) - 1, int(null.max())
 
     def caption_loss(heads: Any, states: jax.Array, tokens: jax.Array, values: jax.Array) -> Any:
-        after_end = (tokens == null.max()).astype(jnp.float32)
-        logits = [states @ head for head in heads]
+        after_end = (tokens == end).astype(jnp.float32)
         errors = [
             optax.softmax_cross_entropy_with_integer_labels(
-                logit, jnp.broadcast_to(values[:, i, None], tokens.shape)
+                states @ head, jnp.broadcast_to(values[:, i, None], tokens.shape)
             )
-            for i, logit in enumerate(logits)
+            for i, head in enumerate(heads)
         ]
         return jnp.sum(sum(errors) * after_end) / jnp.sum(after_end)
 
@@ -153,40 +196,49 @@ def train_unet(
             "caption": words,
         }
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(
-        state: Any, latent: Any, tokens: Any, values: Any, step: jax.Array, steps: jax.Array
-    ) -> Any:
-        key = jax.random.fold_in(jax.random.key(preset.seed), step)
-        grads, seen = jax.grad(loss_of, has_aux=True)(state["params"], latent, tokens, values, key)
+    def step_of(state: Any, data: Any, step: jax.Array, steps: jax.Array) -> Any:
+        latents, ids, named = data
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(preset.seed), 0), step)
+        for_rows, for_phrases, for_drops, for_loss = jax.random.split(key, 4)
+        rows = jax.random.randint(for_rows, (preset.unet_batch,), 0, len(latents))
+        phrases = jax.random.randint(for_phrases, rows.shape, 0, ids.shape[1])
+        dropped = jax.random.uniform(for_drops, (len(rows), 1)) < preset.caption_dropout
+        tokens = jnp.where(dropped, null, ids[rows, phrases])
+        values = jnp.where(dropped, unnamed, named[rows, phrases])
+        grads, seen = jax.grad(loss_of, has_aux=True)(
+            state["params"], latents[rows], tokens, values, for_loss
+        )
         updates, opt = optimise.update(grads, state["opt"], state["params"])
         params = apply(state["params"], updates, preset.unet_rate, step, steps)
         decay = jnp.minimum(preset.ema, (1 + step) / (10 + step))
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state["ema"], params)
         return {"params": params, "ema": ema, "opt": opt}, seen
 
-    def step_of(state: Any, step: int, steps: int) -> Any:
-        rng = np.random.default_rng((preset.seed, 2, step))
-        rows = rng.integers(0, len(latents), preset.unet_batch)
-        phrasing = rng.integers(0, ids.shape[1], preset.unet_batch)
-        dropped = rng.random((len(rows), 1)) < preset.caption_dropout
-        tokens = np.where(dropped, null, ids[rows, phrasing])
-        values = np.where(dropped, np.array(classes) - 1, named[rows, phrasing])
-        at = jnp.asarray(step), jnp.asarray(steps)
-        return update(state, latents[rows], tokens, values, *at)
+    return in_one_call(step_of, preset.steps_per_call)
 
-    def start() -> Any:
-        keys = jax.random.split(jax.random.key(preset.seed))
-        # Initialised outside jit: tracing all initialisers into one program compiles for minutes.
-        params = first or {
-            "unet": unet.init(keys[0], *unet.example_inputs())["params"],
-            "text_encoder": text.init(keys[1], *text.example_inputs())["params"],
-        }
-        params["heads"] = [jnp.zeros((preset.text_width, count)) for count in classes]
-        return {
-            "params": params,
-            "ema": jax.tree.map(jnp.copy, params),
-            "opt": optimise.init(params),
-        }
 
-    return run.train("unet", start(), step_of, preset.unet_steps, run.unet_minutes, show)[0]
+def unet_state(preset: Preset, vocabulary: int, first: Any = None) -> Any:
+    """The state before the first step, from weights of both networks if they are given."""
+    params = first or {
+        "unet": initialised(UNet(UNetConfig.from_dict(preset.unet)), (preset.seed, 1)),
+        "text_encoder": initialised(
+            TextEncoder(TextConfig.from_dict(preset.text(vocabulary))), (preset.seed, 2)
+        ),
+    }
+    heads = [np.zeros((preset.text_width, count), np.float32) for count in CLASSES]
+    params = params | {"heads": heads}
+    return {"params": params, "ema": params, "opt": unmoved(optimiser(), params)}
+
+
+def train_unet(run: Run, data: Any, vocabulary: int, null: np.ndarray, first: Any) -> Any:
+    """Trains U-Net and text encoder; returns the mean of their weights over the steps (EMA), in NumPy."""
+    state, _ = run.train(
+        "unet",
+        unet_state(run.preset, vocabulary, first),
+        data,
+        unet_steps(run.preset, vocabulary, null, run.dtype),
+        steps=run.preset.unet_steps,
+        end=run.preset.unet_end,
+    )
+    ema = jax.device_get(state["ema"])
+    return {name: ema[name] for name in ("unet", "text_encoder")}

@@ -38,7 +38,8 @@ threshold = 0.5
 class Phase:
     """A part of the VAE's training with its own learning-rate cycle.
 
-    `detail` weights the error of the pictures' finite differences, that is, of their edges.
+    `detail` weights the error of the pictures' finite differences, that is, of their edges. `steps` is their
+    largest number: with a time budget, the phase ends when its share `end` of it is used.
     """
 
     crop: int
@@ -47,11 +48,16 @@ class Phase:
     rate: float
     kl_weight: float
     detail: float
+    end: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """All parameters of a run; a run's folder keeps them."""
+    """All parameters of a run; a run's folder keeps them.
+
+    A time budget is shared by the ends of the stages: the VAE's phases end at theirs, the U-Net at `unet_end`, and
+    the rest is for export and figures. `steps_per_call` steps are one program, without the host between them.
+    """
 
     size: int
     pictures: int
@@ -62,6 +68,10 @@ class Preset:
     text_layers: int
     unet_batch: int
     unet_steps: int
+    unet_end: float
+    figures: int = 128
+    steps_per_call: int = 20
+    heads: int = 8
     latent_channels: int = 16
     unet_rate: float = 1.5e-3
     snr_limit: float = 5.0
@@ -94,7 +104,7 @@ class Preset:
         return {
             "_class_name": "UNet2DConditionModel",
             "act_fn": "silu",
-            "attention_head_dim": 8,
+            "attention_head_dim": self.heads,
             "block_out_channels": list(self.unet_channels),
             "cross_attention_dim": self.text_width,
             "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
@@ -135,42 +145,51 @@ PRESETS = {
         pictures=12_000,
         vae_channels=(32, 48, 64, 96),
         vae_phases=(
-            Phase(crop=64, batch=8, steps=1300, rate=1.5e-3, kl_weight=1e-4, detail=0.0),
-            Phase(crop=64, batch=4, steps=1600, rate=1e-3, kl_weight=2e-5, detail=0.5),
+            Phase(64, batch=8, steps=1300, rate=1.5e-3, kl_weight=1e-4, detail=0.0, end=0.09),
+            Phase(64, batch=4, steps=1600, rate=1e-3, kl_weight=2e-5, detail=0.5, end=0.2),
         ),
         unet_channels=(64, 96, 128, 128),
         text_width=96,
         text_layers=2,
         unet_batch=64,
         unet_steps=2000,
+        unet_end=0.95,
     ),
+    # For an accelerator: widths are multiples of 32, those of heads of 8. One phase, because each one compiles.
     "scenes-128": Preset(
         size=128,
         pictures=48_000,
-        vae_channels=(48, 96, 128, 128),
+        vae_channels=(32, 64, 96, 128),
         vae_phases=(
-            Phase(crop=64, batch=64, steps=6_000, rate=1.5e-3, kl_weight=1e-4, detail=0.5),
-            Phase(crop=128, batch=32, steps=2_000, rate=5e-4, kl_weight=2e-5, detail=0.5),
+            Phase(128, batch=32, steps=12_000, rate=1e-3, kl_weight=2e-5, detail=0.5, end=0.4),
         ),
-        unet_channels=(64, 112, 144, 144),
+        unet_channels=(96, 128, 128, 64),
+        heads=4,
         text_width=128,
-        text_layers=3,
+        text_layers=2,
         unet_batch=256,
         unet_steps=20_000,
+        unet_rate=1e-3,
+        unet_end=0.86,
+        caption_dropout=0.15,
+        ema=0.999,
     ),
-    # A trial of the script: every stage takes a minute or two on a CPU, and the model learns nothing.
+    # A trial of the script: every stage takes seconds on a CPU, and the model learns nothing.
     "rehearsal": Preset(
         size=64,
-        pictures=512,
+        pictures=256,
         vae_channels=(16, 16, 32, 32),
         vae_phases=(
-            Phase(crop=64, batch=8, steps=40, rate=1.5e-3, kl_weight=1e-4, detail=0.0),
-            Phase(crop=64, batch=4, steps=20, rate=1e-3, kl_weight=2e-5, detail=0.5),
+            Phase(64, batch=8, steps=40, rate=1.5e-3, kl_weight=1e-4, detail=0.0, end=0.2),
+            Phase(32, batch=4, steps=20, rate=1e-3, kl_weight=2e-5, detail=0.5, end=0.35),
         ),
         unet_channels=(32, 32, 32, 32),
         text_width=32,
         text_layers=1,
         unet_batch=16,
         unet_steps=400,
+        unet_end=0.6,
+        figures=8,
+        steps_per_call=10,
     ),
 }

@@ -1,10 +1,11 @@
-"""Resumable training: a run's folder with its checkpoints and log, its time limits, and the optimiser."""
+"""Resumable training: a run's folder with its checkpoints and log, its time budget, and the optimiser."""
 
-import argparse
+import contextlib
 import dataclasses
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,33 @@ import orbax.checkpoint as ocp
 from PIL import Image
 from scenes_presets import Preset
 
+from uam_jax.runtime.platforms import Platform, default_device, tracing_for
+
+Advance = Callable[[Any, Any, jax.Array, jax.Array], tuple[Any, Any]]
+"""`(state, data, first step, all steps) -> (state, losses of each step)`: several steps in one program."""
+
+_LOG_SECONDS, _TRIAL_SECONDS = 5.0, 2.0
+_MARGIN = 0.97
+"""Share of the time that a trial's number of steps fills: later steps are a little slower than a trial's."""
+
 
 class Run:
-    """A training run: its folder with data, checkpoints and log, and its time limits."""
+    """A training run: its folder with data, checkpoints and log, and its time budget.
 
-    def __init__(self, preset: Preset, args: argparse.Namespace):
-        self.preset, self.folder, self.every = preset, args.out.resolve(), args.every
-        self.vae_minutes, self.unet_minutes = args.vae_minutes, args.unet_minutes
-        self.deadline = time.monotonic() + 60 * args.minutes
+    Attributes:
+      preset: all parameters; a folder keeps those that it was begun with.
+      folder: of the run.
+      dtype: in which networks compute while they are trained; weights and optimiser are float32.
+      every: seconds between two checkpoints.
+    """
+
+    def __init__(
+        self, preset: Preset, folder: Path, *, minutes: float, dtype: str | None, every: float
+    ):
+        self.preset, self.folder, self.every = preset, folder.resolve(), every
+        self.began, self.seconds = time.monotonic(), 60 * minutes
+        usual = "float32" if default_device().platform == "cpu" else "bfloat16"
+        self.dtype = jnp.dtype(dtype or usual)
         self.folder.mkdir(parents=True, exist_ok=True)
         stored = self.folder / "preset.json"
         text = json.dumps(dataclasses.asdict(preset), indent=1)
@@ -33,79 +53,152 @@ class Run:
             )
         stored.write_text(text)
 
+    @property
+    def budgeted(self) -> bool:
+        """Whether the run has a time limit."""
+        return math.isfinite(self.seconds)
+
+    def left(self, end: float = 1.0) -> float:
+        """Seconds until this share of the time budget is used."""
+        return self.began + end * self.seconds - time.monotonic()
+
     def cached(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """An array that is made once and then read from the folder."""
         path = self.folder / f"{name}.npy"
-        if not path.exists():
-            partial = path.with_suffix(".partial.npy")
-            np.save(partial, make())
+        if path.exists():
+            return np.load(path)
+        with self.timed(name):
+            made, partial = make(), path.with_suffix(".partial.npy")
+            np.save(partial, made)
             partial.rename(path)
-        return np.load(path, mmap_mode=None)
+        return made
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Logs how long a stage takes."""
+        began = time.monotonic()
+        yield
+        self.log(stage=stage, seconds=round(time.monotonic() - began, 1))
 
     def log(self, **row: Any) -> None:
-        """Prints a row and appends it to `log.jsonl`."""
+        """Prints a row, with the seconds since the start, and appends it to `log.jsonl`."""
+        row = {"at": round(time.monotonic() - self.began, 1), **row}
         print(json.dumps(row), flush=True)
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def fit(self, stage: str, steps: int, minutes: float, trial: Callable[[], None]) -> int:
-        """The number of steps of a stage: `steps`, or fewer if these would take longer than `minutes`.
+    @property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """The steps, seconds and last losses of every trained stage."""
+        path = self.folder / "stages.json"
+        return json.loads(path.read_text()) if path.exists() else {}
 
-        It is decided once, by timing `trial` (one step) after its compilation, and kept beside the checkpoints.
-        """
-        path = self.folder / f"{stage}-steps.json"
-        if not path.exists():
-            if np.isfinite(minutes):
-                trial()
-                began = time.monotonic()
-                for _ in range(10):
-                    trial()
-                seconds = (time.monotonic() - began) / 10
-                steps = max(20, min(steps, int(60 * minutes / seconds)))
-                self.log(stage=stage, steps=steps, seconds_per_step=round(seconds, 4))
-            path.write_text(json.dumps(steps))
-        return json.loads(path.read_text())
+    def note(self, stage: str, **values: Any) -> None:
+        """Keeps values of a stage."""
+        stages = self.stages
+        stages[stage] = stages.get(stage, {}) | values
+        partial = self.folder / "stages.partial.json"
+        partial.write_text(json.dumps(stages, indent=1))
+        partial.rename(self.folder / "stages.json")
 
     def train(
-        self,
-        stage: str,
-        state: dict[str, Any],
-        step_of: Callable[[dict[str, Any], int, int], tuple[dict[str, Any], dict[str, Any]]],
-        steps: int,
-        minutes: float,
-        show: Callable[[dict[str, Any], int], None],
-    ) -> tuple[dict[str, Any], bool]:
+        self, stage: str, state: Any, data: Any, advance: Advance, *, steps: int, end: float
+    ) -> tuple[Any, bool]:
         """Runs a stage from its newest checkpoint; returns the state and whether the stage is complete.
 
-        `step_of(state, step, steps)` returns the next state and the losses; it may reuse the memory of `state`.
+        Under a time budget, the steps are as many as fit until its share `end` is used, at most `steps`: a trial
+        decides it, and a stage that falls behind is shortened, so that its learning-rate cycle completes.
+
+        Args:
+          stage: its name.
+          state: as it is before the first step, in NumPy.
+          data: that the steps draw from.
+          advance: see `Advance`.
+          steps: of the whole stage.
+          end: share of the time budget at which it ends.
         """
-
-        def trial() -> None:
-            jax.block_until_ready(step_of(jax.tree.map(jnp.copy, state), 0, steps))
-
-        steps = self.fit(stage, steps, minutes, trial)
-        options = ocp.CheckpointManagerOptions(max_to_keep=2)
+        count = self.preset.steps_per_call
+        steps = self.stages.get(stage, {}).get("steps") or math.ceil(steps / count) * count
+        options = ocp.CheckpointManagerOptions(max_to_keep=1)
         with ocp.CheckpointManager(self.folder / stage, options=options) as manager:
             done = manager.latest_step() or 0
             if done:
                 state = manager.restore(done, args=ocp.args.StandardRestore(state))
-            losses: list[Any] = []
-            began = time.monotonic()
-            while done < steps and time.monotonic() < self.deadline:
-                state, loss = step_of(state, done, steps)
-                losses.append(loss)
-                done += 1
-                if done % 25 == 0 or done == steps:
-                    means = jax.tree.map(lambda *x: round(float(np.mean(x)), 5), *losses)
-                    seconds = round((time.monotonic() - began) / len(losses), 3)
-                    self.log(stage=stage, step=done, seconds_per_step=seconds, **means)
-                    losses, began = [], time.monotonic()
-                if done % self.every == 0 or done == steps:
+            if self.budgeted and done < steps:
+                seconds = self._trial(advance, state, data)
+                self.log(stage=stage, seconds_per_step=round(seconds / count, 5))
+                steps = self._fitted(stage, steps, done, _MARGIN * self.left(end) / seconds)
+            self.note(stage, steps=steps)
+            state = on_device(state)
+            pending: list[Any] = []
+            logged = kept = time.monotonic()
+            since = done
+            while done < steps and self.left() > 0:
+                state, losses = advance(state, data, jnp.int32(done), jnp.int32(steps))
+                done += count
+                # The host waits for the call before, so that the device always has the next one.
+                jax.block_until_ready(pending[-1:])
+                pending.append(losses)
+                now = time.monotonic()
+                if now - logged > _LOG_SECONDS or done >= steps:
+                    means = jax.tree.map(lambda *x: round(float(np.mean(x)), 5), *pending)
+                    seconds = (time.monotonic() - logged) / (done - since)
+                    self.log(stage=stage, step=done, seconds_per_step=round(seconds, 5), **means)
+                    self.note(stage, done=done, seconds_per_step=round(seconds, 5), **means)
+                    pending, since, logged = [], done, time.monotonic()
+                    room = self.left(end) / (seconds * count)
+                    steps = self._fitted(stage, steps, done, room)
+                if now - kept > self.every and done < steps:
                     manager.save(done, args=ocp.args.StandardSave(state))
-                    show(state, done)
+                    kept = now
             if manager.latest_step() != done:
                 manager.save(done, args=ocp.args.StandardSave(state))
         return state, done >= steps
+
+    def _trial(self, advance: Advance, state: Any, data: Any) -> float:
+        """Seconds of one call, after its compilation."""
+
+        def call() -> float:
+            given = jax.block_until_ready(on_device(state))
+            began = time.monotonic()
+            jax.block_until_ready(advance(given, data, jnp.int32(0), jnp.int32(1000)))
+            return time.monotonic() - began
+
+        with self.timed(f"{self.preset.steps_per_call} steps and their compilation"):
+            call()
+        seconds = [call()]
+        while sum(seconds) < _TRIAL_SECONDS and len(seconds) < 5:
+            seconds.append(call())
+        return min(seconds)
+
+    def _fitted(self, stage: str, steps: int, done: int, calls: float) -> int:
+        """The number of steps, reduced where only so many further calls fit, but at least one."""
+        count = self.preset.steps_per_call
+        if not math.isfinite(calls) or done >= steps or done + calls * count >= steps:
+            return steps
+        fitting = done + max(1, int(calls)) * count
+        if fitting < steps:
+            self.log(stage=stage, steps=fitting, instead_of=steps)
+            self.note(stage, steps=fitting)
+        return min(fitting, steps)
+
+
+def on_device(tree: Any) -> Any:
+    """A copy of a tree of NumPy arrays on the default device, whose memory a program may take."""
+    return jax.device_put(jax.tree.map(np.array, tree))
+
+
+def traced_plainly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, traced for a device of the present kind without fused attention.
+
+    Fused kernels have conditions on shapes, and on their gradients' shapes; these networks' maps are small.
+    """
+
+    def traced(*args: Any) -> Any:
+        with tracing_for(Platform(default_device().platform)):
+            return function(*args)
+
+    return traced
 
 
 def save_grid(path: Path, pictures: np.ndarray, columns: int) -> None:
@@ -113,7 +206,7 @@ def save_grid(path: Path, pictures: np.ndarray, columns: int) -> None:
     n, h, w, _ = pictures.shape
     grid = pictures.reshape(n // columns, columns, h, w, 3).swapaxes(1, 2)
     grid = np.clip(grid.reshape(-1, columns * w, 3) * 127.5 + 127.5, 0, 255).round()
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(grid.astype(np.uint8)).save(path)
 
 

@@ -1,0 +1,121 @@
+"""Figures of a trained model on Scenes-Bench's tune third, each kept as soon as it is measured."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from training_run import Run, save_grid
+
+from uam_jax import Editor, scenes
+from uam_jax.evaluation.metrics import psnr
+from uam_jax.evaluation.reconstruction import Reconstruction, invert, prompts_of
+from uam_jax.evaluation.scenes_bench import Items, Truth, draw_items, render_truth
+from uam_jax.evaluation.scores import score_edits
+
+_SHOWN = 8
+_STEPS = 50
+_NAMED = ("shape", "colour", "surface", "wall")
+
+Part = Callable[[], tuple[dict[str, float], np.ndarray]]
+"""Measures some figures; returns them, and pictures to look at."""
+
+
+def measure(run: Run, model: Path) -> dict[str, Any]:
+    """Measures what the folder lacks while there is time; writes figures.json and grid.png there and to the model.
+
+    Returns:
+      The number of items, the model's weights and the parts that are measured.
+    """
+    editor, folder = Editor.load(model), run.folder / "figures"
+    path = run.folder / "figures.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if found.get("weights") != editor.weights_hash:
+        found = {"weights": editor.weights_hash, "items": run.preset.figures, "parts": {}}
+    parts = parts_of(editor, draw_items().select(["tune"], run.preset.figures))
+    for name, part in parts.items():
+        if name in found["parts"] or run.left() <= 0:
+            continue
+        with run.timed(f"figures: {name}"):
+            values, pictures = part()
+        found["parts"][name] = {key: round(float(value), 4) for key, value in values.items()}
+        run.log(stage="figures", part=name, **found["parts"][name])
+        save_grid(folder / f"{name}.png", pictures, _SHOWN)
+        strips = [folder / f"{each}.png" for each in parts if each in found["parts"]]
+        grid = Image.fromarray(np.concatenate([np.asarray(Image.open(each)) for each in strips]))
+        for place in (run.folder, model):
+            grid.save(place / "grid.png")
+            (place / "figures.json").write_text(json.dumps(found, indent=1) + "\n")
+    if missing := [name for name in parts if name not in found["parts"]]:
+        run.log(stage="figures", left_to_the_next_call=missing)
+    return found
+
+
+def parts_of(editor: Editor, items: Items) -> dict[str, Part]:
+    """All figures, in the order in which they are measured."""
+
+    @functools.cache
+    def truth() -> Truth:
+        return render_truth(items, editor.native_size)
+
+    @functools.cache
+    def encoded() -> tuple[Any, np.ndarray]:
+        """Latents, and the VAE's pictures: no reconstruction can come closer to the source."""
+        z0 = editor.encode(truth().sources)
+        return z0, np.asarray(editor.decode(z0))
+
+    def vae() -> tuple[dict[str, float], np.ndarray]:
+        quality = psnr(encoded()[1], truth().sources)
+        shown = np.concatenate([truth().sources[:_SHOWN], encoded()[1][:_SHOWN]])
+        return {"PSNR (dB)": quality.mean(), "worst PSNR (dB)": quality.min()}, shown
+
+    def generation() -> tuple[dict[str, float], np.ndarray]:
+        made = np.asarray(editor.generate(scenes.captions(items.before), steps=25))
+        seen = scenes.nearest_attributes(made)
+        right = {
+            name: np.asarray(getattr(seen, name)) == np.asarray(getattr(items.before, name))
+            for name in _NAMED
+        }
+        right["all four"] = np.all([*right.values()], axis=0)
+        return {f"{name} as captioned": of.mean() for name, of in right.items()}, made[:_SHOWN]
+
+    def reconstruction() -> tuple[dict[str, float], np.ndarray]:
+        z0, ceiling = encoded()
+        values: dict[str, float] = {}
+        for name, method in {
+            "source prompt": Reconstruction("source", _STEPS),
+            "null prompt": Reconstruction("null", _STEPS),
+            "uniform maps": Reconstruction("null", _STEPS, uniform="all"),
+        }.items():
+            inversion = invert(editor, method, z0, prompts_of(method, items))
+            made = np.asarray(editor.reconstruct(inversion))
+            quality = psnr(made, ceiling)
+            values |= {
+                f"{name}, PSNR to the VAE's picture (dB)": quality.mean(),
+                f"{name}, share below 30 dB": (quality < 30).mean(),
+            }
+        return values, made[:_SHOWN]
+
+    def edits() -> tuple[dict[str, float], np.ndarray]:
+        config = editor.default_config
+        source = list(items.sources) if config.source.condition == "prompt" else None
+        result = editor.edit_latents(
+            encoded()[0], list(items.targets), source, config=config, images=truth().sources
+        )
+        made = np.asarray(result.images, np.float32)
+        free = np.asarray(result.masks, np.float32)
+        scores = score_edits(made, free, truth(), threshold=config.mask.threshold)
+        ceiling = psnr(encoded()[1], truth().sources, ~truth().region)
+        values = {
+            "success": scores["success"].mean(),
+            "background PSNR (dB)": np.nanmean(scores["background_psnr"]),
+            "the VAE's background PSNR (dB)": np.nanmean(ceiling),
+        }
+        for kind in dict.fromkeys(items.kinds):
+            values[f"success, {kind}"] = scores["success"][np.array(items.kinds) == kind].mean()
+        return values, np.concatenate([made[:_SHOWN], truth().answers[:_SHOWN]])
+
+    return {"vae": vae, "generation": generation, "reconstruction": reconstruction, "edits": edits}
