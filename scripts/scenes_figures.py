@@ -4,27 +4,52 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from PIL import Image
 from training_run import Run, save_grid
 
 from uam_jax import Editor, scenes
+from uam_jax.engine.inversion import Inversion
 from uam_jax.evaluation.metrics import psnr
 from uam_jax.evaluation.reconstruction import Reconstruction, invert, prompts_of
 from uam_jax.evaluation.scenes_bench import Items, Truth, draw_items, render_truth
 from uam_jax.evaluation.scores import score_edits
 
 _SHOWN = 8
-_STEPS = 50
 _NAMED = ("shape", "colour", "surface", "wall")
+_RECONSTRUCTIONS = {
+    "source prompt": Reconstruction("source", 50),
+    "null prompt": Reconstruction("null", 50),
+    "uniform maps": Reconstruction("null", 50, uniform="all"),
+}
+
+
+class Bench(NamedTuple):
+    """Items of Scenes-Bench with their exact answers."""
+
+    items: Items
+    truth: Truth
+
+
+def draw_bench(count: int, size: int) -> Bench:
+    """So many items of the tune third; rendered on the CPU, so that an accelerator is free meanwhile."""
+    with _on_the_cpu():
+        items = draw_items().select(["tune"], count)
+        return Bench(items, render_truth(items, size))
+
+
+def _on_the_cpu() -> Any:
+    return jax.default_device(jax.local_devices(backend="cpu")[0])
+
 
 Part = Callable[[], tuple[dict[str, float], np.ndarray]]
 """Measures some figures; returns them, and pictures to look at."""
 
 
-def measure(run: Run, model: Path) -> dict[str, Any]:
+def measure(run: Run, model: Path, bench: Bench) -> dict[str, Any]:
     """Measures what the folder lacks while there is time; writes figures.json and grid.png there and to the model.
 
     Returns:
@@ -34,8 +59,8 @@ def measure(run: Run, model: Path) -> dict[str, Any]:
     path = run.folder / "figures.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     if found.get("weights") != editor.weights_hash:
-        found = {"weights": editor.weights_hash, "items": run.preset.figures, "parts": {}}
-    parts = parts_of(editor, draw_items().select(["tune"], run.preset.figures))
+        found = {"weights": editor.weights_hash, "items": len(bench.items), "parts": {}}
+    parts = parts_of(editor, *bench)
     for name, part in parts.items():
         if name in found["parts"] or run.left() <= 0:
             continue
@@ -54,27 +79,29 @@ def measure(run: Run, model: Path) -> dict[str, Any]:
     return found
 
 
-def parts_of(editor: Editor, items: Items) -> dict[str, Part]:
+def parts_of(editor: Editor, items: Items, truth: Truth) -> dict[str, Part]:
     """All figures, in the order in which they are measured."""
-
-    @functools.cache
-    def truth() -> Truth:
-        return render_truth(items, editor.native_size)
 
     @functools.cache
     def encoded() -> tuple[Any, np.ndarray]:
         """Latents, and the VAE's pictures: no reconstruction can come closer to the source."""
-        z0 = editor.encode(truth().sources)
+        z0 = editor.encode(truth.sources)
         return z0, np.asarray(editor.decode(z0))
 
+    @functools.cache
+    def inverted(name: str) -> Inversion:
+        method = _RECONSTRUCTIONS[name]
+        return invert(editor, method, encoded()[0], prompts_of(method, items))
+
     def vae() -> tuple[dict[str, float], np.ndarray]:
-        quality = psnr(encoded()[1], truth().sources)
-        shown = np.concatenate([truth().sources[:_SHOWN], encoded()[1][:_SHOWN]])
+        quality = psnr(encoded()[1], truth.sources)
+        shown = np.concatenate([truth.sources[:_SHOWN], encoded()[1][:_SHOWN]])
         return {"PSNR (dB)": quality.mean(), "worst PSNR (dB)": quality.min()}, shown
 
     def generation() -> tuple[dict[str, float], np.ndarray]:
         made = np.asarray(editor.generate(scenes.captions(items.before), steps=25))
-        seen = scenes.nearest_attributes(made)
+        with _on_the_cpu():
+            seen = scenes.nearest_attributes(made)
         right = {
             name: np.asarray(getattr(seen, name)) == np.asarray(getattr(items.before, name))
             for name in _NAMED
@@ -83,16 +110,10 @@ def parts_of(editor: Editor, items: Items) -> dict[str, Part]:
         return {f"{name} as captioned": of.mean() for name, of in right.items()}, made[:_SHOWN]
 
     def reconstruction() -> tuple[dict[str, float], np.ndarray]:
-        z0, ceiling = encoded()
         values: dict[str, float] = {}
-        for name, method in {
-            "source prompt": Reconstruction("source", _STEPS),
-            "null prompt": Reconstruction("null", _STEPS),
-            "uniform maps": Reconstruction("null", _STEPS, uniform="all"),
-        }.items():
-            inversion = invert(editor, method, z0, prompts_of(method, items))
-            made = np.asarray(editor.reconstruct(inversion))
-            quality = psnr(made, ceiling)
+        for name in _RECONSTRUCTIONS:
+            made = np.asarray(editor.reconstruct(inverted(name)))
+            quality = psnr(made, encoded()[1])
             values |= {
                 f"{name}, PSNR to the VAE's picture (dB)": quality.mean(),
                 f"{name}, share below 30 dB": (quality < 30).mean(),
@@ -100,15 +121,17 @@ def parts_of(editor: Editor, items: Items) -> dict[str, Part]:
         return values, made[:_SHOWN]
 
     def edits() -> tuple[dict[str, float], np.ndarray]:
-        config = editor.default_config
-        source = list(items.sources) if config.source.condition == "prompt" else None
         result = editor.edit_latents(
-            encoded()[0], list(items.targets), source, config=config, images=truth().sources
+            encoded()[0],
+            list(items.targets),
+            inversions=[inverted("null prompt"), inverted("uniform maps")],
+            images=truth.sources,
         )
         made = np.asarray(result.images, np.float32)
         free = np.asarray(result.masks, np.float32)
-        scores = score_edits(made, free, truth(), threshold=config.mask.threshold)
-        ceiling = psnr(encoded()[1], truth().sources, ~truth().region)
+        threshold = editor.default_config.mask.threshold
+        scores = score_edits(made, free, truth, threshold=threshold)
+        ceiling = psnr(encoded()[1], truth.sources, ~truth.region)
         values = {
             "success": scores["success"].mean(),
             "background PSNR (dB)": np.nanmean(scores["background_psnr"]),
@@ -116,6 +139,6 @@ def parts_of(editor: Editor, items: Items) -> dict[str, Part]:
         }
         for kind in dict.fromkeys(items.kinds):
             values[f"success, {kind}"] = scores["success"][np.array(items.kinds) == kind].mean()
-        return values, np.concatenate([made[:_SHOWN], truth().answers[:_SHOWN]])
+        return values, np.concatenate([made[:_SHOWN], truth.answers[:_SHOWN]])
 
     return {"vae": vae, "generation": generation, "reconstruction": reconstruction, "edits": edits}

@@ -21,13 +21,14 @@ import jax
 import numpy as np
 from scenes_data import make_texts, render_all
 from scenes_export import export, write_card
-from scenes_figures import measure
+from scenes_figures import draw_bench, measure
 from scenes_networks import encode_all, train_unet, train_vae
 from scenes_presets import PRESETS
 from training_run import Run
 
 from uam_jax import scenes
 from uam_jax.checkpoints.load import load_checkpoint
+from uam_jax.models import UNetConfig
 from uam_jax.runtime.backend import cache_folder, configure
 
 
@@ -76,10 +77,13 @@ def main() -> None:
 
     world = jax.tree.map(np.asarray, scenes.sample(jax.random.key(preset.seed), preset.pictures))
     begun = load_checkpoint(args.start) if args.start else None
+    if begun and begun.unet.config != UNetConfig.from_dict(preset.unet):
+        raise SystemExit(f"{args.start} has another U-Net than the preset {args.preset}")
     tokenizer = run.folder / "tokenizer"
     if begun:
         shutil.copytree(begun.path / "tokenizer", tokenizer, dirs_exist_ok=True)
-    with ThreadPoolExecutor(1) as beside:  # Captions need one core; pictures and VAE the device.
+    with ThreadPoolExecutor(2) as beside:  # These need two cores; pictures and VAE the device.
+        bench = beside.submit(draw_bench, preset.figures, preset.size)
         texts = beside.submit(
             make_texts, preset, world, tokenizer, begun.tokenizer if begun else None
         )
@@ -101,7 +105,7 @@ def main() -> None:
     with run.timed("export"):
         export(run, folder, params | {"vae": vae}, scale, vocabulary, tokenizer)
         write_card(run, folder, args.preset, args.start, {})
-    write_card(run, folder, args.preset, args.start, measure(run, folder))
+    write_card(run, folder, args.preset, args.start, measure(run, folder, bench.result()))
     run.log(stage="export", model=str(folder), stages=json.dumps(run.stages))
 
 
