@@ -22,6 +22,7 @@ from uam_jax import scenes
 from uam_jax.method.schedule import Schedule
 from uam_jax.models import VAE, TextConfig, TextEncoder, UNet, UNetConfig, VAEConfig
 from uam_jax.models.layers import expected_params
+from uam_jax.runtime.platforms import default_device
 
 CLASSES = [len(words) + 1 for words in scenes.ATTRIBUTES.values()]
 """For every attribute the number of its values, and one more for a caption that does not name it."""
@@ -52,17 +53,30 @@ def unmoved(optimise: optax.GradientTransformation, params: Any) -> Any:
 
 
 def in_one_call(step_of: Callable[..., Any], count: int) -> Advance:
-    """Compiles `count` steps of `step_of(state, data, step, steps) -> (state, losses)` into one program."""
+    """Makes one call of `count` steps of `step_of(state, data, step, steps) -> (state, losses)`.
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    @traced_plainly
-    def advance(state: Any, data: Any, first: jax.Array, steps: jax.Array) -> Any:
+    An accelerator gets them as one program. A CPU gets them one by one, since XLA computes the gradients of
+    convolutions ten times more slowly on it inside of a loop.
+    """
+
+    def scanned(state: Any, data: Any, first: jax.Array, steps: jax.Array) -> Any:
         def step(state: Any, number: jax.Array) -> Any:
             return step_of(state, data, number, steps)
 
         return lax.scan(step, state, first + jnp.arange(count))
 
-    return advance
+    if default_device().platform != "cpu":
+        return jax.jit(traced_plainly(scanned), donate_argnums=0)
+    single = jax.jit(traced_plainly(step_of), donate_argnums=0)
+
+    def one_by_one(state: Any, data: Any, first: jax.Array, steps: jax.Array) -> Any:
+        losses = []
+        for number in range(count):
+            state, seen = single(state, data, first + number, steps)
+            losses.append(seen)
+        return state, jax.tree.map(lambda *each: jnp.stack(each), *losses)
+
+    return one_by_one
 
 
 def as_floats(pictures: jax.Array) -> jax.Array:
@@ -132,17 +146,18 @@ def train_vae(run: Run, pictures: jax.Array) -> Any:
     return params
 
 
-def encode_all(preset: Preset, params: Any, pictures: jax.Array) -> jax.Array:
+def encode_all(preset: Preset, params: Any, pictures: jax.Array, chunk: int = 32) -> np.ndarray:
     """The posterior means of all pictures, unscaled."""
     model = VAE(VAEConfig.from_dict(preset.vae))
 
     @jax.jit
     @traced_plainly
-    def encode(params: Any, pictures: jax.Array) -> jax.Array:
-        mean = functools.partial(model.apply, {"params": params}, method="encode")
-        return lax.map(lambda one: mean(as_floats(one)[None])[0][0], pictures, batch_size=32)
+    def encode(params: Any, part: jax.Array) -> jax.Array:
+        return model.apply({"params": params}, as_floats(part), method="encode")[0]
 
-    return encode(params, pictures)
+    params = jax.device_put(params)
+    parts = [encode(params, pictures[i : i + chunk]) for i in range(0, len(pictures), chunk)]
+    return np.concatenate([np.asarray(part) for part in parts])
 
 
 # The U-Net with the text encoder

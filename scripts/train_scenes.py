@@ -92,7 +92,7 @@ def main() -> None:
     if vae is None:
         run.log(stage="vae", left_to_the_next_call="the rest")
         return
-    latents = run.cached("latents", lambda: np.asarray(encode_all(preset, vae, pictures)))
+    latents = run.cached("latents", lambda: encode_all(preset, vae, pictures))
     del pictures
     scale = begun.vae.config.scaling_factor if begun else float(1 / latents.std())
     ids, named, null = texts.result().ids, texts.result().named, texts.result().null
