@@ -4,7 +4,6 @@ A stage is a function of several steps, compiled once: each step draws its batch
 random numbers that depend on the seed and the step alone, so that a run can stop and resume anywhere.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
