@@ -175,7 +175,8 @@ def unet_steps(preset: Preset, vocabulary: int, null: np.ndarray, dtype: Any) ->
     Source of the weights: Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy".
     """
     unet = UNet(UNetConfig.from_dict(preset.unet), dtype, backend="xla")
-    text = TextEncoder(TextConfig.from_dict(preset.text(vocabulary)), dtype)
+    # In float32, since the gradient of an embedding sums up that of thousands of tokens.
+    text = TextEncoder(TextConfig.from_dict(preset.text(vocabulary)))
     optimise, alpha_bar = optimiser(), jnp.float32(Schedule.from_config(SCHEDULER).alpha_bar)
     unnamed, end = np.asarray(CLASSES) - 1, int(null.max())
 
