@@ -2,7 +2,9 @@
 
 import functools
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,34 +63,55 @@ def measure(run: Run, model: Path, bench: Bench) -> dict[str, Any]:
     if found.get("weights") != editor.weights_hash:
         found = {"weights": editor.weights_hash, "items": len(bench.items), "parts": {}}
     parts = parts_of(editor, *bench)
-    for name, part in parts.items():
-        if name in found["parts"] or run.left() <= 0:
-            continue
+    wanted = [name for name in parts if name not in found["parts"]] if run.left() > 0 else []
+
+    def measured(name: str) -> tuple[str, dict[str, float], np.ndarray]:
         with run.timed(f"figures: {name}"):
-            values, pictures = part()
-        found["parts"][name] = {key: round(float(value), 4) for key, value in values.items()}
-        run.log(stage="figures", part=name, **found["parts"][name])
-        save_grid(folder / f"{name}.png", pictures, _SHOWN)
-        strips = [folder / f"{each}.png" for each in parts if each in found["parts"]]
-        grid = Image.fromarray(np.concatenate([np.asarray(Image.open(each)) for each in strips]))
-        for place in (run.folder, model):
-            grid.save(place / "grid.png")
-            (place / "figures.json").write_text(json.dumps(found, indent=1) + "\n")
+            return name, *parts[name]()
+
+    with ThreadPoolExecutor() as pool:  # Their programs are compiled at the same time.
+        for part in as_completed([pool.submit(measured, name) for name in wanted]):
+            name, values, pictures = part.result()
+            found["parts"][name] = {key: round(float(value), 4) for key, value in values.items()}
+            run.log(stage="figures", part=name, **found["parts"][name])
+            save_grid(folder / f"{name}.png", pictures, _SHOWN)
+            _keep(found, folder, [run.folder, model], parts)
+    _keep(found, folder, [run.folder, model], parts)
     if missing := [name for name in parts if name not in found["parts"]]:
         run.log(stage="figures", left_to_the_next_call=missing)
     return found
 
 
+def _keep(found: dict[str, Any], folder: Path, places: list[Path], order: Iterable[str]) -> None:
+    """Writes the figures and one grid of the parts' pictures."""
+    strips = [folder / f"{part}.png" for part in order if part in found["parts"]]
+    for place in places if strips else ():
+        grid = np.concatenate([np.asarray(Image.open(strip)) for strip in strips])
+        Image.fromarray(grid).save(place / "grid.png")
+        (place / "figures.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, computed once for the same arguments, also where several threads ask for it."""
+    lock, cached = threading.Lock(), functools.cache(function)
+
+    def call(*args: Any) -> Any:
+        with lock:
+            return cached(*args)
+
+    return call
+
+
 def parts_of(editor: Editor, items: Items, truth: Truth) -> dict[str, Part]:
     """All figures, in the order in which they are measured."""
 
-    @functools.cache
+    @once
     def encoded() -> tuple[Any, np.ndarray]:
         """Latents, and the VAE's pictures: no reconstruction can come closer to the source."""
         z0 = editor.encode(truth.sources)
         return z0, np.asarray(editor.decode(z0))
 
-    @functools.cache
+    @once
     def inverted(name: str) -> Inversion:
         method = _RECONSTRUCTIONS[name]
         return invert(editor, method, encoded()[0], prompts_of(method, items))
