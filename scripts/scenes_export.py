@@ -94,7 +94,7 @@ def write_card(run: Run, folder: Path, name: str, start: str | None, figures: di
     lines = [f"# {name}", "", "| | |", "| --- | --- |"]
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
     lines += ["", "## Figures", ""]
-    if figures:
+    if figures.get("parts"):
         lines += [f"{figures['items']} edits of Scenes-Bench's tune third:", ""]
         lines += ["| Subject | Figure | Value |", "| --- | --- | --- |"]
         for subject, values in figures["parts"].items():

@@ -51,11 +51,14 @@ Part = Callable[[], tuple[dict[str, float], np.ndarray]]
 """Measures some figures; returns them, and pictures to look at."""
 
 
-def measure(run: Run, model: Path, bench: Bench) -> dict[str, Any]:
-    """Measures what the folder lacks while there is time; writes figures.json and grid.png there and to the model.
+def measure(run: Run, model: Path, bench: Bench, card: Callable[[dict[str, Any]], None]) -> None:
+    """Measures what the run's folder lacks if there is time.
 
-    Returns:
-      The number of items, the model's weights and the parts that are measured.
+    Args:
+      run: whose folder keeps figures.json and grid.png.
+      model: the folder of the model, which gets both as well.
+      bench: on which it is measured.
+      card: writes the model's card with the number of items, the weights and the parts measured so far.
     """
     editor, folder = Editor.load(model), run.folder / "figures"
     path = run.folder / "figures.json"
@@ -76,10 +79,11 @@ def measure(run: Run, model: Path, bench: Bench) -> dict[str, Any]:
             run.log(stage="figures", part=name, **found["parts"][name])
             save_grid(folder / f"{name}.png", pictures, _SHOWN)
             _keep(found, folder, [run.folder, model], parts)
+            card(found)
     _keep(found, folder, [run.folder, model], parts)
+    card(found)
     if missing := [name for name in parts if name not in found["parts"]]:
         run.log(stage="figures", left_to_the_next_call=missing)
-    return found
 
 
 def _keep(found: dict[str, Any], folder: Path, places: list[Path], order: Iterable[str]) -> None:

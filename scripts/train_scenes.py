@@ -12,6 +12,7 @@ the next call of the same command. `--start runs/128-fp16` with another `--out` 
 
 import argparse
 import dataclasses
+import functools
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -104,8 +105,9 @@ def main() -> None:
     del data
     with run.timed("export"):
         export(run, folder, params | {"vae": vae}, scale, vocabulary, tokenizer)
-        write_card(run, folder, args.preset, args.start, {})
-    write_card(run, folder, args.preset, args.start, measure(run, folder, bench.result()))
+        card = functools.partial(write_card, run, folder, args.preset, args.start)
+        card({})
+    measure(run, folder, bench.result(), card)
     run.log(stage="export", model=str(folder), stages=json.dumps(run.stages))
 
 
