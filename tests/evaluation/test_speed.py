@@ -159,7 +159,7 @@ def test_a_real_measurement_with_one_case_that_fails(tmp_path: Path) -> None:
     assert "Not measured: cpu, float32, 2 devices, attention cudnn" in table
 
 
-@pytest.mark.parametrize("answer", [NotImplementedError, None, {}])
+@pytest.mark.parametrize("answer", [NotImplementedError, None, {}, {"flops": 0.0}])
 def test_a_compiler_that_counts_nothing(
     answer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,7 +120,7 @@ def test_a_large_picture_shows_no_seam_and_takes_less_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # What attention takes at most is beside the point here.
-    monkeypatch.setattr(attention, "_MOST_LOGITS", 2**20)
+    monkeypatch.setitem(attention._MOST_LOGITS, "cpu", 2**20)
     checkpoint = load_checkpoint("scenes", dtype="float32")
     vae, params = checkpoint.vae, checkpoint.params["vae"]
 

@@ -272,13 +272,17 @@ def evaluation_flops(
     denoiser = denoiser.with_attention("xla")
     rules = Rules(cross=UniformMaps() if uniform else None)
 
-    def evaluate(params: Params, latent: Latent) -> Latent:
+    def evaluate(params: Params, latent: Latent, condition: Condition) -> Latent:
         return denoiser.predict(params, latent, jnp.int32(1), condition, rules)[0]
 
-    with tracing_for(platform_of(params)):
-        lowered = jax.jit(evaluate).lower(params, latent)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, latent, condition)
+    )
     try:
-        costs: Any = lowered.cost_analysis()
-    except NotImplementedError:  # on this backend
+        # JAX counts the operations of programs for CPUs on every machine, and of programs for GPUs on none.
+        with tracing_for(platform_of(params)), jax.default_device(jax.devices("cpu")[0]):
+            costs: Any = jax.jit(evaluate).lower(*shapes).cost_analysis()
+    except (NotImplementedError, RuntimeError):  # no such count, or JAX_PLATFORMS leaves CPUs out
         return None
-    return float(costs["flops"]) if costs and "flops" in costs else None
+    # Zero is no count: XLA reports it where it cannot tell.
+    return float(costs["flops"]) if costs and costs.get("flops", 0) > 0 else None

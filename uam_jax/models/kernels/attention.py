@@ -15,18 +15,18 @@ from uam_jax.runtime.platforms import Platform
 
 Backend = Literal["cudnn", "xla", "chunked"]
 
-_MOST_LOGITS = 2**23
+_MOST_LOGITS = {"cpu": 2**23}
 """Logits held in memory at once: 32 MiB in float32. With many more, a CPU is several times slower."""
+_MOST_ON_ACCELERATORS = 2**27
+"""512 MiB in float32: enough that every chunk's product fills the card, and little of the memory of a T4."""
 
 
 def attention_maps(
     q: Float[Array, "b n heads d"], k: Float[Array, "#b s heads d"]
 ) -> Float[Array, "b heads n s"]:
     """softmax(QKᵀ/√d) in float32; one row of keys may serve all."""
-    if q.dtype == jnp.float16:
-        # XLA's CPU has no float16 product with float32 sums.
-        q, k = q.astype(jnp.float32), k.astype(jnp.float32)
     k = jnp.broadcast_to(k, (q.shape[0], *k.shape[1:]))
+    q, k = _operands(q, k)
     logits = jnp.einsum("bnhd,bshd->bhns", q, k, preferred_element_type=jnp.float32)
     return jax.nn.softmax(q.shape[-1] ** -0.5 * logits, axis=-1)
 
@@ -43,22 +43,36 @@ def attend(
     Without a `backend`, `attention_backend` chooses it.
     """
     k, v = (jnp.broadcast_to(x, (q.shape[0], *x.shape[1:])) for x in (k, v))
+    platform = platforms.current()
     if backend is None:
-        backend = attention_backend(q.shape, q.dtype, platforms.current(), keys=k.shape[1])
-    return _attend(q, k, v, backend)
+        backend = attention_backend(q.shape, q.dtype, platform, keys=k.shape[1])
+    chunk = max(1, math.isqrt(_most_logits(platform) // (q.shape[0] * q.shape[2])))
+    out = _attend(*_operands(q, k, v), backend, chunk if backend == "chunked" else None)
+    return out.astype(q.dtype)
+
+
+def _operands(*arrays: Array) -> tuple[Array, ...]:
+    """The operands of products with float32 sums, which XLA's CPU does not have for float16."""
+    if platforms.current().name == "cpu" and arrays[0].dtype == jnp.float16:
+        return tuple(x.astype(jnp.float32) for x in arrays)
+    return arrays
+
+
+def _most_logits(platform: Platform) -> int:
+    return _MOST_LOGITS.get(platform.name, _MOST_ON_ACCELERATORS)
 
 
 # Jitted, so that layers of one shape are traced once.
-@functools.partial(jax.jit, static_argnames="backend")
-def _attend(q: Array, k: Array, v: Array, backend: Backend) -> Array:
-    dtype = q.dtype
-    if backend != "cudnn" and dtype == jnp.float16:
-        # XLA's CPU has no float16 product with float32 sums.
-        q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
-    if backend == "chunked":
-        chunk = max(1, math.isqrt(_MOST_LOGITS // (q.shape[0] * q.shape[2])))
-        return _attend_in_chunks(q, k, v, chunk).astype(dtype)
-    return jax.nn.dot_product_attention(q, k, v, implementation=backend).astype(dtype)
+@functools.partial(jax.jit, static_argnames=("backend", "chunk"))
+def _attend(q: Array, k: Array, v: Array, backend: Backend, chunk: int | None) -> Array:
+    """`attend` of operands; a result in float32 except from cuDNN."""
+    if backend == "cudnn":
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    if chunk:
+        return _attend_in_chunks(q, k, v, chunk)
+    logits = jnp.einsum("bnhd,bshd->bhns", q, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(q.shape[-1] ** -0.5 * logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("bhns,bshd->bnhd", weights, v, preferred_element_type=jnp.float32)
 
 
 def attention_backend(
@@ -84,7 +98,7 @@ def attention_backend(
     if fused and half and width <= 128 and width % 8 == 0:
         return "cudnn"
     logits = batch * heads * queries * (queries if keys is None else keys)
-    return "chunked" if logits > _MOST_LOGITS else "xla"
+    return "chunked" if logits > _most_logits(platform) else "xla"
 
 
 def _attend_in_chunks(
