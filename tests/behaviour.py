@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -269,6 +270,8 @@ def record() -> Arrays:
                 for name in names(model, dtype):
                     print(model, dtype, name, file=sys.stderr, flush=True)
                     found |= within(f"{model}/{dtype}/{name}", run_case(editor, model, name))
+                    # All programs together need more memory mappings than Linux grants a process.
+                    jax.clear_caches()
     return found
 
 
