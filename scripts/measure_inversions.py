@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from uam_jax import EditConfig, Editor, scenes
@@ -185,6 +186,8 @@ def measurements(
                     ),
                 )
         made.clear()
+        # All programs together need more memory mappings than Linux grants a process.
+        jax.clear_caches()
 
 
 def as_markdown(command: str, record: dict[str, Any], inverters: Sequence[Inverter]) -> str:

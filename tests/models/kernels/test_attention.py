@@ -132,7 +132,9 @@ def test_half_precision_without_a_fused_kernel_multiplies_in_half_precision(
     with tracing_for(TURING):
         lowered = jax.jit(attention.attend).trace(x, x, x).lower(lowering_platforms=("cuda",))
     text = lowered.as_text()
-    products = re.findall(r"dot_general.* : \(tensor<(\S+)>, tensor<(\S+)>\) -> tensor<(\S+)>", text)
+    products = re.findall(
+        r"dot_general.* : \(tensor<(\S+)>, tensor<(\S+)>\) -> tensor<(\S+)>", text
+    )
     assert len(products) == 2
     for left, right, result in products:
         assert left.endswith("f16") and right.endswith("f16") and result.endswith("f32")
