@@ -163,7 +163,7 @@ PRESETS = {
         vae_phases=(
             Phase(128, batch=32, steps=12_000, rate=1e-3, kl_weight=2e-5, detail=0.5, end=0.4),
         ),
-        unet_channels=(96, 128, 128, 64),
+        unet_channels=(64, 128, 128, 96),
         heads=4,
         text_width=128,
         text_layers=2,
