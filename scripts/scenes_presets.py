@@ -18,8 +18,8 @@ SCHEDULER = {
 
 
 EDIT_SETTINGS = """\
-# Chosen on Scenes-Bench's tune third (configs/scenes): of all settings that cost at most three quarters of `released`
-# and succeed at least as often, these come closest to the VAE's background.
+# Chosen for scenes-64 on Scenes-Bench's tune third (configs/scenes): of all settings that cost at most three
+# quarters of `released` and succeed at least as often, these come closest to the VAE's background.
 [default]
 guidance = 2.0
 source.latents = "anchored"

@@ -91,8 +91,8 @@ def test_an_embedded_model_is_found_by_name(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("scnes", r"unknown model 'scnes' \(embedded models: scenes;"),
-        ("./scenes2", r"there is no folder \./scenes2 \(embedded models: scenes;"),
+        ("scnes", r"unknown model 'scnes' \(embedded models: scenes, scenes-128;"),
+        ("./scenes2", r"there is no folder \./scenes2 \(embedded models: scenes, scenes-128;"),
         ("/no/where", "there is no folder /no/where"),
         ("~/no/where", "there is no folder ~/no/where"),
         ("~nobody/model", "there is no folder ~nobody/model"),

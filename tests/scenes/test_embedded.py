@@ -5,6 +5,7 @@ import pytest
 from skimage import data
 
 from uam_jax import EditConfig, Editor, scenes
+from uam_jax.checkpoints.load import EMBEDDED
 from uam_jax.io.images import resize
 from uam_jax.method.confidence import UNFAMILIAR
 
@@ -38,3 +39,19 @@ def test_photographs_and_noise_are_edited_with_low_confidence(editor: Editor) ->
     assert (result.confidence[:3] < 0.2).all() and result.confidence[3] > 0.3
     assert all(UNFAMILIAR in why for why in result.review[:3])
     assert np.asarray(result.error_map)[:3].mean() > 2 * np.asarray(result.error_map)[3].mean()
+
+
+def test_the_larger_model_has_its_sizes_and_the_smaller_ones_settings_without_a_calibration(
+    editor: Editor,
+) -> None:
+    larger = Editor.load("scenes-128")
+    assert (larger.native_size, larger.size_factor, larger.latent_channels) == (128, 8, 16)
+    assert larger.weights_hash == "8d5c5149dfd17b43"
+    assert larger.default_config == editor.default_config
+    assert larger.recommended.words == editor.recommended.words
+    assert not larger.calibration.weights and not larger.calibration.fitted
+
+
+def test_the_embedded_models_leave_room_in_a_package_of_64_mib() -> None:
+    files = [file for folder in EMBEDDED.values() for file in folder.rglob("*")]
+    assert sum(file.stat().st_size for file in files) < 60 * 2**20

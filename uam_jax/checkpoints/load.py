@@ -27,7 +27,8 @@ from uam_jax.files import at_home, local_path, read_json, read_toml
 from uam_jax.method.schedule import Schedule
 from uam_jax.types import Params
 
-EMBEDDED = {"scenes": Path(__file__).parents[1] / "scenes" / "checkpoint"}
+_SCENES = Path(__file__).parents[1] / "scenes"
+EMBEDDED = {"scenes": _SCENES / "checkpoint", "scenes-128": _SCENES / "checkpoint_128"}
 """Folders of the models that are part of the package, by name."""
 
 SETTINGS = "uam.toml"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from uam_jax.method.config import EditConfig
 
 SCENES = LocalName("scenes")
-"""The embedded model, which is the default of every `--model`."""
+"""The smaller embedded model, which is the default of every `--model`."""
 
 Images = Annotated[
     tuple[Path, ...], Argument(metavar="IMAGE", help="Pictures in any common format.")
@@ -28,7 +28,8 @@ Model = Annotated[
     LocalName,
     Option(
         metavar="NAME|PATH|ID",
-        help="`scenes` (embedded), a folder in the diffusers layout or written by `uam convert`, or a hub id.",
+        help="`scenes` or `scenes-128` (embedded), a folder in the diffusers layout or written by `uam convert`, "
+        "or a hub id.",
     ),
 ]
 Variant = Annotated[
