@@ -23,7 +23,7 @@ from uam_jax.evaluation.metrics import bootstrap, psnr
 from uam_jax.evaluation.plots import curves
 from uam_jax.evaluation.reconstruction import wrong_prompts
 from uam_jax.evaluation.scenes_bench import Items, Truth, draw_items, judge, render_truth
-from uam_jax.method.inversions import DDIMInversion, FixedPointInversion
+from uam_jax.method.inversions import DDIMInversion, FixedPointInversion, InversionMethod
 from uam_jax.runtime.backend import describe_machine
 
 KEPT = Path(__file__).resolve().parents[1] / "benchmarks" / "scenes"
@@ -38,15 +38,28 @@ class Inverter(NamedTuple):
 
     sampler: str = "ddim"
     corrections: int = 0
+    anderson: bool = False
 
     @property
     def label(self) -> str:
         name = {"ddim": "DDIM", "dpm++2m": "DPM-Solver++ 2M"}[self.sampler]
-        return f"{name}, K = {self.corrections}" if self.corrections else name
+        corrected = f"{name}, K = {self.corrections}" if self.corrections else name
+        return f"{corrected}, Anderson" if self.anderson else corrected
+
+    @property
+    def method(self) -> InversionMethod:
+        """The inversion."""
+        if not self.corrections:
+            return DDIMInversion()
+        return FixedPointInversion(iterations=self.corrections, anderson=self.anderson)
 
     def config(self, editor: Editor, steps: int, latents: str) -> EditConfig:
         """The model's own settings with this inversion and sampler."""
-        kind = {"kind": "fixed_point", "iterations": self.corrections}
+        kind = {
+            "kind": "fixed_point",
+            "iterations": self.corrections,
+            "anderson": self.anderson,
+        }
         return editor.default_config.updated(
             {
                 "steps": steps,
@@ -64,7 +77,10 @@ TITLES = {
 
 STUDIES = {
     "samplers": (Inverter("ddim"), Inverter("dpm++2m")),
-    "fixed_point": tuple(Inverter("ddim", corrections) for corrections in (0, 1, 3)),
+    "fixed_point": (
+        *(Inverter("ddim", corrections) for corrections in (0, 1, 3)),
+        Inverter("ddim", 3, anderson=True),
+    ),
 }
 
 
@@ -93,11 +109,6 @@ def invert(
     editor: Editor, pictures: Pictures, inverter: Inverter, maps: str, steps: int
 ) -> Inversion:
     """All levels of an inversion."""
-    method = (
-        FixedPointInversion(iterations=inverter.corrections)
-        if inverter.corrections
-        else DDIMInversion()
-    )
     return editor.invert(
         pictures.z0,
         pictures.prompts[maps],
@@ -105,7 +116,7 @@ def invert(
         steps=steps,
         keep="all",
         sampler=inverter.sampler,
-        method=method,
+        method=inverter.method,
     )
 
 
@@ -232,7 +243,7 @@ FIGURES = ("background_psnr", "edit_psnr")
 
 
 def is_of(row: dict[str, Any], inverter: Inverter) -> bool:
-    return (row["sampler"], row["corrections"]) == inverter
+    return (row["sampler"], row["corrections"], row["anderson"]) == inverter
 
 
 def draw(record: dict[str, Any], inverters: Sequence[Inverter], title: str) -> bytes:

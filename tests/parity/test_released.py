@@ -366,7 +366,10 @@ def one_step(
 
 
 def error(ours: jax.Array, theirs: torch.Tensor) -> float:
-    return both.relative_error(ours, both.as_numpy(theirs))
+    """The relative error, which `pytest -rP` shows."""
+    found = both.relative_error(ours, both.as_numpy(theirs))
+    print(f"relative error {found:.2g}")
+    return found
 
 
 def test_the_whole_run(editor: Editor, run: Run, z0: torch.Tensor) -> None:
