@@ -17,6 +17,7 @@ class FakeEditor:
 
     name: str = "fake"
     weights_hash: str = "0123456789abcdef"
+    dtype: str = "float32"
     native_size: int = 64
     size_multiple: int = 8
     default_config: EditConfig = field(default_factory=lambda: EditConfig(steps=20))

@@ -195,6 +195,18 @@ def test_a_job_from_beginning_to_end(tmp_path: Path, pictures: Path, model: Path
     assert uam("merge", tmp_path).exit_code == 2
 
 
+def test_a_job_keeps_the_dtype_that_it_began_with(
+    tmp_path: Path, pictures: Path, model: Path
+) -> None:
+    out = tmp_path / "out"
+    assert uam(*batch(model, pictures, out, "--dtype", "bfloat16")).exit_code == 0
+    assert json.loads((out / "job.json").read_text())["dtype"] == "bfloat16"
+    again = uam(*batch(model, pictures, out))
+    assert again.exit_code == 0 and json.loads(again.stdout)["made"] == 0
+    other = uam(*batch(model, pictures, out, "--dtype", "float32"))
+    assert other.exit_code == 2 and "dtype was bfloat16" in other.stderr
+
+
 def test_sides_are_multiples_of_both_and_a_narrow_picture_is_a_fault(
     tmp_path: Path, pictures: Path, model: Path
 ) -> None:

@@ -39,9 +39,9 @@ def test_options_reach_the_backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         {"device": "gpu", "devices": None, "precision": "high", "cache": tmp_path},
         ("./model", "bfloat16", "fp16"),
         {"device": None, "devices": None, "precision": None, "cache": None},
-        ("scenes", "float32", None),
+        ("scenes", "auto", None),
         {"device": None, "devices": None, "precision": None, "cache": tmp_path / "compiled"},
-        ("scenes", "float32", None),
+        ("scenes", "auto", None),
     ]
 
 

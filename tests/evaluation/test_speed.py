@@ -87,7 +87,7 @@ def test_all_combinations_are_measured_and_the_batch_varies_fastest() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--dtype", "float64"), "--dtype float64: choose float32, bfloat16, float16"),
+        (("--dtype", "float64"), "--dtype float64: choose auto, float32, bfloat16, float16"),
         (("--attention", "flash"), "--attention flash: choose auto, xla"),
         (("--device", "npu"), "--device npu: choose cpu, gpu, tpu"),
         (("--task", "train"), "--task train: choose invert, edit, batch"),
@@ -111,7 +111,7 @@ def test_a_variant_is_that_of_the_models_files(monkeypatch: pytest.MonkeyPatch) 
         Editor, "load", lambda model, **how: asked.update(how, model=model) or loaded
     )
     assert speed._load(case) == (loaded, EditConfig())
-    assert asked == {"model": "m", "dtype": "float32", "variant": "fp16"}
+    assert asked == {"model": "m", "dtype": "auto", "variant": "fp16"}
     with pytest.raises(InputError, match="--variant chooses among a model's files"):
         BenchOptions(out="x", shape="sd15", variant="fp16").cases()
 
@@ -135,6 +135,7 @@ def test_a_real_measurement_with_one_case_that_fails(tmp_path: Path) -> None:
     assert "cuDNN" in bad["refused"] or "cudnn" in bad["refused"].lower()
     assert good["machine"]["device"].startswith("cpu") and good["machine"]["peak_tflops"] == 0.5
     assert good["machine"]["product_tflops"] > 0 and good["model"]["steps"] == 2
+    assert good["case"]["dtype"] == "float32" and bad["case"]["dtype"] == "auto"
     invert, edit, batch = good["rows"]
     assert [row["task"] for row in good["rows"]] == ["invert", "edit", "batch"]
     assert invert["images"] == edit["images"] == 2 and batch["images"] == 8

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from uam_jax.runtime.platforms import Platform, current, default_device, tracing_for
+from uam_jax.checkpoints.load import chosen_dtype
+from uam_jax.errors import InputError
+from uam_jax.runtime.platforms import Platform, current, default_device, tracing_for, usual_dtype
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,27 @@ from uam_jax.runtime.platforms import Platform, current, default_device, tracing
 def test_a_device_has_a_platform(device: dict, platform: Platform, lowering: str) -> None:
     assert Platform.of(SimpleNamespace(**device)) == platform
     assert platform.lowering == lowering
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype"),
+    [
+        (Platform("cpu"), "float32"),
+        (Platform("tpu"), "bfloat16"),
+        (Platform("gpu", (9, 0)), "bfloat16"),
+        (Platform("gpu", (8, 0)), "bfloat16"),
+        (Platform("gpu", (7, 5)), "float16"),
+        (Platform("gpu", (7, 0)), "float16"),
+        (Platform("gpu"), "bfloat16"),
+    ],
+)
+def test_auto_is_the_format_that_the_platform_multiplies(platform: Platform, dtype: str) -> None:
+    assert usual_dtype(platform) == dtype
+    with tracing_for(platform):
+        assert chosen_dtype("auto") == dtype
+    assert chosen_dtype("float16") == "float16"
+    with pytest.raises(InputError, match="dtype 'int8' is not supported; choose one of auto, "):
+        chosen_dtype("int8")
 
 
 def test_the_default_device_may_be_chosen() -> None:

@@ -25,6 +25,7 @@ from uam_jax.checkpoints.weights import load_params, save_orbax
 from uam_jax.errors import InputError
 from uam_jax.files import at_home, local_path, read_json, read_toml
 from uam_jax.method.schedule import Schedule
+from uam_jax.runtime.platforms import current, usual_dtype
 from uam_jax.types import Params
 
 _SCENES = Path(__file__).parents[1] / "scenes"
@@ -35,6 +36,20 @@ SETTINGS = "uam.toml"
 """Name of the file, beside `model_index.json`, with the edit settings that a model recommends."""
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+def chosen_dtype(dtype: str) -> str:
+    """Returns one of `DTYPES`; of "auto" the one that suits the platform (`platforms.usual_dtype`).
+
+    Raises:
+      InputError: it is neither.
+    """
+    if dtype == "auto":
+        return usual_dtype(current())
+    if dtype not in DTYPES:
+        choices = ", ".join(("auto", *DTYPES))
+        raise InputError(f"dtype {dtype!r} is not supported; choose one of {choices}")
+    return dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +85,11 @@ class Checkpoint:
         """The model family that these networks make up."""
         return models.StableDiffusion(self.unet, self.text_encoder)
 
+    @property
+    def dtype(self) -> str:
+        """The number format of the computation, one of `DTYPES`."""
+        return jnp.dtype(self.vae.dtype).name
+
     @functools.cached_property
     def model_hash(self) -> str:
         """A hash of everything that decides the model's results; see `model_hash.hash_model`."""
@@ -93,8 +113,9 @@ def load_checkpoint(
     Args:
       source: the name of an embedded model, a folder in diffusers' layout or written by `convert`, or a hub id such as
         "org/model", which is taken from the hub's cache if there is no network.
-      dtype: precision of params and computation: float32, bfloat16 or float16. Norms and softmax are always float32.
-        None keeps the stored precision of the params and computes in float32.
+      dtype: precision of params and computation: float32, bfloat16, float16, or "auto" for the one that suits the
+        platform (`platforms.usual_dtype`). Norms and softmax are always float32. None keeps the stored precision of the
+        params and computes in float32.
       variant: variant of the weight files, such as "fp16", which must exist. By default the plain files are preferred,
         or the fp16 files if `dtype` is a half precision.
       revision: branch, tag or commit of a hub id.
@@ -102,8 +123,7 @@ def load_checkpoint(
     Raises:
       InputError: there is no such model, its kind is not supported, or one of its files is at fault.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not supported; choose one of {', '.join(DTYPES)}")
+    dtype = None if dtype is None else chosen_dtype(dtype)
     preferred = ("", "fp16") if dtype in (None, "float32") else ("fp16", "")
     variants = preferred if variant is None else (variant,)
     folder = find_folder(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from uam_jax import models
-from uam_jax.checkpoints.load import DTYPES, EMBEDDED, Checkpoint
+from uam_jax.checkpoints.load import EMBEDDED, Checkpoint, chosen_dtype
 from uam_jax.checkpoints.tokenizer import Tokenizer
 from uam_jax.errors import InputError
 from uam_jax.method.schedule import Schedule
@@ -34,9 +34,7 @@ def random_checkpoint(shape: str, *, dtype: str = "float32", seed: int = 0) -> C
     """
     if shape not in PUBLISHED:
         raise InputError(f"shape {shape!r} is not known; choose one of {', '.join(PUBLISHED)}")
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not supported; choose one of {', '.join(DTYPES)}")
-    own, compute = PUBLISHED[shape], jnp.dtype(dtype)
+    own, compute = PUBLISHED[shape], jnp.dtype(chosen_dtype(dtype))
     unet = models.UNet(models.UNetConfig.from_dict(own["unet"]), compute)
     vae = models.VAE(models.VAEConfig.from_dict(own["vae"]), compute)
     text_encoder = models.TextEncoder(models.TextConfig.from_dict(own["text_encoder"]), compute)

@@ -77,7 +77,10 @@ def run_batch(
     console.stage(f"loading {options.model}")
     from uam_jax.editor import Editor
 
-    editor = Editor.load(options.model, dtype=compute.dtype, variant=compute.variant)
+    dtype = compute.dtype
+    if dtype == "auto":  # a job goes on as it began, on any machine
+        dtype = job.settings.get("dtype", dtype)
+    editor = Editor.load(options.model, dtype=dtype, variant=compute.variant)
     editor = editor.on(Devices.local(options.devices, options.parallel))
     config = settings.of(editor)
     plan = plan_job(items, sizes, config, _job_settings(options, compute, editor, config, suffix))
@@ -279,7 +282,7 @@ def _job_settings(
         model=options.model,
         weights=editor.weights_hash,
         model_hash=editor.model_hash,
-        dtype=compute.dtype,
+        dtype=editor.dtype,
         config=config.to_dict(),
         side=side,
         multiple=multiple,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _VARIED = ("device", "dtype", "attention", "devices", "size", "steps", "targets", "batch")
 """Options that take several values, all combinations of which are measured; the last varies fastest."""
-_DTYPES = ("float32", "bfloat16", "float16")
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
 _ATTENTION = ("auto", "xla", "cudnn", "chunked")
 
 
@@ -47,8 +47,8 @@ class BenchOptions(Settings):
     ] = (1,)
     dtype: Annotated[
         tuple[str, ...],
-        Option(metavar="float32|bfloat16|float16", help="Number format inside the networks."),
-    ] = ("float32",)
+        Option(metavar="auto|float32|bfloat16|float16", help="Number format inside the networks."),
+    ] = ("auto",)
     attention: Annotated[
         tuple[str, ...],
         Option(metavar="auto|xla|cudnn|chunked", help="Implementation of attention."),

@@ -46,7 +46,8 @@ def run_bench(options: BenchOptions, console: Console) -> dict[str, Any]:
         outcome = _measure_apart(case, lambda text, label=label: console.stage(f"{label}: {text}"))
         if reason := outcome.get("refused"):
             console.warn(f"{label}: {reason}")
-        record["cases"].append({"case": asdict(case), **outcome})
+        dtype = outcome.get("model", {}).get("dtype", case.dtype)  # which one "auto" was
+        record["cases"].append({"case": asdict(case) | {"dtype": dtype}, **outcome})
         for name, content in as_files(record).items():
             folder.write(name, content)
     rows = list(measured_rows([record]))

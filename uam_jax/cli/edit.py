@@ -86,8 +86,8 @@ def edit(
         )
 
     def page(rows: "Rows") -> "Files":
-        model = {"model": editor.name, "weights": editor.weights_hash, "focus": focus}
-        facts = {**model, "results": len(rows)}
+        model = {"model": editor.name, "weights": editor.weights_hash, "dtype": editor.dtype}
+        facts = {**model, "focus": focus, "results": len(rows)}
         return report_page(Path(out), plans, rows, facts) if report else {}
 
     return {

@@ -69,7 +69,7 @@ def run_scenes(
         chunk=options.chunk,
         share=share,
         seed=options.seed,
-        settings={"dtype": compute.dtype, "precision": compute.precision},
+        settings={"dtype": editor.dtype, "precision": compute.precision},
     )
     _run_to_the_end(study, folder, console)
     rows = study.rows(folder)
@@ -111,7 +111,7 @@ def run_reconstruction(
         methods=methods,
         items=draw_items(options.seed).select(options.third.split(","), count),
         chunk=options.chunk,
-        settings={"dtype": compute.dtype, "precision": compute.precision},
+        settings={"dtype": editor.dtype, "precision": compute.precision},
     )
     _run_to_the_end(study, folder, console)
     rows = study.rows(folder)
@@ -159,6 +159,7 @@ def _facts(options: EvalOptions, editor: "Editor", items: int) -> dict[str, Any]
         "benchmark": f"Scenes-Bench {VERSION}, {options.third}, {items} items, seed {options.seed}",
         "model": editor.name,
         "weights": editor.weights_hash,
+        "dtype": editor.dtype,
         "device": f"{machine['devices']} x {machine['device']}",
         "versions": versions,
     }

@@ -98,9 +98,12 @@ class Compute:
     """Options that choose the device and the precision; every subcommand that computes has them."""
 
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"],
-        Option(help="Number format inside the networks."),
-    ] = "float32"
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Option(
+            help="Number format inside the networks. `auto`: bfloat16 on TPUs and on GPUs that multiply it, float16 on "
+            "older GPUs, float32 on CPUs; a job keeps the one that it began with."
+        ),
+    ] = "auto"
     variant: Variant = None
     device: Annotated[
         backend.Device | None, Option(help="Kind of device. Default: the best that JAX finds.")

@@ -57,6 +57,7 @@ def process_pictures(
         "pictures": rows,
         "model": editor.name,
         "weights": editor.weights_hash,
+        "dtype": editor.dtype,
         "seconds": {"compile": clock.seconds, "run": total - clock.seconds},
         **backend.describe_machine(),
     }

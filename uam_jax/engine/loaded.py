@@ -48,7 +48,7 @@ class LoadedModel:
         cls,
         model: str | Path = "scenes",
         *,
-        dtype: str = "float32",
+        dtype: str = "auto",
         variant: str | None = None,
         revision: str | None = None,
     ) -> Self:
@@ -56,7 +56,8 @@ class LoadedModel:
 
         Args:
           model: see `checkpoints.load_checkpoint`.
-          dtype: of weights and computation; norms and softmax are float32 in any case. Products of
+          dtype: of weights and computation; norms and softmax are float32 in any case. "auto" is bfloat16
+            on TPUs and on GPUs that multiply it, float16 on older GPUs and float32 on CPUs. Products of
             float32 matrices are less than that on TPU and GPU unless `jax.default_matmul_precision`
             is set.
           variant: of the weight files ("fp16").
@@ -95,6 +96,11 @@ class LoadedModel:
     def weights_hash(self) -> str:
         """16 hex digits that depend on the stored weights alone."""
         return self.checkpoint.weights_hash
+
+    @property
+    def dtype(self) -> str:
+        """The number format of the computation: float32, bfloat16 or float16."""
+        return self.checkpoint.dtype
 
     @property
     def model_hash(self) -> str:
@@ -254,6 +260,7 @@ def describe_model(model: LoadedModel) -> dict[str, Any]:
         "model": model.name,
         "weights": model.weights_hash,
         "model_hash": model.model_hash,
+        "dtype": model.dtype,
         "parameters": {
             part: sum(leaf.size for leaf in jax.tree.leaves(tree))
             for part, tree in model.params.items()

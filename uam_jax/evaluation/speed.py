@@ -44,7 +44,7 @@ class Case:
       overrides: "key=value" changes of the config.
       device: "cpu", "gpu" or "tpu"; None for the best that JAX finds.
       devices: the number of devices.
-      dtype: of weights and computation.
+      dtype: of weights and computation; the record says which one "auto" was.
       precision: of float32 products (`jax.default_matmul_precision`).
       attention: its implementation: "auto", "xla", "cudnn" or "chunked".
       size: side of the pictures in pixels; None for the model's own.
@@ -63,7 +63,7 @@ class Case:
     overrides: tuple[str, ...] = ()
     device: str | None = None
     devices: int = 1
-    dtype: str = "float32"
+    dtype: str = "auto"
     precision: str | None = None
     attention: str = "auto"
     size: int | None = None
@@ -107,10 +107,10 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
     editor = editor.on(devices)
     [kind] = {device.device_kind for device in devices.devices}
     precision = case.precision or "default"
-    peak = case.peak * 1e12 if case.peak else peak_flops(kind, case.dtype, precision)
+    peak = case.peak * 1e12 if case.peak else peak_flops(kind, editor.dtype, precision)
     say("counting operations")
     flops = _flops_per_evaluation(editor, case.size)
-    product = product_rate(case.dtype, devices.platform.name)
+    product = product_rate(editor.dtype, devices.platform.name)
     # The virtual devices of a CPU share its peak.
     apart = 1 if devices.platform.name == "cpu" else case.devices
     rows = []
@@ -145,6 +145,7 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
         "model": {
             "name": editor.name,
             "weights": editor.weights_hash,
+            "dtype": editor.dtype,
             "size": case.size or editor.native_size,
             "config": config.fingerprint(),
             "steps": config.steps,
@@ -244,7 +245,7 @@ class _BatchTask:
             model=editor.name,
             weights=editor.weights_hash,
             model_hash=editor.model_hash,
-            dtype=case.dtype,
+            dtype=editor.dtype,
             config=config.to_dict(),
             side=side,
             multiple=editor.size_multiple,

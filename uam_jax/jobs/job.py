@@ -107,7 +107,7 @@ def finish_job(job: JobFolder, facts: Mapping[str, Any] | None = None) -> dict[s
         "failed": failed,
         "missing": len(missing),
     }
-    model = {key: job.settings.get(key) for key in ("model", "weights", "focus")}
+    model = {key: job.settings.get(key) for key in ("model", "weights", "dtype", "focus")}
     shown = {**model, **summary, **(facts or {})}
     for name, data in render_report(rows, title="Edited pictures", facts=shown).items():
         folder.write(name, data)

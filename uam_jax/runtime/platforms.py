@@ -38,6 +38,17 @@ class Platform:
         return "cuda" if self.capability else "rocm"
 
 
+def usual_dtype(platform: Platform) -> str:
+    """Returns the number format in which networks are fast on a platform and come close to their float32 results.
+
+    bfloat16 on TPUs and on GPUs that multiply it (AMD's, and NVIDIA's from Ampere on), float16 on NVIDIA's older GPUs,
+    such as the T4, and float32 on CPUs.
+    """
+    if platform.name == "cpu":
+        return "float32"
+    return "float16" if platform.capability and platform.capability < (8, 0) else "bfloat16"
+
+
 def default_device() -> Any:
     """Returns the device that JAX uses by default."""
     chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
