@@ -204,7 +204,7 @@ def test_a_job_keeps_the_dtype_that_it_began_with(
     again = uam(*batch(model, pictures, out))
     assert again.exit_code == 0 and json.loads(again.stdout)["made"] == 0
     other = uam(*batch(model, pictures, out, "--dtype", "float32"))
-    assert other.exit_code == 2 and "dtype was bfloat16" in other.stderr
+    assert other.exit_code == 2 and 'dtype was "bfloat16"' in other.stderr
 
 
 def test_sides_are_multiples_of_both_and_a_narrow_picture_is_a_fault(

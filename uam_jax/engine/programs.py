@@ -272,12 +272,14 @@ def evaluation_flops(
     denoiser = denoiser.with_attention("xla")
     rules = Rules(cross=UniformMaps() if uniform else None)
 
-    def evaluate(params: Params, latent: Latent, condition: Condition) -> Latent:
+    texts, text_tree = jax.tree.flatten(condition)
+
+    def evaluate(params: Params, latent: Latent, texts: Sequence[Array]) -> Latent:
+        condition = jax.tree.unflatten(text_tree, texts)
         return denoiser.predict(params, latent, jnp.int32(1), condition, rules)[0]
 
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, latent, condition)
-    )
+    # Shapes alone: arrays would tie the program to the devices that they lie on.
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, latent, texts))
     try:
         # JAX counts the operations of programs for CPUs on every machine, and of programs for GPUs on none.
         with tracing_for(platform_of(params)), jax.default_device(jax.devices("cpu")[0]):
