@@ -58,7 +58,14 @@ def outcome(case: Case, seconds: float = 0.5, **changes: Any) -> dict[str, Any]:
             "peak_tflops": 0.2,
             "product_tflops": 0.1,
         },
-        "model": {"name": "scenes", "weights": "w", "size": 64, "config": "abcdef12", "steps": 50},
+        "model": {
+            "name": "scenes",
+            "weights": "w",
+            "dtype": "float32" if case.dtype == "auto" else case.dtype,
+            "size": 64,
+            "config": "abcdef12",
+            "steps": 50,
+        },
         "rows": [{"task": task, **row} for task in case.tasks],
         **changes,
     }
@@ -157,7 +164,7 @@ def test_a_real_measurement_with_one_case_that_fails(tmp_path: Path) -> None:
     assert invert["compile_seconds"] > 0
     table = (out / "bench.md").read_text()
     assert table.count("\n| ") == 2 + 3 and "Not measured: default" not in table
-    assert "Not measured: cpu, float32, 2 devices, attention cudnn" in table
+    assert "Not measured: cpu, auto, 2 devices, attention cudnn" in table
 
 
 @pytest.mark.parametrize("answer", [NotImplementedError, None, {}, {"flops": 0.0}])
