@@ -117,7 +117,7 @@ class AttentionSite(Protocol):
         ...
 
     def value(self, context: Float[Array, "b s e"]) -> Float[Array, "b s heads d"]:
-        """V, a head at a time."""
+        """V, a head at a time; in float32 of float32, in whatever format the network computes."""
         ...
 
     def attend(
@@ -136,7 +136,7 @@ class AttentionSite(Protocol):
         ...
 
     def project(self, out: Float[Array, "b n heads d"]) -> Float[Array, "b n c"]:
-        """The layer's output from the heads' outputs."""
+        """The layer's output from the heads' outputs; in float32 of float32, likewise."""
         ...
 
 

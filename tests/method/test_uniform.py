@@ -12,6 +12,7 @@ from jax.tree_util import Partial
 from random_networks import DEEPER, LATENT, STATES, TINY, assert_close, normal, params_of
 
 from uam_jax.method.uniform import MixedMaps, UniformMaps
+from uam_jax.models.attention import Attention
 from uam_jax.types import AttentionRule, AttentionSite, Condition, Rules
 
 TIME = jnp.int32(500)
@@ -110,6 +111,31 @@ def test_uniform_maps_need_one_value_and_no_query_or_key() -> None:
     out = UniformMaps()(site, x, context)
     np.testing.assert_allclose(out, context.mean(axis=1, keepdims=True), rtol=1e-6)
     assert site.parts == ["value of (3, 1)", "project (3, 1)"]
+
+
+def test_uniform_maps_are_rounded_once_in_half_precision() -> None:
+    layer = Attention(0, 0, "cross", channels=8, heads=2, dtype=jnp.bfloat16)
+    weights = {
+        "to_v": {"kernel": normal(0, 6, 8)},
+        "to_out_0": {"kernel": normal(1, 8, 8), "bias": normal(2, 8)},
+    }
+    weights = jax.tree.map(lambda x: x.astype(jnp.bfloat16), weights)
+    x, context = normal(3, 3, 16, 8), normal(4, 3, 5, 6)
+    x, context = x.astype(jnp.bfloat16), context.astype(jnp.bfloat16)
+    out = layer.apply({"params": weights}, method=lambda site: UniformMaps()(site, x, context))
+    v, project, bias, states = (
+        np.asarray(each, np.float64)
+        for each in (
+            weights["to_v"]["kernel"],
+            weights["to_out_0"]["kernel"],
+            weights["to_out_0"]["bias"],
+            context,
+        )
+    )
+    exact = states.mean(axis=1, keepdims=True) @ v @ project + bias
+    assert out.dtype == jnp.bfloat16
+    # Its 8 bits of precision leave half a unit of 2⁻⁷ of a number's power of two.
+    assert (np.abs(np.asarray(out, np.float64) - exact) <= 2.0**-8 * np.abs(exact) * 1.01).all()
 
 
 def test_a_uniform_evaluation_costs_less() -> None:

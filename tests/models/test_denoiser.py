@@ -93,7 +93,8 @@ def test_taps_are_summed_over_the_sites_by_name() -> None:
         count = sum(2 * 8 * 4 // 4**level for site in cross if site.level == level)
         np.testing.assert_allclose(taps[f"{level}"].sum(axis=-1), [count] * 3, rtol=1e-5)
     np.testing.assert_allclose(taps["maps"], len(cross) / STATES.shape[1], rtol=1e-5)
-    np.testing.assert_array_equal(output, evaluate()[0])
+    # The compiler may share the maps between the tap and the layer.
+    assert_close(output, evaluate()[0], 1e-6)
 
 
 def test_own_rules_tap_beside_cross_rules() -> None:

@@ -31,9 +31,10 @@ class UniformMaps:
     def __call__(
         self, site: AttentionSite, x: Float[Array, "b n c"], context: Float[Array, "#b s e"]
     ) -> Float[Array, "#b 1 c"]:
-        del x
         states = context if self.context is None else self.context
-        return site.project(site.value(states.mean(axis=1, keepdims=True)))
+        # In float32 up to here: what one row is rounded by, every pixel is.
+        mean = states.astype(jnp.float32).mean(axis=1, keepdims=True)
+        return site.project(site.value(mean)).astype(x.dtype)
 
 
 @jax.tree_util.register_dataclass

@@ -6,7 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from uam_jax.models.kernels.attention import Backend, attend, attention_maps
-from uam_jax.models.layers import Dense
+from uam_jax.models.layers import Dense, PreciseDense
 
 
 class Attention(nn.Module):
@@ -27,8 +27,9 @@ class Attention(nn.Module):
     def setup(self):
         self.to_q = Dense(self.channels, use_bias=self.qkv_bias, dtype=self.dtype)
         self.to_k = Dense(self.channels, use_bias=self.qkv_bias, dtype=self.dtype)
-        self.to_v = Dense(self.channels, use_bias=self.qkv_bias, dtype=self.dtype)
-        self.to_out_0 = Dense(self.channels, dtype=self.dtype)
+        # A rule may ask for the value of a single token, and for its output, in float32: see `UniformMaps`.
+        self.to_v = PreciseDense(self.channels, use_bias=self.qkv_bias, dtype=self.dtype)
+        self.to_out_0 = PreciseDense(self.channels, dtype=self.dtype)
 
     def _split(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.heads, self.channels // self.heads)

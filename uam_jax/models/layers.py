@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -16,6 +17,18 @@ from uam_jax.types import Params
 
 class Dense(Weighted, nn.Dense):
     """A linear layer over the last axis."""
+
+
+def _at_least(*arrays: Array | None, dtype: Any) -> list[Array | None]:
+    [inputs, *_] = arrays
+    assert inputs is not None
+    return promote_dtype(*arrays, dtype=jnp.promote_types(dtype, inputs.dtype))
+
+
+class PreciseDense(Dense):
+    """A linear layer that computes in its input's number format where that is more precise than its own."""
+
+    promote_dtype: Any = _at_least
 
 
 class Conv(Weighted, nn.Conv):

@@ -232,7 +232,7 @@ class UNet(nn.Module):
           The prediction, and the sums of what the rules tapped.
         """
         config, last = self.config, len(self.config.channels) - 1
-        calls = RuleCalls(rules, context, sites_of(config))
+        calls = RuleCalls(rules, context.astype(self.dtype), sites_of(config))
         features = sinusoidal(
             timestep,
             config.channels[0],
