@@ -47,14 +47,14 @@ def test_plain_ddim_is_measured_once_and_a_run_resumes(
         return json.loads((tmp_path / name / "summary.json").read_text())
 
     record = measure("fixed_point")
-    assert len(record["reconstructions"]) == len(calls) == 3 * 3 * 4
-    assert len(record["edits"]) == 3 * 3 * 2
-    assert measure("fixed_point") == record and len(calls) == 36
+    assert len(record["reconstructions"]) == len(calls) == 4 * 3 * 4
+    assert len(record["edits"]) == 4 * 3 * 2
+    assert measure("fixed_point") == record and len(calls) == 48
     samplers = measure("samplers")
-    assert len(samplers["reconstructions"]) == 2 * 3 * 4 and len(calls) == 36 + 3 * 4
+    assert len(samplers["reconstructions"]) == 2 * 3 * 4 and len(calls) == 48 + 3 * 4
     record["reconstructions"].pop()
     (tmp_path / "fixed_point" / "summary.json").write_text(json.dumps(record))
-    assert len(measure("fixed_point")["reconstructions"]) == 36 and len(calls) == 49
+    assert len(measure("fixed_point")["reconstructions"]) == 48 and len(calls) == 61
 
 
 def test_a_record_of_other_weights_is_measured_again(
