@@ -10,15 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from scenes_networks import CLASSES
-from scenes_presets import Preset
+from scenes_presets import PHRASES, Preset
 
 from uam_jax import scenes
 from uam_jax.checkpoints.tokenizer import Tokenizer
 from uam_jax.runtime.platforms import default_device
 from uam_jax.scenes.bpe import train_tokenizer
 from uam_jax.scenes.render import shade, trace
-
-_PHRASES = 4
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "size", "together"))
@@ -62,35 +60,34 @@ class Texts(NamedTuple):
     """Captions as the training needs them.
 
     Attributes:
-      tokenizer: of the captions.
       ids: tokens, (pictures, phrases, 77).
       named: the value of every attribute that a caption names, (pictures, phrases, attributes); the last class
         of an attribute stands for a caption without it.
-      null: tokens of the null prompt, (77,).
     """
 
-    tokenizer: Tokenizer
     ids: np.ndarray
     named: np.ndarray
-    null: np.ndarray
 
 
-def make_texts(
-    preset: Preset, world: scenes.Scene, folder: Path, tokenizer: Tokenizer | None = None
-) -> Texts:
-    """Draws several captions of every scene; learns their tokenizer, in a folder, if none is given."""
-    rngs = [np.random.default_rng((preset.seed, i)) for i in range(_PHRASES)]
-    phrases = [scenes.captions(world, rng, keep=preset.caption_keep) for rng in rngs]
-    if tokenizer is None:
-        seen = [text for texts in phrases for text in texts[:4000]]
-        tokenizer = train_tokenizer(seen, folder, vocab_size=1024)
+def draw_captions(preset: Preset, world: scenes.Scene) -> list[list[str]]:
+    """Several captions of every scene; those of the first scenes do not depend on how many follow."""
+    rngs = [np.random.default_rng((preset.seed, i)) for i in range(PHRASES)]
+    return [scenes.captions(world, rng, keep=preset.caption_keep) for rng in rngs]
+
+
+def learn_tokenizer(preset: Preset, world: scenes.Scene, folder: Path) -> Tokenizer:
+    """The tokenizer of the first scenes' captions, which name every word; its files go to a folder."""
+    phrases = draw_captions(preset, world[np.arange(min(4000, len(world)))])
+    seen = [text for texts in phrases for text in texts]
+    return train_tokenizer(seen, folder, vocab_size=1024)
+
+
+def make_texts(preset: Preset, world: scenes.Scene, tokenizer: Tokenizer) -> Texts:
+    """Draws several captions of every scene."""
+    phrases = draw_captions(preset, world)
     named = np.array([[values_named(text) for text in texts] for texts in phrases], np.int32)
-    return Texts(
-        tokenizer,
-        np.stack([tokenizer.encode(texts) for texts in phrases], axis=1),
-        named.swapaxes(0, 1),
-        tokenizer.encode([""])[0],
-    )
+    ids = np.stack([tokenizer.encode(texts) for texts in phrases], axis=1)
+    return Texts(ids, named.swapaxes(0, 1))
 
 
 def values_named(caption: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from PIL import Image
+from scenes_export import export
+from scenes_networks import unet_state, vae_state
 from training_run import Run, save_grid
 
 from uam_jax import Editor, scenes
@@ -51,6 +54,28 @@ Part = Callable[[], tuple[dict[str, float], np.ndarray]]
 """Measures some figures; returns them, and pictures to look at."""
 
 
+def rehearse(run: Run, bench: Callable[[], Bench], vocabulary: int, tokenizer: Path) -> None:
+    """Measures a model with random weights, and so compiles the programs of the figures ahead of time.
+
+    Only encoder and decoder, whose programs know the latents' scale, are compiled once more.
+
+    Args:
+      run: whose preset describes the networks.
+      bench: gives the items that the trained model is measured on.
+      vocabulary: number of the tokens.
+      tokenizer: the folder of its files.
+    """
+    params = unet_state(run.preset, vocabulary)["params"]
+    params = {name: params[name] for name in ("unet", "text_encoder")}
+    params["vae"] = vae_state(run.preset)["params"]
+    items = bench()
+    with run.timed("rehearsal of the figures"), tempfile.TemporaryDirectory() as folder:
+        export(run, Path(folder), params, 1.0, vocabulary, tokenizer)
+        parts = parts_of(Editor.load(folder, dtype="float32"), *items)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda part: part(), parts.values()))
+
+
 def measure(run: Run, model: Path, bench: Bench, card: Callable[[dict[str, Any]], None]) -> None:
     """Measures what the run's folder lacks if there is time.
 
@@ -60,7 +85,7 @@ def measure(run: Run, model: Path, bench: Bench, card: Callable[[dict[str, Any]]
       bench: on which it is measured.
       card: writes the model's card with the number of items, the weights and the parts measured so far.
     """
-    editor, folder = Editor.load(model), run.folder / "figures"
+    editor, folder = Editor.load(model, dtype="float32"), run.folder / "figures"
     path = run.folder / "figures.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     if found.get("weights") != editor.weights_hash:

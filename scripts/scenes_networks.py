@@ -5,8 +5,8 @@ random numbers that depend on the seed and the step alone, so that a run can sto
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from scenes_presets import SCHEDULER, Phase, Preset
+from scenes_presets import PHRASES, SCHEDULER, Phase, Preset
 from training_run import Advance, Run, apply, optimiser, traced_plainly
 
 from uam_jax import scenes
+from uam_jax.checkpoints.tokenizer import Tokenizer
 from uam_jax.method.schedule import Schedule
 from uam_jax.models import VAE, TextConfig, TextEncoder, UNet, UNetConfig, VAEConfig
 from uam_jax.models.layers import expected_params
@@ -51,31 +52,42 @@ def unmoved(optimise: optax.GradientTransformation, params: Any) -> Any:
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def in_one_call(step_of: Callable[..., Any], count: int) -> Advance:
-    """Makes one call of `count` steps of `step_of(state, data, step, steps) -> (state, losses)`.
+class Steps:
+    """A call, an `Advance`, of `count` steps of `step_of(state, data, step, steps) -> (state, losses)`.
 
     An accelerator gets them as one program. A CPU gets them one by one, since XLA computes the gradients of
     convolutions ten times more slowly on it inside of a loop.
     """
 
-    def scanned(state: Any, data: Any, first: jax.Array, steps: jax.Array) -> Any:
-        def step(state: Any, number: jax.Array) -> Any:
-            return step_of(state, data, number, steps)
+    def __init__(self, step_of: Callable[..., Any], count: int):
+        def scanned(state: Any, data: Any, first: jax.Array, steps: jax.Array) -> Any:
+            def step(state: Any, number: jax.Array) -> Any:
+                return step_of(state, data, number, steps)
 
-        return lax.scan(step, state, first + jnp.arange(count))
+            return lax.scan(step, state, first + jnp.arange(count))
 
-    if default_device().platform != "cpu":
-        return jax.jit(traced_plainly(scanned), donate_argnums=0)
-    single = jax.jit(traced_plainly(step_of), donate_argnums=0)
+        self.count, self.single = count, default_device().platform == "cpu"
+        self.program: Any = jax.jit(
+            traced_plainly(step_of if self.single else scanned), donate_argnums=0
+        )
 
-    def one_by_one(state: Any, data: Any, first: jax.Array, steps: jax.Array) -> Any:
+    def compiled(self, state: Any, data: Any) -> Self:
+        """Compiles the program for a state and data of these shapes, which may be shapes alone."""
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, data)
+        )
+        number = jax.ShapeDtypeStruct((), jnp.int32)
+        self.program = self.program.lower(*shapes, number, number).compile()
+        return self
+
+    def __call__(self, state: Any, data: Any, first: jax.Array, steps: jax.Array) -> Any:
+        if not self.single:
+            return self.program(state, data, first, steps)
         losses = []
-        for number in range(count):
-            state, seen = single(state, data, first + number, steps)
+        for number in range(self.count):
+            state, seen = self.program(state, data, first + number, steps)
             losses.append(seen)
         return state, jax.tree.map(lambda *each: jnp.stack(each), *losses)
-
-    return one_by_one
 
 
 def as_floats(pictures: jax.Array) -> jax.Array:
@@ -86,7 +98,7 @@ def as_floats(pictures: jax.Array) -> jax.Array:
 # The VAE
 
 
-def vae_steps(preset: Preset, index: int, dtype: Any) -> Advance:
+def vae_steps(preset: Preset, index: int, dtype: Any) -> Steps:
     """Steps of a phase: squared and absolute error, the error of finite differences, and a small KL term.
 
     The data are pictures in uint8.
@@ -117,7 +129,7 @@ def vae_steps(preset: Preset, index: int, dtype: Any) -> Advance:
         params = apply(state["params"], updates, phase.rate, step, steps)
         return {"params": params, "opt": opt}, seen
 
-    return in_one_call(step_of, preset.steps_per_call)
+    return Steps(step_of, preset.steps_per_call)
 
 
 def vae_state(preset: Preset, params: Any = None) -> Any:
@@ -127,15 +139,30 @@ def vae_state(preset: Preset, params: Any = None) -> Any:
     return {"params": params, "opt": unmoved(optimiser(), params)}
 
 
-def train_vae(run: Run, pictures: jax.Array) -> Any:
-    """Trains all phases; returns the params in NumPy, or None if the time is over before they are complete."""
+def vae_program(run: Run, index: int) -> Advance:
+    """The compiled steps of a phase."""
+    preset = run.preset
+    pictures = jax.ShapeDtypeStruct((preset.pictures, preset.size, preset.size, 3), jnp.uint8)
+    return vae_steps(preset, index, run.dtype).compiled(vae_state(preset), pictures)
+
+
+def train_vae(
+    run: Run, pictures: jax.Array | None, programs: Sequence[Callable[[], Advance]]
+) -> Any:
+    """Trains all phases; returns the params in NumPy, or None if the time is over before they are complete.
+
+    Args:
+      run: with the preset.
+      pictures: in uint8; complete phases need none.
+      programs: give the steps of each phase.
+    """
     params = None
-    for index, phase in enumerate(run.preset.vae_phases):
+    for index, (phase, program) in enumerate(zip(run.preset.vae_phases, programs, strict=True)):
         state, complete = run.train(
             f"vae-{index}",
             vae_state(run.preset, params),
             pictures,
-            vae_steps(run.preset, index, run.dtype),
+            program,
             steps=phase.steps,
             end=phase.end,
         )
@@ -162,7 +189,7 @@ def encode_all(preset: Preset, params: Any, pictures: jax.Array, chunk: int = 32
 # The U-Net with the text encoder
 
 
-def unet_steps(preset: Preset, vocabulary: int, null: np.ndarray, dtype: Any) -> Advance:
+def unet_steps(preset: Preset, vocabulary: int, null: np.ndarray, dtype: Any) -> Steps:
     """Steps of the noise's prediction, with dropped captions and loss weights min(SNR, limit) / SNR.
 
     Noise prediction alone needs thousands of steps until the text encoder distinguishes the words. A second
@@ -229,7 +256,7 @@ def unet_steps(preset: Preset, vocabulary: int, null: np.ndarray, dtype: Any) ->
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state["ema"], params)
         return {"params": params, "ema": ema, "opt": opt}, seen
 
-    return in_one_call(step_of, preset.steps_per_call)
+    return Steps(step_of, preset.steps_per_call)
 
 
 def unet_state(preset: Preset, vocabulary: int, first: Any = None) -> Any:
@@ -245,13 +272,28 @@ def unet_state(preset: Preset, vocabulary: int, first: Any = None) -> Any:
     return {"params": params, "ema": params, "opt": unmoved(optimiser(), params)}
 
 
-def train_unet(run: Run, data: Any, vocabulary: int, null: np.ndarray, first: Any) -> Any:
+def unet_program(run: Run, tokenizer: Tokenizer) -> Advance:
+    """The compiled steps of U-Net and text encoder."""
+    preset, n = run.preset, run.preset.pictures
+    vocabulary, [null] = tokenizer.vocab_size, tokenizer.encode([""])
+    data = (
+        jax.ShapeDtypeStruct((n, preset.side, preset.side, preset.latent_channels), jnp.float32),
+        jax.ShapeDtypeStruct((n, PHRASES, len(null)), jnp.int32),
+        jax.ShapeDtypeStruct((n, PHRASES, len(CLASSES)), jnp.int32),
+    )
+    steps = unet_steps(preset, vocabulary, null, run.dtype)
+    return steps.compiled(unet_state(preset, vocabulary), data)
+
+
+def train_unet(
+    run: Run, data: Any, vocabulary: int, first: Any, program: Callable[[], Advance]
+) -> Any:
     """Trains U-Net and text encoder; returns the mean of their weights over the steps (EMA), in NumPy."""
     state, _ = run.train(
         "unet",
         unet_state(run.preset, vocabulary, first),
         data,
-        unet_steps(run.preset, vocabulary, null, run.dtype),
+        program,
         steps=run.preset.unet_steps,
         end=run.preset.unet_end,
     )

@@ -17,6 +17,9 @@ SCHEDULER = {
 }
 
 
+PHRASES = 4
+"""Captions of every picture."""
+
 EDIT_SETTINGS = """\
 # Chosen for scenes-64 on Scenes-Bench's tune third (configs/scenes): of all settings that cost at most three
 # quarters of `released` and succeed at least as often, these come closest to the VAE's background.
@@ -82,6 +85,11 @@ class Preset:
     seed: int = 0
 
     @property
+    def side(self) -> int:
+        """The side of a latent."""
+        return self.size // 2 ** (len(self.vae_channels) - 1)
+
+    @property
     def vae(self) -> dict[str, Any]:
         levels = len(self.vae_channels)
         return {
@@ -115,7 +123,7 @@ class Preset:
             "norm_eps": 1e-5,
             "norm_num_groups": 16,
             "out_channels": self.latent_channels,
-            "sample_size": self.size // 8,
+            "sample_size": self.side,
             "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
             "use_linear_projection": True,
         }

@@ -62,10 +62,14 @@ class Run:
         """Seconds until this share of the time budget is used."""
         return self.began + end * self.seconds - time.monotonic()
 
+    def has(self, name: str) -> bool:
+        """Whether `cached` has an array of this name."""
+        return (self.folder / f"{name}.npy").exists()
+
     def cached(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """An array that is made once and then read from the folder."""
         path = self.folder / f"{name}.npy"
-        if path.exists():
+        if self.has(name):
             return np.load(path)
         with self.timed(name):
             made, partial = make(), path.with_suffix(".partial.npy")
@@ -93,6 +97,11 @@ class Run:
         path = self.folder / "stages.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
+    def finished(self, stage: str) -> bool:
+        """Whether all steps of a stage are made."""
+        made = self.stages.get(stage, {})
+        return made.get("done", 0) >= made.get("steps", math.inf)
+
     def note(self, stage: str, **values: Any) -> None:
         """Keeps values of a stage."""
         stages = self.stages
@@ -102,18 +111,26 @@ class Run:
         partial.rename(self.folder / "stages.json")
 
     def train(
-        self, stage: str, state: Any, data: Any, advance: Advance, *, steps: int, end: float
+        self,
+        stage: str,
+        state: Any,
+        data: Any,
+        program: Callable[[], Advance],
+        *,
+        steps: int,
+        end: float,
     ) -> tuple[Any, bool]:
         """Runs a stage from its newest checkpoint; returns the state and whether the stage is complete.
 
-        Under a time budget, the steps are as many as fit until its share `end` is used, at most `steps`: a trial
-        decides it, and a stage that falls behind is shortened, so that its learning-rate cycle completes.
+        Under a time budget, the steps are as many as fit until its share `end` is used, at most `steps`, so that
+        the learning-rate cycle completes. A trial decides it, and every log corrects it in both directions, since
+        a compilation at the same time may slow down some of the steps.
 
         Args:
           stage: its name.
           state: as it is before the first step, in NumPy.
           data: that the steps draw from.
-          advance: see `Advance`.
+          program: gives the steps, and waits for them where they are still compiled.
           steps: of the whole stage.
           end: share of the time budget at which it ends.
         """
@@ -124,10 +141,14 @@ class Run:
             done = manager.latest_step() or 0
             if done:
                 state = manager.restore(done, args=ocp.args.StandardRestore(state))
-            if self.budgeted and done < steps:
-                seconds = self._trial(advance, state, data)
-                self.log(stage=stage, seconds_per_step=round(seconds / count, 5))
-                steps = self._fitted(stage, steps, done, _MARGIN * self.left(end) / seconds)
+            most = steps
+            if done < steps:
+                with self.timed(f"{stage}: wait for its program"):
+                    advance = program()
+                if self.budgeted:
+                    seconds = self._trial(advance, state, data)
+                    steps = self._fitting(most, done, _MARGIN * self.left(end) / seconds)
+                    self.log(stage=stage, of=steps, seconds_per_step=round(seconds / count, 5))
             self.note(stage, steps=steps)
             state = on_device(state)
             pending: list[Any] = []
@@ -143,11 +164,12 @@ class Run:
                 if now - logged > _LOG_SECONDS or done >= steps:
                     means = jax.tree.map(lambda *x: round(float(np.mean(x)), 5), *pending)
                     seconds = (time.monotonic() - logged) / (done - since)
-                    self.log(stage=stage, step=done, seconds_per_step=round(seconds, 5), **means)
-                    self.note(stage, done=done, seconds_per_step=round(seconds, 5), **means)
+                    if done < steps:
+                        steps = self._fitting(most, done, self.left(end) / (seconds * count))
+                    means["seconds_per_step"] = round(seconds, 5)
+                    self.log(stage=stage, step=done, of=steps, **means)
+                    self.note(stage, steps=steps, done=done, **means)
                     pending, since, logged = [], done, time.monotonic()
-                    room = self.left(end) / (seconds * count)
-                    steps = self._fitted(stage, steps, done, room)
                 if now - kept > self.every and done < steps:
                     manager.save(done, args=ocp.args.StandardSave(state))
                     kept = now
@@ -156,7 +178,7 @@ class Run:
         return state, done >= steps
 
     def _trial(self, advance: Advance, state: Any, data: Any) -> float:
-        """Seconds of one call, after its compilation."""
+        """Seconds of one call."""
 
         def call() -> float:
             given = jax.block_until_ready(on_device(state))
@@ -164,23 +186,16 @@ class Run:
             jax.block_until_ready(advance(given, data, jnp.int32(0), jnp.int32(1000)))
             return time.monotonic() - began
 
-        with self.timed(f"{self.preset.steps_per_call} steps and their compilation"):
-            call()
         seconds = [call()]
         while sum(seconds) < _TRIAL_SECONDS and len(seconds) < 5:
             seconds.append(call())
         return min(seconds)
 
-    def _fitted(self, stage: str, steps: int, done: int, calls: float) -> int:
-        """The number of steps, reduced where only so many further calls fit, but at least one."""
-        count = self.preset.steps_per_call
-        if not math.isfinite(calls) or done >= steps or done + calls * count >= steps:
-            return steps
-        fitting = done + max(1, int(calls)) * count
-        if fitting < steps:
-            self.log(stage=stage, steps=fitting, instead_of=steps)
-            self.note(stage, steps=fitting)
-        return min(fitting, steps)
+    def _fitting(self, most: int, done: int, calls: float) -> int:
+        """The number of steps: `most`, or as many as fit into so many further calls, but at least one of these."""
+        if not math.isfinite(calls):
+            return most
+        return min(most, done + max(1, int(calls)) * self.preset.steps_per_call)
 
 
 def on_device(tree: Any) -> Any:

@@ -1,9 +1,12 @@
 """The training script: its time budget, its data, its steps and the folder that it writes."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import time
+from collections.abc import Iterable
+from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,28 +47,35 @@ def preset(script: Any) -> Any:
     )
 
 
-def counting(script: Any, seconds: float = 0.0) -> Any:
-    """Steps that add their number to a sum, with a call that takes so long."""
-    advance = script("scenes_networks").in_one_call(
+def counting(script: Any, seconds: Iterable[float] = repeat(0.0)) -> Any:
+    """Steps that add their number to a sum, with calls that take so long."""
+    advance = script("scenes_networks").Steps(
         lambda state, data, step, steps: ({"sum": state["sum"] + data * step}, {"number": step}),
         CALL,
     )
+    pauses = iter(seconds)
 
     def slow(*args: Any) -> Any:
-        time.sleep(seconds)
+        time.sleep(next(pauses))
         return advance(*args)
 
     return slow
 
 
 def train(
-    script: Any, preset: Any, folder: Path, minutes: float, seconds: float = 0.0, steps: int = 40
+    script: Any,
+    preset: Any,
+    folder: Path,
+    minutes: float,
+    seconds: Iterable[float] = repeat(0.0),
+    steps: int = 40,
 ) -> tuple[int, bool, int]:
     """The sum, whether the stage is complete, and the number of its steps."""
     run = script("training_run").Run(preset, folder, minutes=minutes, dtype=None, every=1000)
     state = {"sum": np.zeros((), np.int32)}
     advance = counting(script, seconds)
-    state, complete = run.train("count", state, jnp.int32(1), advance, steps=steps, end=0.5)
+    data = jnp.int32(1)
+    state, complete = run.train("count", state, data, lambda: advance, steps=steps, end=0.5)
     return int(state["sum"]), complete, run.stages["count"]["steps"]
 
 
@@ -82,10 +92,20 @@ def test_a_budget_reduces_the_steps_so_that_the_stage_completes_in_its_share(
     script: Any, preset: Any, tmp_path: Path
 ) -> None:
     began = time.monotonic()
-    total, complete, steps = train(script, preset, tmp_path, 10 / 60, 0.3, steps=10_000)
+    total, complete, steps = train(script, preset, tmp_path, 10 / 60, repeat(0.3), steps=10_000)
     assert complete and time.monotonic() - began < 8
     assert CALL <= steps <= 5 / 0.3 * CALL and steps % CALL == 0
     assert total == sum(range(steps))
+
+
+def test_calls_that_were_slow_for_a_while_do_not_shorten_the_stage(
+    script: Any, preset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_LOG_SECONDS", "_TRIAL_SECONDS"):
+        monkeypatch.setattr(script("training_run"), name, 0.1)
+    seconds = chain(repeat(0.4, 3), repeat(0.05))  # As slow as the first, 10 calls would fit.
+    made = train(script, preset, tmp_path, 8 / 60, seconds, steps=100)
+    assert made == (sum(range(100)), True, 100)
 
 
 def test_a_run_whose_time_is_over_resumes_where_it_stopped(
@@ -93,7 +113,7 @@ def test_a_run_whose_time_is_over_resumes_where_it_stopped(
 ) -> None:
     run = script("training_run").Run
     monkeypatch.setattr(run, "budgeted", False)
-    total, complete, steps = train(script, preset, tmp_path, 0.6 / 60, 0.1)
+    total, complete, steps = train(script, preset, tmp_path, 0.6 / 60, repeat(0.1))
     made = next(n for n in range(0, 44, CALL) if sum(range(n)) == total)
     assert not complete and 0 < made < 40 and steps == 40
     assert train(script, preset, tmp_path, float("inf")) == (sum(range(40)), True, 40)
@@ -123,7 +143,8 @@ def test_captions_their_tokens_and_the_values_that_they_name_belong_together(
 ) -> None:
     data = script("scenes_data")
     world = scenes.sample(jax.random.key(1), 40, empty=0.2)
-    texts = data.make_texts(preset, world, tmp_path)
+    tokenizer = data.learn_tokenizer(preset, world, tmp_path)
+    texts = data.make_texts(preset, world, tokenizer)
     assert texts.ids.shape == (40, 4, 77) and texts.named.shape == (40, 4, 7)
     for i, name in enumerate(scenes.ATTRIBUTES):
         unnamed = script("scenes_networks").CLASSES[i] - 1
@@ -132,7 +153,11 @@ def test_captions_their_tokens_and_the_values_that_they_name_belong_together(
         assert ((named == truth) | (named == unnamed)).all()
         assert (named == truth).mean() > 0.4
     assert (texts.named[:, :, 0] == np.asarray(world.shape)[:, None]).all()
-    assert texts.null.max() == texts.tokenizer.vocab_size - 1
+    assert tokenizer.encode([""]).max() == tokenizer.vocab_size - 1
+    # The rest of the world changes nothing.
+    more = scenes.concatenate(world, scenes.sample(jax.random.key(2), 9))
+    again = data.draw_captions(preset, more)
+    assert [texts[:40] for texts in again] == data.draw_captions(preset, world)
 
 
 def pretend_gpu(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +166,45 @@ def pretend_gpu(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             script(module), "default_device", lambda: SimpleNamespace(platform="gpu")
         )
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_steps_that_are_compiled_ahead_are_the_same(
+    script: Any, platform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if platform == "gpu":
+        pretend_gpu(script, monkeypatch)
+    steps = script("scenes_networks").Steps(
+        lambda state, data, step, steps: (state + data[step] * steps, {"number": step}), CALL
+    )
+    data = jnp.arange(9.0)
+    arguments = data, jnp.int32(3), jnp.int32(10)
+    state, losses = steps(jnp.float32(0), *arguments)
+    ahead = steps.compiled(np.float32(0), data)
+    again, losses_again = ahead(jnp.float32(0), *arguments)
+    assert state == again == 10 * (3 + 4 + 5 + 6)
+    assert losses["number"].tolist() == losses_again["number"].tolist() == [3, 4, 5, 6]
+    with pytest.raises(TypeError, match="compiled"):
+        ahead(jnp.float32(0), jnp.arange(8.0), *arguments[1:])
+
+
+def test_the_rehearsal_measures_every_figure_of_the_presets_networks(
+    script: Any, preset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures, data = script("scenes_figures"), script("scenes_data")
+    world = scenes.sample(jax.random.key(1), 200)
+    words = tmp_path / "tokenizer"
+    vocabulary = data.learn_tokenizer(preset, world, words).vocab_size
+    run = script("training_run").Run(preset, tmp_path / "run", minutes=1, dtype=None, every=9)
+    seen = []
+
+    def parts_of(editor: Any, items: str, truth: str) -> dict[str, Any]:
+        assert editor.checkpoint.unet.config == UNetConfig.from_dict(preset.unet)
+        return {name: functools.partial(seen.append, (name, items, truth)) for name in "ab"}
+
+    monkeypatch.setattr(figures, "parts_of", parts_of)
+    figures.rehearse(run, lambda: figures.Bench("items", "truth"), vocabulary, words)
+    assert sorted(seen) == [("a", "items", "truth"), ("b", "items", "truth")]
 
 
 def test_steps_depend_on_their_number_alone_and_weights_stay_float32_in_bfloat16(
@@ -186,7 +250,7 @@ def test_the_large_presets_programs_lower_for_a_gpu(
 
     def lowered(advance: Any, state: Any, data: Any) -> str:
         step = jax.ShapeDtypeStruct((), i32)
-        traced = advance.trace(shapes(state), data, step, step)
+        traced = advance.program.trace(shapes(state), data, step, step)
         return traced.lower(lowering_platforms=("cuda",)).as_text()
 
     pictures = jax.ShapeDtypeStruct((n, preset.size, preset.size, 3), jnp.uint8)
@@ -231,7 +295,7 @@ def test_the_export_is_a_model_of_the_library(
     run.note("unet", steps=8, done=4, loss=0.5)
     words = tmp_path / "tokenizer"
     world = scenes.sample(jax.random.key(1), 200)
-    vocabulary = data.make_texts(preset, world, words).tokenizer.vocab_size
+    vocabulary = data.learn_tokenizer(preset, world, words).vocab_size
     ema = networks.unet_state(preset, vocabulary)["ema"]
     params = {name: ema[name] for name in ("unet", "text_encoder")}
     params["vae"] = networks.vae_state(preset)["params"]
@@ -246,4 +310,4 @@ def test_the_export_is_a_model_of_the_library(
     assert loaded.vae.config.scaling_factor == 0.5 and loaded.settings["default"]["guidance"] == 2
     card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
     assert "4 of 8 steps; loss 0.5" in card and "| vae | PSNR (dB) | 12.5 |" in card
-    assert json.loads((tmp_path / "model" / "unet" / "config.json").read_text())["sample_size"] == 2
+    assert json.loads((tmp_path / "model" / "unet" / "config.json").read_text())["sample_size"] == 8
