@@ -281,10 +281,15 @@ def evaluation_flops(
     # Shapes alone: arrays would tie the program to the devices that they lie on.
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, latent, texts))
     try:
-        # JAX counts the operations of programs for CPUs on every machine, and of programs for GPUs on none.
-        with tracing_for(platform_of(params)), jax.default_device(jax.devices("cpu")[0]):
-            costs: Any = jax.jit(evaluate).lower(*shapes).cost_analysis()
-    except (NotImplementedError, RuntimeError):  # no such count, or JAX_PLATFORMS leaves CPUs out
+        cpu = jax.devices("cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves CPUs out
+        return None
+    # JAX counts the operations of programs for CPUs on every machine, and of programs for GPUs on none.
+    with tracing_for(platform_of(params)), jax.default_device(cpu):
+        lowered = jax.jit(evaluate).lower(*shapes)
+    try:
+        costs: Any = lowered.cost_analysis()
+    except NotImplementedError:
         return None
     # Zero is no count: XLA reports it where it cannot tell.
     return float(costs["flops"]) if costs and costs.get("flops", 0) > 0 else None

@@ -70,8 +70,7 @@ def _attend(q: Array, k: Array, v: Array, backend: Backend, chunk: int | None) -
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     if chunk:
         return _attend_in_chunks(q, k, v, chunk)
-    logits = jnp.einsum("bnhd,bshd->bhns", q, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(q.shape[-1] ** -0.5 * logits, axis=-1).astype(v.dtype)
+    weights = attention_maps(q, k).astype(v.dtype)
     return jnp.einsum("bhns,bshd->bnhd", weights, v, preferred_element_type=jnp.float32)
 
 
