@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _VARIED = ("device", "dtype", "attention", "devices", "size", "steps", "targets", "batch")
 """Options that take several values, all combinations of which are measured; the last varies fastest."""
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
-_ATTENTION = ("auto", "xla", "cudnn", "chunked")
+_ATTENTION = ("auto", "xla", "cudnn", "flash", "chunked")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class BenchOptions(Settings):
     ] = ("auto",)
     attention: Annotated[
         tuple[str, ...],
-        Option(metavar="auto|xla|cudnn|chunked", help="Implementation of attention."),
+        Option(metavar="auto|xla|cudnn|flash|chunked", help="Implementation of attention."),
     ] = ("auto",)
     size: Annotated[
         tuple[int, ...], Option(min=1, help="Side of the pictures. Default: the model's own.")

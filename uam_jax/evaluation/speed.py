@@ -46,7 +46,7 @@ class Case:
       devices: the number of devices.
       dtype: of weights and computation; the record says which one "auto" was.
       precision: of float32 products (`jax.default_matmul_precision`).
-      attention: its implementation: "auto", "xla", "cudnn" or "chunked".
+      attention: its implementation: "auto", "xla", "cudnn", "flash" or "chunked".
       size: side of the pictures in pixels; None for the model's own.
       batch: pictures per device in one call.
       steps: of the schedule; None for the config's.

@@ -10,15 +10,21 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Shaped
 
+from uam_jax.models.kernels.flash import flash_attention
 from uam_jax.runtime import platforms
 from uam_jax.runtime.platforms import Platform
 
-Backend = Literal["cudnn", "xla", "chunked"]
+Backend = Literal["cudnn", "flash", "xla", "chunked"]
 
 _MOST_LOGITS = {"cpu": 2**23}
 """Logits held in memory at once: 32 MiB in float32. With many more, a CPU is several times slower."""
 _MOST_ON_ACCELERATORS = 2**27
 """512 MiB in float32: enough that every chunk's product fills the card, and little of the memory of a T4."""
+_MOST_ON_TPU = 2**24
+"""64 MiB in float32, which a TPU's compiler keeps in the chip's vector memory (128 MiB) from one product to the next.
+
+With more it writes them to the main memory, and the kernel is several times as fast.
+"""
 
 
 def attention_maps(
@@ -65,7 +71,9 @@ def _most_logits(platform: Platform) -> int:
 # Jitted, so that layers of one shape are traced once.
 @functools.partial(jax.jit, static_argnames=("backend", "chunk"))
 def _attend(q: Array, k: Array, v: Array, backend: Backend, chunk: int | None) -> Array:
-    """`attend` of operands; a result in float32 except from cuDNN."""
+    """`attend` of operands; a result in float32 except from the fused kernels."""
+    if backend == "flash":
+        return flash_attention(q, k, v)
     if backend == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     if chunk:
@@ -77,11 +85,11 @@ def _attend(q: Array, k: Array, v: Array, backend: Backend, chunk: int | None) -
 def attention_backend(
     shape: Sequence[int], dtype: Any, platform: Platform, *, keys: int | None = None
 ) -> Backend:
-    """The implementation that computes `attend`: `"cudnn"` (fused), `"xla"` or `"chunked"`.
+    """The implementation that computes `attend`: `"cudnn"` or `"flash"` (fused), `"xla"` or `"chunked"`.
 
     cuDNN's fused kernel takes half precision and head widths up to 128 that are multiples of 8, on NVIDIA's
-    GPUs from compute capability 8.0 (Ampere) on. XLA holds all logits at once; where they are many, they
-    are computed in chunks.
+    GPUs from compute capability 8.0 (Ampere) on. XLA holds all logits at once; where they are many, a TPU has the
+    kernel of `flash_attention`, and elsewhere they are computed in chunks.
 
     Source: cuDNN's support matrix of scaled dot product attention.
 
@@ -97,6 +105,8 @@ def attention_backend(
     if fused and half and width <= 128 and width % 8 == 0:
         return "cudnn"
     logits = batch * heads * queries * (queries if keys is None else keys)
+    if platform.name == "tpu":
+        return "flash" if logits > _MOST_ON_TPU else "xla"
     return "chunked" if logits > _most_logits(platform) else "xla"
 
 
