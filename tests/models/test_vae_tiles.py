@@ -127,7 +127,7 @@ def test_a_large_picture_shows_no_seam_and_takes_less_memory(
     def both(pair: Any, given: Array) -> tuple[Array, Array]:
         whole, tiled = (program.lower(params, given).compile() for program in pair(vae, 128))
         memory = [c.memory_analysis().temp_size_in_bytes for c in (tiled, whole)]
-        assert memory[0] < memory[1] / 4
+        assert memory[0] < memory[1] / 3
         return tiled(params, given), whole(params, given)
 
     (mean, _), (expected, _) = both(encoders, clouds(512))

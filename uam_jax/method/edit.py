@@ -23,6 +23,7 @@ from uam_jax.method.inversions import InversionMethod
 from uam_jax.method.masks import MaskRule, auto_mask, blend, edit_mask, quantiles
 from uam_jax.method.plan import Segment
 from uam_jax.method.samplers import SAMPLERS, Sampler
+from uam_jax.runtime.loops import scan
 from uam_jax.types import Latent, Prediction, Scalar, Step
 
 Branches = dict[str, Latent]
@@ -177,7 +178,7 @@ def edit(
             kept[segment.start - before : segment.stop - before] if segment.blended else None,
         )
         advance = partial(_advance, predict=predict, segment=segment, inputs=inputs, rules=rules)
-        carried, free = jax.lax.scan(advance, carried, scanned)
+        carried, free = scan(advance, carried, scanned)
         if free is not None:
             masks.append(free)
 

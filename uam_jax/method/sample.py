@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from uam_jax.method.samplers import SAMPLERS, Sampler, follow
+from uam_jax.runtime.loops import scan
 from uam_jax.types import Latent, Prediction, Predictor, Step
 
 Trajectory = Float[Array, "levels b h w c"]
@@ -59,7 +60,7 @@ def invert(
 
     numbered = steps, jnp.arange(1, steps.index.shape[0] + 1)
     kept = jnp.broadcast_to(latent, (len(keep), *latent.shape))
-    (_, kept), taps = jax.lax.scan(advance, (state, kept), numbered)
+    (_, kept), taps = scan(advance, (state, kept), numbered)
     return kept, taps
 
 

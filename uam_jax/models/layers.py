@@ -31,8 +31,29 @@ class PreciseDense(Dense):
     promote_dtype: Any = _at_least
 
 
-class Conv(Weighted, nn.Conv):
-    """A convolution; `conv` makes the usual one."""
+class Conv(Weighted):
+    """A convolution over NHWC with a square kernel; `padding` pixels on each side, or "SAME"."""
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    padding: Any = "SAME"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        shift: Float[Array, "#b #h #w d"] | Float[Array, " d"] | None = None,
+    ) -> Float[Array, "b h2 w2 d"]:
+        """Convolves; a `shift` of the features is added to their bias."""
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        # The sum of two vectors first: as a sum of pictures the shift would be written out for every pixel.
+        bias = bias if shift is None else bias + shift
+        return convolve(x, kernel, (self.stride, self.stride), self.padding) + bias
 
 
 class Embed(Weighted, nn.Embed):
@@ -40,30 +61,52 @@ class Embed(Weighted, nn.Embed):
 
 
 class GroupNorm(Weighted):
-    """Group normalisation in float32, returned in the input's dtype."""
+    """Group normalisation in float32, returned in the input's dtype.
+
+    The statistics of a group are kept for each of its channels: the picture itself is never laid out by groups, which
+    would move all of it.
+
+    Attributes:
+      groups: of channels.
+      epsilon: added to the variance.
+      activation: of the result, before it is rounded.
+    """
 
     groups: int
     epsilon: float
+    activation: Callable[[Array], Array] | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *n c"]) -> Float[Array, "b *n c"]:
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        grouped = x.astype(jnp.float32).reshape(
-            x.shape[0], -1, self.groups, channels // self.groups
-        )
-        mean, variance = self.moments(grouped)
-        normed = ((grouped - mean) * lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
-        return (normed * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],)).astype(jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],)).astype(jnp.float32)
+        pixels = x.reshape(x.shape[0], -1, x.shape[-1])
+        mean, variance = self.moments(pixels)
+        out = (pixels - mean) * (lax.rsqrt(variance + self.epsilon) * scale) + bias
+        out = self.activation(out) if self.activation else out
+        return out.astype(x.dtype).reshape(x.shape)
 
     def moments(
-        self, grouped: Float[Array, "b n groups d"]
-    ) -> tuple[Float[Array, "b 1 groups 1"], Float[Array, "b 1 groups 1"]]:
-        """Mean and variance of each group; `vae_tiles` replaces them where `grouped` is only a part of a picture."""
-        # Two passes: E[x²] - E[x]² would lose half the digits.
-        mean = grouped.mean(axis=(1, 3), keepdims=True)
-        return mean, jnp.square(grouped - mean).mean(axis=(1, 3), keepdims=True)
+        self, pixels: Float[Array, "b n c"]
+    ) -> tuple[Float[Array, "b 1 c"], Float[Array, "b 1 c"]]:
+        """Mean and variance of each channel's group; `vae_tiles` replaces them for a part of a picture."""
+        wide = pixels.astype(jnp.float32)
+
+        def average(x: Array) -> Array:
+            return self.over_groups(x.mean(axis=1, keepdims=True))
+
+        mean = average(wide)
+        if pixels.dtype == jnp.float32:
+            # Two passes: E[x²] - E[x]² would lose half the digits.
+            return mean, average(jnp.square(wide - mean))
+        # One pass over the memory: what is lost is less than what half precision has rounded.
+        return mean, jnp.maximum(average(jnp.square(wide)) - jnp.square(mean), 0)
+
+    def over_groups(self, channels: Float[Array, "b 1 c"]) -> Float[Array, "b 1 c"]:
+        """Averages over the channels of each group."""
+        b, _, c = channels.shape
+        grouped = channels.reshape(b, self.groups, -1).mean(axis=-1, keepdims=True)
+        return jnp.broadcast_to(grouped, (b, self.groups, c // self.groups)).reshape(b, 1, c)
 
 
 class LayerNorm(Weighted, nn.LayerNorm):
@@ -71,31 +114,11 @@ class LayerNorm(Weighted, nn.LayerNorm):
 
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
+    # Two passes in every number format: XLA makes one kernel of them, which keeps a row; of one pass it makes two.
     use_fast_variance: bool = False
 
     def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
         return super().__call__(x).astype(x.dtype)
-
-
-def conv(
-    features: int,
-    *,
-    dtype: Any,
-    size: int = 3,
-    stride: int = 1,
-    padding: Any = "SAME",
-    name: str | None = None,
-) -> Conv:
-    """A convolution over NHWC with a square kernel; `padding` pixels as `nn.Conv` takes them."""
-    return Conv(
-        features,
-        (size, size),
-        strides=stride,
-        padding=padding,
-        dtype=dtype,
-        conv_general_dilated=convolve,
-        name=name,
-    )
 
 
 class ResnetBlock(nn.Module):
@@ -120,17 +143,18 @@ class ResnetBlock(nn.Module):
           time: embedding of the time, for the U-Net's blocks.
           change: replaces the hidden state before the shortcut is added.
         """
-        h = nn.silu(GroupNorm(self.groups, self.epsilon, name="norm1")(x))
-        h = conv(self.features, dtype=self.dtype, name="conv1")(h)
+        h, shift = GroupNorm(self.groups, self.epsilon, nn.silu, name="norm1")(x), None
         if time is not None:
             shift = Dense(self.features, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
-            h = h + shift[:, None, None, :]
-        h = nn.silu(GroupNorm(self.groups, self.epsilon, name="norm2")(h))
-        h = conv(self.features, dtype=self.dtype, name="conv2")(h)
+            # One time for all examples; with a time for each, JAX broadcasts the sum of bias and shift.
+            shift = shift[0] if len(shift) == 1 else shift[:, None, None]
+        h = Conv(self.features, dtype=self.dtype, name="conv1")(h, shift)
+        h = GroupNorm(self.groups, self.epsilon, nn.silu, name="norm2")(h)
+        h = Conv(self.features, dtype=self.dtype, name="conv2")(h)
         if change is not None:
             h = change(h)
         if x.shape[-1] != self.features:
-            x = conv(self.features, size=1, dtype=self.dtype, name="conv_shortcut")(x)
+            x = Conv(self.features, 1, dtype=self.dtype, name="conv_shortcut")(x)
         return x + h
 
 
@@ -142,7 +166,7 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-        return conv(x.shape[-1], dtype=self.dtype, stride=2, padding=self.padding, name="conv")(x)
+        return Conv(x.shape[-1], 3, 2, self.padding, self.dtype, name="conv")(x)
 
 
 class Upsample(nn.Module):
@@ -153,7 +177,7 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-        return conv(x.shape[-1], dtype=self.dtype, name="conv")(x)
+        return Conv(x.shape[-1], dtype=self.dtype, name="conv")(x)
 
 
 def expected_params(module: nn.Module) -> Params:

@@ -5,19 +5,20 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Num
 
 from uam_jax.models.attention import Attention
 from uam_jax.models.configs import UNetConfig
 from uam_jax.models.kernels.attention import Backend
 from uam_jax.models.layers import (
+    Conv,
     Dense,
     Downsample,
     GroupNorm,
     LayerNorm,
     ResnetBlock,
     Upsample,
-    conv,
 )
 from uam_jax.models.rules import RuleCalls
 from uam_jax.types import PLAIN, Rules, Site, Taps
@@ -74,7 +75,12 @@ class GEGLU(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n width"]:
         value, gate = jnp.split(Dense(2 * self.width, dtype=self.dtype, name="proj")(x), 2, -1)
-        return value * nn.gelu(gate, approximate=False)
+        if gate.dtype == jnp.float32:
+            return value * nn.gelu(gate, approximate=False)
+        # JAX's GELU is by erfc, exact far below zero and several times the work of erf; half precision cannot tell.
+        wide = gate.astype(jnp.float32)
+        gelu = 0.5 * wide * (1 + lax.erf(wide * math.sqrt(0.5)))
+        return (value.astype(jnp.float32) * gelu).astype(value.dtype)
 
 
 class FeedForward(nn.Module):
@@ -242,7 +248,7 @@ class UNet(nn.Module):
         time = TimeEmbedding(4 * config.channels[0], self.dtype, name="time_embedding")(
             features.astype(self.dtype)
         )
-        x = conv(config.channels[0], dtype=self.dtype, name="conv_in")(latent)
+        x = Conv(config.channels[0], dtype=self.dtype, name="conv_in")(latent)
         skips, shape = [x], (config, self.dtype, self.backend)
         for i in range(last + 1):
             level = DownLevel(i, *shape, downsamples=i < last, name=f"down_blocks_{i}")
@@ -252,8 +258,8 @@ class UNet(nn.Module):
         for i in range(last + 1):
             level = UpLevel(last - i, *shape, upsamples=i < last, name=f"up_blocks_{i}")
             x = level(x, skips, time, calls)
-        x = nn.silu(GroupNorm(config.norm_groups, config.norm_eps, name="conv_norm_out")(x))
-        x = conv(config.out_channels, dtype=self.dtype, name="conv_out")(x)
+        x = GroupNorm(config.norm_groups, config.norm_eps, nn.silu, name="conv_norm_out")(x)
+        x = Conv(config.out_channels, dtype=self.dtype, name="conv_out")(x)
         return x.astype(jnp.float32), calls.taps
 
     def example_inputs(self) -> tuple[Any, ...]:

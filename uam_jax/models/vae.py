@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from uam_jax.models.attention import Attention
 from uam_jax.models.configs import VAEConfig
-from uam_jax.models.layers import Conv, Downsample, GroupNorm, ResnetBlock, Upsample, conv
+from uam_jax.models.layers import Conv, Downsample, GroupNorm, ResnetBlock, Upsample
 from uam_jax.types import Site, plain_attention
 
 _EPSILON = 1e-6
@@ -95,14 +95,14 @@ class Encoder(nn.Module):
     def setup(self):
         config, last = self.config, len(self.config.channels) - 1
         norm = (config.norm_groups, self.dtype)
-        self.conv_in = conv(config.channels[0], dtype=self.dtype)
+        self.conv_in = Conv(config.channels[0], dtype=self.dtype)
         self.down_blocks = [
             _Level(features, config.layers_per_block, *norm, "down" if i < last else None)
             for i, features in enumerate(config.channels)
         ]
         self.mid_block = _Middle(config.channels[-1], *norm)
-        self.conv_norm_out = GroupNorm(config.norm_groups, _EPSILON)
-        self.conv_out = conv(2 * config.latent_channels, dtype=self.dtype)
+        self.conv_norm_out = GroupNorm(config.norm_groups, _EPSILON, nn.silu)
+        self.conv_out = Conv(2 * config.latent_channels, dtype=self.dtype)
 
     def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c2"]:
         x = image
@@ -115,7 +115,7 @@ class Encoder(nn.Module):
             x = self.conv_in(x)
         x = self.down_blocks[stage](x)
         if stage == len(self.config.channels) - 1:
-            x = self.conv_out(nn.silu(self.conv_norm_out(self.mid_block(x))))
+            x = self.conv_out(self.conv_norm_out(self.mid_block(x)))
         return x
 
 
@@ -131,14 +131,14 @@ class Decoder(nn.Module):
     def setup(self):
         config, last = self.config, len(self.config.channels) - 1
         norm = (config.norm_groups, self.dtype)
-        self.conv_in = conv(config.channels[-1], dtype=self.dtype)
+        self.conv_in = Conv(config.channels[-1], dtype=self.dtype)
         self.mid_block = _Middle(config.channels[-1], *norm)
         self.up_blocks = [
             _Level(features, config.layers_per_block + 1, *norm, "up" if i < last else None)
             for i, features in enumerate(reversed(config.channels))
         ]
-        self.conv_norm_out = GroupNorm(config.norm_groups, _EPSILON)
-        self.conv_out = conv(config.out_channels, dtype=self.dtype)
+        self.conv_norm_out = GroupNorm(config.norm_groups, _EPSILON, nn.silu)
+        self.conv_out = Conv(config.out_channels, dtype=self.dtype)
 
     def __call__(self, latent: Float[Array, "b h2 w2 c"]) -> Float[Array, "b h w 3"]:
         x = latent
@@ -151,7 +151,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(x)) if first else self.up_blocks[stage - 1].resampled(x)
         x = self.up_blocks[stage].blocks(x)
         if stage == len(self.config.channels) - 1:
-            x = self.conv_out(nn.silu(self.conv_norm_out(x)))
+            x = self.conv_out(self.conv_norm_out(x))
         return x
 
 
@@ -165,8 +165,8 @@ class VAE(nn.Module):
         channels = self.config.latent_channels
         self.encoder = Encoder(self.config, self.dtype)
         self.decoder = Decoder(self.config, self.dtype)
-        self.quant_conv = Conv(2 * channels, (1, 1), dtype=self.dtype)
-        self.post_quant_conv = Conv(channels, (1, 1), dtype=self.dtype)
+        self.quant_conv = Conv(2 * channels, 1, dtype=self.dtype)
+        self.post_quant_conv = Conv(channels, 1, dtype=self.dtype)
 
     def encode(
         self, image: Float[Array, "b h w 3"]

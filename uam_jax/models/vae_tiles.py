@@ -26,8 +26,8 @@ from uam_jax.types import Params
 TILE = 256
 """A side that needs little memory and to which the margins (of at most 8 pixels in SD) add little work."""
 
-_Moments = tuple[Float[Array, "b 1 groups 1"], Float[Array, "b 1 groups 1"]]
-_Measured = tuple[Float[Array, ""], Float[Array, "b 1 groups 1"], Float[Array, "b 1 groups 1"]]
+_Moments = tuple[Float[Array, "b 1 _"], Float[Array, "b 1 _"]]
+_Measured = tuple[Float[Array, ""], Float[Array, "b 1 _"], Float[Array, "b 1 _"]]
 _Stage = Callable[[Float[Array, "b h w _"]], Float[Array, "b h2 w2 _"]]
 
 
@@ -149,27 +149,30 @@ class _Norms:
         if (moments := next(self.known, None)) is not None:
             return moments
         if self.measured is None:
-            self.measured = _measure(given[0], self.counted)
+            self.measured = _measure(context.module, given[0], self.counted)
         return call(*given)
 
 
 def _measure(
-    grouped: Float[Array, "b pixels groups d"], counted: Bool[Array, " pixels"]
+    norm: GroupNorm, pixels: Float[Array, "b n c"], counted: Bool[Array, " n"]
 ) -> _Measured:
-    """Count, mean and sum of squared deviations of the counted pixels."""
-    weight = counted.astype(jnp.float32)[:, None, None]
-    count = counted.sum() * float(grouped.shape[-1])
-    mean = (grouped * weight).sum(axis=(1, 3), keepdims=True) / count
-    return count, mean, (jnp.square(grouped - mean) * weight).sum(axis=(1, 3), keepdims=True)
+    """Number of counted pixels, their mean, and their number times their variance."""
+    wide, weight = pixels.astype(jnp.float32), counted.astype(jnp.float32)[:, None]
+
+    def total(x: Array) -> Array:
+        return norm.over_groups((x * weight).sum(axis=1, keepdims=True))
+
+    mean = total(wide) / weight.sum()
+    return weight.sum(), mean, total(jnp.square(wide - mean))
 
 
 def _merge(
     count: Float[Array, " tiles"],
-    mean: Float[Array, "tiles b 1 groups 1"],
-    squares: Float[Array, "tiles b 1 groups 1"],
+    mean: Float[Array, "tiles b 1 c"],
+    squares: Float[Array, "tiles b 1 c"],
 ) -> _Moments:
     """Mean and variance of all tiles together; squares of small differences lose no digits."""
-    share = (count / count.sum()).reshape(-1, 1, 1, 1, 1)
+    share = (count / count.sum()).reshape(-1, 1, 1, 1)
     whole = (share * mean).sum(axis=0)
     between = (share * jnp.square(mean - whole)).sum(axis=0)
     return whole, squares.sum(axis=0) / count.sum() + between

@@ -19,6 +19,7 @@ from uam_jax.method.sample import invert
 from uam_jax.method.samplers import SAMPLERS, Sampler
 from uam_jax.method.schedule import split, turned
 from uam_jax.method.section import Between
+from uam_jax.runtime.loops import scan
 from uam_jax.types import Latent, Prediction, Predictor, Step
 
 WINDOW = 3
@@ -119,7 +120,7 @@ def implicit(predict: Predictor, iterations: int, *, anderson: bool = False) -> 
         none = jnp.zeros_like(latent, shape=(WINDOW, *latent.shape))
         unknown = jnp.full_like(latent[:, 0, 0, 0], jnp.inf)
         start = _Search(latent, jnp.zeros_like(latent), unknown, none, none)
-        found: Any = jax.lax.scan(iterate, start, jnp.arange(iterations + 1))[0]
+        found: Any = scan(iterate, start, jnp.arange(iterations + 1))[0]
         size = jnp.sqrt(jnp.mean(latent**2, axis=(1, 2, 3)))
         taps = {"residual": found.residual / jnp.maximum(size, 1e-6)}
         return split(found.noise, latent, step, "epsilon")._replace(taps=taps)

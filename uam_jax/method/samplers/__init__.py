@@ -7,10 +7,10 @@ advances its state. `follow` drives every sampler, in both directions, since the
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
-import jax
 
 from uam_jax.method.samplers.ddim import DDIM
 from uam_jax.method.samplers.dpmpp_2m import DPMpp2M
+from uam_jax.runtime.loops import scan
 from uam_jax.types import Latent, Prediction, Predictor, Step
 
 
@@ -77,4 +77,4 @@ def follow(
         state = sampler.advance(state, prediction, step)
         return state, record(prediction, sampler.latent(state))
 
-    return jax.lax.scan(advance, state, steps)
+    return scan(advance, state, steps)

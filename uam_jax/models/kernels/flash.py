@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -33,8 +32,12 @@ def flash_attention(
     k, v = (_filled(x, columns, wide) for x in (k, v))
     masked = None
     if k.shape[2] > keys:
-        real = (jnp.arange(size) < limit for size, limit in ((q.shape[2], queries), (k.shape[2], keys)))
-        masked = kernel.SegmentIds(*(jnp.tile(each, (len(q), 1)).astype(jnp.int32) for each in real))
+        real = (
+            jnp.arange(size) < limit for size, limit in ((q.shape[2], queries), (k.shape[2], keys))
+        )
+        masked = kernel.SegmentIds(
+            *(jnp.tile(each, (len(q), 1)).astype(jnp.int32) for each in real)
+        )
     sizes = {
         field.name: columns if "_k" in field.name else rows
         for field in dataclasses.fields(kernel.BlockSizes)
