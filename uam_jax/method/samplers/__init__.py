@@ -7,7 +7,6 @@ advances its state. `follow` drives every sampler, in both directions, since the
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
-
 from uam_jax.method.samplers.ddim import DDIM
 from uam_jax.method.samplers.dpmpp_2m import DPMpp2M
 from uam_jax.runtime.loops import scan
