@@ -1,12 +1,13 @@
 """An attention layer as a rule sees it."""
 
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from uam_jax.models.kernels.attention import Backend, attend, attention_maps
-from uam_jax.models.layers import Dense, PreciseDense
+from uam_jax.models.layers import FromHeads, ToHeads, at_least
 
 
 class Attention(nn.Module):
@@ -25,23 +26,22 @@ class Attention(nn.Module):
     backend: Backend | None = None
 
     def setup(self):
-        self.to_q = Dense(self.channels, use_bias=self.qkv_bias, dtype=self.dtype)
-        self.to_k = Dense(self.channels, use_bias=self.qkv_bias, dtype=self.dtype)
+        to_heads = partial(
+            ToHeads, self.channels, self.qkv_bias, dtype=self.dtype, heads=self.heads
+        )
+        self.to_q, self.to_k = to_heads(), to_heads()
         # A rule may ask for the value of a single token, and for its output, in float32: see `UniformMaps`.
-        self.to_v = PreciseDense(self.channels, use_bias=self.qkv_bias, dtype=self.dtype)
-        self.to_out_0 = PreciseDense(self.channels, dtype=self.dtype)
-
-    def _split(self, x: Array) -> Array:
-        return x.reshape(*x.shape[:-1], self.heads, self.channels // self.heads)
+        self.to_v = to_heads(promote_dtype=at_least)
+        self.to_out_0 = FromHeads(self.channels, dtype=self.dtype, promote_dtype=at_least)
 
     def query(self, x: Float[Array, "b n c"]) -> Float[Array, "b n heads d"]:
-        return self._split(self.to_q(x))
+        return self.to_q(x)
 
     def key(self, context: Float[Array, "b s e"]) -> Float[Array, "b s heads d"]:
-        return self._split(self.to_k(context))
+        return self.to_k(context)
 
     def value(self, context: Float[Array, "b s e"]) -> Float[Array, "b s heads d"]:
-        return self._split(self.to_v(context))
+        return self.to_v(context)
 
     def attend(self, q: Array, k: Array, v: Array) -> Float[Array, "b n heads d"]:
         return attend(q, k, v, backend=self.backend)
@@ -50,4 +50,4 @@ class Attention(nn.Module):
         return attention_maps(q, k)
 
     def project(self, out: Float[Array, "b n heads d"]) -> Float[Array, "b n c"]:
-        return self.to_out_0(out.reshape(*out.shape[:2], self.channels))
+        return self.to_out_0(out)

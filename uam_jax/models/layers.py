@@ -19,16 +19,38 @@ class Dense(Weighted, nn.Dense):
     """A linear layer over the last axis."""
 
 
-def _at_least(*arrays: Array | None, dtype: Any) -> list[Array | None]:
+def at_least(*arrays: Array | None, dtype: Any) -> list[Array | None]:
+    """`promote_dtype` of a layer that computes in its input's number format where that is more precise than its own."""
     [inputs, *_] = arrays
     assert inputs is not None
     return promote_dtype(*arrays, dtype=jnp.promote_types(dtype, inputs.dtype))
 
 
-class PreciseDense(Dense):
-    """A linear layer that computes in its input's number format where that is more precise than its own."""
+class ToHeads(Dense):
+    """A linear layer to the channels of several heads."""
 
-    promote_dtype: Any = _at_least
+    heads: int = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n heads d"]:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
+        x, kernel, bias = self.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        # In one product: cut into heads afterwards, a TPU would move all of the result.
+        out = jnp.einsum("bnc,chd->bnhd", x, kernel.reshape(len(kernel), self.heads, -1))
+        return out if bias is None else out + bias.reshape(self.heads, -1)
+
+
+class FromHeads(Dense):
+    """A linear layer from the channels of several heads."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n heads d"]) -> Float[Array, "b n c"]:
+        shape = (x.shape[-2] * x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", self.bias_init, (self.features,))
+        x, kernel, bias = self.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return jnp.einsum("bnhd,hdc->bnc", x, kernel.reshape(*x.shape[-2:], -1)) + bias
 
 
 class Conv(Weighted):
