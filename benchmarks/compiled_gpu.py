@@ -1,4 +1,4 @@
-"""What an H100 would do in a U-Net evaluation, read from the program that XLA compiles for it without one.
+"""An H100's work in a U-Net evaluation, read from the program that XLA compiles for it without one.
 
     pip install --no-deps jax-cuda12-plugin==VERSION jax-cuda12-pjrt==VERSION    # VERSION of the installed jax
     python benchmarks/compiled_gpu.py --rows 24 --rows 3 --against OTHER_TREE
