@@ -35,7 +35,8 @@ class ToHeads(Dense):
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n heads d"]:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
-        x, kernel, bias = self.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        cast: Any = self.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = cast
         # In one product: cut into heads afterwards, a TPU would move all of the result.
         out = jnp.einsum("bnc,chd->bnhd", x, kernel.reshape(len(kernel), self.heads, -1))
         return out if bias is None else out + bias.reshape(self.heads, -1)
@@ -49,7 +50,8 @@ class FromHeads(Dense):
         shape = (x.shape[-2] * x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", self.bias_init, (self.features,))
-        x, kernel, bias = self.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        cast: Any = self.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = cast
         return jnp.einsum("bnhd,hdc->bnc", x, kernel.reshape(*x.shape[-2:], -1)) + bias
 
 
