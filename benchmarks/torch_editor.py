@@ -9,7 +9,7 @@ call. It uses fused attention nevertheless, so it is somewhat faster than the au
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,34 @@ class TorchEditor:
           ValueError: the config has other values.
         """
         return _Edit(self, z0.to(self.device), targets, config, as_released).run()
+
+    def evaluations(
+        self, start: np.ndarray, targets: Sequence[str], config: EditConfig
+    ) -> Callable[[], np.ndarray]:
+        """A function that denoises as an edit with `config` does, without mask and inversion.
+
+        Args:
+          start: the latents of both branches at the most noise, (b, h, w, c).
+          targets: one prompt per latent.
+          config: without a mask, and with a source that is replayed.
+
+        Returns:
+          A function that returns the target's latents, (b, h, w, c).
+
+        Raises:
+          ValueError: the config has a mask, an anchored source, or what `edit_latents` refuses.
+        """
+        latents = torch.from_numpy(start).movedim(-1, 1).to(self.device)
+        with torch.inference_mode():
+            edit = _Edit(self, latents, targets, config, as_released=False)
+        if edit.plan.depth or config.source.latents != "replay":
+            raise ValueError("there is a mask, or the source is anchored")
+
+        @torch.inference_mode()
+        def run() -> np.ndarray:
+            return edit.denoise([latents], latents).movedim(1, -1).cpu().numpy()
+
+        return run
 
     def condition(self, texts: Sequence[str]) -> Tensor:
         """The text encoder's states, (b, 77, d)."""

@@ -1,28 +1,35 @@
 """Comparison with PyTorch: the same edits with the same weights by uam_jax and by PyTorch with diffusers.
 
     python benchmarks/vs_torch.py
+    python benchmarks/vs_torch.py --device cuda --shape sd15 --minutes 8.5
 
 Every cell of the table (implementation, evaluations, settings, batch) is built and run once. Then all cells are timed
 in turns, round by round, alternately forwards and backwards, from pictures and prompts in memory to pictures in
 memory: text encoding, VAE, both inversions, edit. Ratios are taken within a round, so that a slow phase of the machine
-affects both sides. `torch_editor.py` is the PyTorch side.
+affects both sides. `torch_editor.py` is the PyTorch side. The settings "evaluation" measure the U-Net alone.
+
+With `--minutes` a cell that would overrun them is dropped, and the program ends when they are over, with a record of
+all that was measured until then (`budget.py`). The record is written after every cell.
 
 On a CPU the program restarts itself with an allocator that keeps its memory, because PyTorch otherwise spends half of
 its time on page faults; on a GPU it restarts with a JAX that leaves memory for PyTorch.
 """
 
 import argparse
-import gc
+import functools
 import os
 import platform
+import shutil
 import sys
 import tempfile
-import time
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from comparison import AS_RELEASED, OURS, Cell, write
+from budget import Measurement
+from comparison import AS_RELEASED, EVALUATION, OURS, Cell, in_order, write
 
 VARIANTS = {
     "released-eager": "the released evaluations, one image, float32, as diffusers loads it: the reference of ratios",
@@ -31,6 +38,9 @@ VARIANTS = {
     "compiled": "our evaluations, compiled",
 }
 """Forms of the PyTorch side."""
+
+SETTINGS = (EVALUATION, "default", "own", "released")
+"""Settings of cells, the most important first."""
 
 _DRAW = 86_028_121  # Makes these scenes differ from those of training and benchmark.
 
@@ -53,17 +63,20 @@ def start_again_with(wanted: dict[str, str]) -> None:
         os.execve(sys.executable, sys.orig_argv, os.environ | missing)
 
 
-def build(args: argparse.Namespace) -> tuple[list[Cell], dict[str, Any]]:
-    """All cells, and facts about model and machine."""
+def build(args: argparse.Namespace, scratch: Path) -> tuple[list[Cell], dict[str, Any]]:
+    """All cells, and facts about model and machine; random weights are written to `scratch`."""
     import jax
     import torch
     from diffusers.utils import logging as diffusers_logging
+    from one_call import PARTS, TARGET, calls_only, evaluations, start_of
+    from random_folder import write_random_folder
     from torch_editor import TorchEditor, plan_of
     from transformers.utils import logging as transformers_logging
 
     from uam_jax import EditConfig, Editor, scenes
-    from uam_jax.checkpoints.load import EMBEDDED
+    from uam_jax.checkpoints.load import EMBEDDED, chosen_dtype
     from uam_jax.engine.parallel import Devices
+    from uam_jax.method.plan import Plan
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
@@ -71,19 +84,27 @@ def build(args: argparse.Namespace) -> tuple[list[Cell], dict[str, Any]]:
     if jax.default_backend() != {"cuda": "gpu"}.get(args.device, args.device):
         sys.exit(f"--device {args.device}: JAX runs on {jax.default_backend()}")
 
-    folder = EMBEDDED.get(args.model, Path(args.model))
-    editor = Editor.load(args.model, dtype=args.dtype)
+    dtype = chosen_dtype(args.dtype)
+    if args.shape:
+        folder = scratch / args.shape
+        editor = Editor(write_random_folder(folder, args.shape, dtype))
+    else:
+        folder = EMBEDDED.get(args.model, Path(args.model))
+        editor = Editor.load(args.model, dtype=dtype)
+    size = args.size or (512 if args.shape else editor.native_size)
     changes: dict[str, Any] = {"preserve": "latent"} | ({"steps": args.steps} if args.steps else {})
-    found = {name: EditConfig.load(name) for name in ("released", "default")}
+    found = {name: EditConfig.load(name) for name in ("default", "released")}
     if "default" in editor.checkpoint.settings:
         found["own"] = editor.default_config
     configs = {name: config.updated(changes) for name, config in found.items()}
-    chosen = [name for name in args.settings or configs if name in configs]
+    wanted = args.settings or SETTINGS
+    chosen = [name for name in SETTINGS if name in wanted and name in configs]
     largest = max(args.batch)
     before = scenes.sample(jax.random.key(_DRAW), largest, empty=0.0)
     after = before.replace(colour=(before.colour + 1) % len(scenes.COLOURS))
-    pictures = np.asarray(scenes.render_in_chunks(before, size=editor.native_size), np.float32)
+    pictures = np.asarray(scenes.render_in_chunks(before, size=size), np.float32)
     targets = scenes.captions(after)
+    calls, alone = calls_only(args.calls), EVALUATION in wanted
 
     cells = []
 
@@ -95,55 +116,74 @@ def build(args: argparse.Namespace) -> tuple[list[Cell], dict[str, Any]]:
             return np.asarray(result.images, np.float32)
 
         who = f"{OURS}, {devices} devices" if devices > 1 else OURS
-        return Cell(who, name, batch, editor.evaluations(configs[name]), run)
+        plan = editor.plan(configs[name])
+        return Cell(who, name, batch, plan.evaluations(), run, programs(plan))
 
-    def theirs(who: str, of: TorchEditor, name: str, batch: int, as_released: bool) -> Cell:
+    def theirs(
+        who: str, of: Callable[[], TorchEditor], name: str, batch: int, as_released: bool = False
+    ) -> Cell:
         def run() -> np.ndarray:
-            return of.edit(
+            return of().edit(
                 pictures[:batch], targets[:batch], configs[name], as_released=as_released
             )
 
-        plan = plan_of(configs[name], of.schedule, as_released=as_released)
-        return Cell(who, name, batch, plan.evaluations(), run)
+        plan = plan_of(configs[name], editor.checkpoint.schedule, as_released=as_released)
+        return Cell(who, name, batch, plan.evaluations(), run, programs(plan))
 
-    for name in chosen:
-        for batch in args.batch:
+    def programs(plan: Plan) -> int:
+        # Two inversions and the auxiliary branch, or the calls that they share; and the segments.
+        return len(plan.segments) + (3 if plan.depth else 1)
+
+    def evaluation(who: str, batch: int, of: Callable[[], TorchEditor] | None = None) -> Cell:
+        side = size // editor.size_factor
+
+        @functools.cache
+        def prepared() -> Callable[[], Any]:
+            if of is None:
+                return evaluations(editor, batch, side, calls)
+            start = start_of(batch, side, editor.latent_channels)
+            return of().evaluations(start, [TARGET] * batch, calls)
+
+        def run() -> None:
+            prepared()()
+
+        return Cell(who, EVALUATION, PARTS * batch, args.calls, run)
+
+    for batch in args.batch:
+        cells += [evaluation(OURS, batch)] * alone
+        for name in chosen:
             cells.append(ours(name, batch))
             if 1 < args.devices <= batch:
                 cells.append(ours(name, batch, args.devices))
-    options = {"device": args.device, "dtype": args.dtype}
-    if "released-eager" in args.variants:
-        plain = TorchEditor(folder, device=args.device, channels_last=False)
+
+    def editors(**options: Any) -> Callable[[], TorchEditor]:
+        """Loads a model when the first cell needs it."""
+        return functools.cache(lambda: TorchEditor(folder, device=args.device, **options))
+
+    if "released-eager" in args.variants and "released" in wanted:
+        plain = editors(channels_last=False)
         cells.append(theirs(f"PyTorch {AS_RELEASED}, eager", plain, "released", 1, True))
-    if "eager" in args.variants:
-        eager = TorchEditor(folder, **options)
-        cells += [
-            theirs("PyTorch, eager", eager, name, batch, False)
-            for name in chosen
-            for batch in args.batch
-        ]
+    forms = {"PyTorch, eager": editors(dtype=dtype)} if "eager" in args.variants else {}
     for mode in args.modes:
-        if {"compiled", "released-compiled"}.isdisjoint(args.variants):
-            continue
-        compiled = TorchEditor(folder, compiled=mode, **options)
+        compiled = editors(dtype=dtype, compiled=mode)
+        if "compiled" in args.variants:
+            forms[f"PyTorch, compiled ({mode})"] = compiled
+        if "released-compiled" in args.variants and "released" in wanted:
+            who = f"PyTorch {AS_RELEASED}, compiled ({mode})"
+            cells += [theirs(who, compiled, "released", batch, True) for batch in args.batch]
+    for who, of in forms.items():
         for batch in args.batch:
-            if "compiled" in args.variants:
-                cells += [
-                    theirs(f"PyTorch, compiled ({mode})", compiled, name, batch, False)
-                    for name in chosen
-                ]
-            if "released-compiled" in args.variants:
-                who = f"PyTorch {AS_RELEASED}, compiled ({mode})"
-                cells.append(theirs(who, compiled, "released", batch, True))
+            cells += [evaluation(who, batch, of)] * alone
+            cells += [theirs(who, of, name, batch) for name in chosen]
     facts = {
-        "model": args.model,
+        "model": editor.name,
         "weights": editor.weights_hash,
-        "picture": f"{editor.native_size}x{editor.native_size}",
+        "picture": f"{size}x{size}",
         "steps": {name: configs[name].steps for name in chosen},
-        "dtype": args.dtype,
+        "dtype": dtype,
         **machine(args),
     }
-    return cells, facts
+    return in_order(cells), facts
 
 
 def machine(args: argparse.Namespace) -> dict[str, Any]:
@@ -174,14 +214,27 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--model", default="scenes", help="an embedded model, or a folder in diffusers' layout"
     )
+    parser.add_argument(
+        "--shape", choices=("sd15", "sd21"), help="random weights of a published shape, not a model"
+    )
+    parser.add_argument(
+        "--size", type=int, help="side of the pictures; the model's own, 512 with --shape"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="time budget: cells are dropped rather than that it is overrun",
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
+    )
     parser.add_argument("--batch", default="1,8", help="images per call, by comma")
     parser.add_argument("--repeats", default=5, type=int, help="number of rounds")
     parser.add_argument(
         "--settings",
         default="",
-        help="of released, default and own (the model's), by comma; all by default",
+        help="of evaluation (the U-Net alone), default, own (the model's) and released, by comma; all by default",
     )
     parser.add_argument(
         "--variants",
@@ -189,9 +242,12 @@ def parse() -> argparse.Namespace:
         help="; ".join(f"{name}: {what}" for name, what in VARIANTS.items()),
     )
     parser.add_argument(
-        "--modes", default="", help="modes of torch.compile, by comma; each is measured"
+        "--modes", default="default", help="modes of torch.compile, by comma; each is measured"
     )
     parser.add_argument("--steps", type=int, help="steps, instead of those of the settings")
+    parser.add_argument(
+        "--calls", type=int, help="U-Net calls in a run of an evaluation; 2 on a CPU, 20 on a GPU"
+    )
     parser.add_argument(
         "--threads", type=int, help="threads of PyTorch; by default the number of usable cores"
     )
@@ -205,11 +261,11 @@ def parse() -> argparse.Namespace:
     for name in ("settings", "variants", "modes"):
         setattr(args, name, listed(getattr(args, name)))
     args.batch = [int(part) for part in listed(args.batch)]
-    args.modes = args.modes or ["default" if args.device == "cpu" else "max-autotune-no-cudagraphs"]
+    args.calls = args.calls or (2 if args.device == "cpu" else 20)
     usable = getattr(os, "sched_getaffinity", lambda process: range(os.cpu_count() or 1))
     args.threads = args.threads or len(usable(0))
     args.devices = args.devices or (args.threads if args.device == "cpu" else 1)
-    for name, known in (("variants", VARIANTS), ("settings", ("released", "default", "own"))):
+    for name, known in (("variants", VARIANTS), ("settings", SETTINGS)):
         if unknown := set(getattr(args, name)) - set(known):
             parser.error(f"--{name}: {', '.join(unknown)}; choose from {', '.join(known)}")
     return args
@@ -219,22 +275,33 @@ def main() -> None:
     args = parse()
     start_again_with(environment(args))
     command = " ".join(["python benchmarks/vs_torch.py", *sys.argv[1:]])
-    with tempfile.TemporaryDirectory() as compiled:
+    scratch = Path(tempfile.mkdtemp(prefix="uam-vs-torch-"))
+    try:
         # An empty cache, so that compilation is measured and no incomplete file is found.
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled
-        cells, facts = build(args)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "compiled")
+        cells, facts = [], {}
+        seconds = None if args.minutes is None else 60 * args.minutes
+        measurement = Measurement(
+            cells, args.repeats, lambda: write(args.out, command, facts, cells), seconds
+        )
+        made, known = build(args, scratch)
+        cells += made
+        facts |= known
         print(f"{len(cells)} cells, first runs:", flush=True)
-        for cell in cells:
-            cell.start()
-        running = [cell for cell in cells if not cell.failed]
-        for number in range(args.repeats):
-            for cell in running if number % 2 == 0 else reversed(running):
-                gc.collect()
-                began = time.perf_counter()
-                cell.run()
-                cell.seconds.append(time.perf_counter() - began)
-            print(f"round {number + 1} of {args.repeats}", flush=True)
-            write(args.out, command, facts, cells)
+
+        def leave() -> None:
+            measurement.give_up()
+            shutil.rmtree(scratch, ignore_errors=True)
+            print("the time is over", flush=True)
+            os._exit(0)  # No other way ends a compilation.
+
+        if seconds is not None:
+            timer = threading.Timer(measurement.left, leave)
+            timer.daemon = True
+            timer.start()
+        measurement.run()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     print((args.out / "summary.md").read_text(encoding="utf-8"))
 
 

@@ -342,7 +342,7 @@ def test_random_weights_make_an_editor_that_runs(monkeypatch: pytest.MonkeyPatch
     text = {**TEXT, "vocab_size": 700}
     small = {"unet": plain(UNET), "text_encoder": text, "vae": plain(VAE)}
     monkeypatch.setattr(random, "PUBLISHED", {"small": small})
-    monkeypatch.setattr(random, "_PREDICTION_TYPES", {"small": "v_prediction"})
+    monkeypatch.setattr(random, "SCHEDULES", {"small": {"prediction_type": "v_prediction"}})
     checkpoint = random.random_checkpoint("small", dtype="bfloat16")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(checkpoint.params)} == {"bfloat16"}
     editor = Editor(checkpoint)

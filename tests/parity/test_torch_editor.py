@@ -7,9 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_files import TEXT, UNET, write_checkpoint
+from checkpoint_files import TEXT, UNET, VAE, write_checkpoint
 
 from uam_jax import EditConfig, Editor
+from uam_jax.checkpoints import random
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -129,6 +130,55 @@ def test_what_tells_the_cases_apart_shows(theirs: Any, z0: np.ndarray) -> None:
     for i, one in enumerate(made):
         for other in made[:i]:
             assert both.relative_error(one, other) > 3 * WHOLE_RUN
+
+
+def test_calls_alone(benchmark: Any, ours: Editor, theirs: Any, folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        one_call = importlib.import_module("one_call")
+    config = one_call.calls_only(3).updated({"control": {"block_start": 2}})
+    plan = benchmark.plan_of(config, theirs.schedule)
+    assert [len(plan.rows_in(part)) for part in plan.segments] == [one_call.PARTS]
+    assert plan.segments[0].active and len(plan.segments[0]) == 3
+    made = one_call.evaluations(ours, 2, 4, config)()
+    theirs.rows = 0
+    start = one_call.start_of(2, 4, ours.latent_channels)
+    reference = theirs.evaluations(start, [one_call.TARGET] * 2, config)()
+    assert theirs.rows == 3 * 2 * one_call.PARTS
+    assert both.relative_error(made, reference) <= WHOLE_RUN
+    assert both.relative_error(made, start) > 10 * WHOLE_RUN
+    for refused in (SHORT, {"source": {"latents": "anchored"}}):
+        with pytest.raises(ValueError, match="there is a mask, or the source is anchored"):
+            theirs.evaluations(start, [one_call.TARGET] * 2, EditConfig().updated(refused))
+
+
+def test_random_weights_of_a_published_shape_are_the_same_for_both(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With convolutions of 1x1 where Stable Diffusion 1.x has them."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    random_folder = importlib.import_module("random_folder")
+    small = {
+        "unet": {k: v for k, v in UNET.items() if k[0] != "_" and k != "use_linear_projection"},
+        "text_encoder": {**TEXT, "vocab_size": 700, "num_hidden_layers": 1},
+        "vae": {k: v for k, v in VAE.items() if k[0] != "_"},
+    }
+    for module in (random, random_folder):
+        monkeypatch.setattr(module, "PUBLISHED", {"small": small})
+        monkeypatch.setattr(module, "SCHEDULES", {"small": {"prediction_type": "v_prediction"}})
+    checkpoint = random_folder.write_random_folder(tmp_path / "small", "small", "float32")
+    assert random_folder.write_random_folder(tmp_path / "again", "small", "float32") is not None
+    for component in ("unet", "vae", "text_encoder"):
+        one, other = (tmp_path / name / component for name in ("small", "again"))
+        [file] = one.glob("*.safetensors")
+        assert file.read_bytes() == (other / file.name).read_bytes()
+    theirs = benchmark.TorchEditor(tmp_path / "small")
+    assert any(name.endswith("proj_in.weight") and weight.ndim == 4
+               for name, weight in theirs.unet.named_parameters())  # fmt: skip
+    pictures = np.random.default_rng(1).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
+    config = config_of("released").updated({"preserve": "latent", "steps": 2})
+    made = Editor(checkpoint).edit(pictures, TARGETS, config=config)
+    np.testing.assert_allclose(theirs.edit(pictures, TARGETS, config), made.images, atol=WHOLE_RUN)
 
 
 def test_pictures(ours: Editor, theirs: Any) -> None:

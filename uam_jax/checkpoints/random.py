@@ -15,8 +15,12 @@ from uam_jax.method.schedule import Schedule
 from uam_jax.models.configs import PUBLISHED
 from uam_jax.types import Params
 
-_SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-_PREDICTION_TYPES = {"sd15": "epsilon", "sd21": "v_prediction"}
+_BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULES = {
+    "sd15": {**_BETAS, "prediction_type": "epsilon"},
+    "sd21": {**_BETAS, "prediction_type": "v_prediction"},
+}
+"""The published models' `scheduler_config.json` files, without what is diffusers' default."""
 
 
 def random_checkpoint(shape: str, *, dtype: str = "float32", seed: int = 0) -> Checkpoint:
@@ -49,7 +53,7 @@ def random_checkpoint(shape: str, *, dtype: str = "float32", seed: int = 0) -> C
         text_encoder=text_encoder,
         params={name: _random_params(network, block) for name, network in networks.items()},
         tokenizer=Tokenizer.from_folder(EMBEDDED["scenes"] / "tokenizer"),
-        schedule=Schedule.from_config(_SCHEDULE | {"prediction_type": _PREDICTION_TYPES[shape]}),
+        schedule=Schedule.from_config(SCHEDULES[shape]),
         weights_hash=f"random-{shape}-{seed}",
         settings={},
     )

@@ -40,6 +40,7 @@ PUBLISHED: Mapping[str, Components] = {
             "attention_head_dim": [5, 10, 20, 20],
             "cross_attention_dim": 1024,
             "sample_size": 96,
+            "use_linear_projection": True,
         },
         "vae": _VAE,
         "text_encoder": {
