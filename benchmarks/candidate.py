@@ -72,7 +72,7 @@ class Candidate:
         [device, *_] = jax.devices()
         flops = None
         if count:
-            latent = jax.ShapeDtypeStruct((1, *[self._side] * 2, editor.latent_channels), "float32")
+            latent = jax.numpy.zeros((1, *[self._side] * 2, editor.latent_channels))
             denoiser, null = editor.checkpoint.denoiser, editor.inverter.null
             flops = programs.evaluation_flops(denoiser, editor.params, null, latent, uniform=False)
         return {

@@ -116,7 +116,7 @@ class Variant:
         """Ends the process."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()  # Waits, and closes the pipes.
 
 
 def tree_of(against: str, scratch: Path) -> Path:
