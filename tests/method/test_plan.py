@@ -196,6 +196,33 @@ def test_segments_of_the_released_run() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "loops"),
+    [
+        ({}, 2),  # Without the control and with it; the mask has no loop of its own.
+        ({"control": {"step_start": 0}}, 1),
+        ({"mask": {"user_from_start": True}}, 2),
+        ({"control": {"step_start": 45}}, 2),
+        (
+            {"source": {"latents": "anchored"}, "control": "none"},
+            2,
+        ),  # Without the source and with it.
+    ],
+)
+def test_segments_that_differ_by_their_masks_share_a_network(changes: dict, loops: int) -> None:
+    config = RELEASED.updated(changes)
+    plan = plan_of(config, user_mask=True)
+    execute = partial(run, config, Network(plan), plan.segments, True)
+    equations = jax.make_jaxpr(execute)().jaxpr.eqns
+    found = [
+        count_rows(equation.params["jaxpr"].jaxpr)
+        for equation in equations
+        if equation.primitive.name == "scan"
+    ]
+    # Two inversions and the auxiliary branch have one each.
+    assert len([rows for rows in found if rows]) == 3 + loops
+
+
 COMBINATIONS = [
     {
         "steps": 9,

@@ -3,8 +3,8 @@
 One step, for each branch and in this order: guided prediction (noise and clean estimate), mask from the unblended
 estimates, blend, sampler's step with the branch's own noise. The auxiliary branch gets nothing back
 from the other two, so it has run before (`sample.denoise_with_clean`) and comes in as data, as do
-the stored latents of an anchored source. Which steps do what is a tuple of `plan.Segment`s, each
-of which is one scan.
+the stored latents of an anchored source. Which steps do what is a tuple of `plan.Segment`s. Those
+that differ by their masks alone are one scan: the network in it takes long to compile, a mask does not.
 
 Source: Algorithm 1 and §3.3.2 of arXiv 2411.19652; the "source line" from the released code.
 """
@@ -12,11 +12,13 @@ Source: Algorithm 1 and §3.3.2 of arXiv 2411.19652; the "source line" from the 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from uam_jax.method.controls import Control, NoControl
 from uam_jax.method.inversions import InversionMethod
@@ -114,11 +116,37 @@ class EditRules:
 
 
 class _Carried(NamedTuple):
-    """State of the scan: the sampler's of each replayed branch, the control's, and the branches' difference so far."""
+    """State of the scan.
+
+    Attributes:
+      branches: the sampler's state of each replayed branch.
+      control: the control's state.
+      change: the sum of the branches' differences so far.
+      free: 1 - P of every blended step, as far as there is one.
+    """
 
     branches: dict[str, Any]
     control: Any
     change: PerPixel
+    free: Float[Array, "m b h w c"]
+
+
+class _Scanned(NamedTuple):
+    """Values of a step, and of all steps of a scan.
+
+    Attributes:
+      step: its levels.
+      quantile: q of its mask.
+      inverted: the inversion's data.
+      anchored: the source's latents before and after it, where they are stored ones.
+      part: which of the scan's segments it belongs to.
+    """
+
+    step: Step
+    quantile: Float[Array, "*n"]
+    inverted: Mapping[str, Array]
+    anchored: tuple[Branches, ...]
+    part: Int[Array, "*n"]
 
 
 def edit(
@@ -144,11 +172,14 @@ def edit(
     """
     inputs, rules = inputs or EditInputs(), rules or EditRules()
     count, target = steps.index.shape[0], latents["target"]
-    nothing = jnp.zeros((0, *target.shape), target.dtype)
-    kept = nothing if inputs.auxiliary_clean is None else inputs.auxiliary_clean
-    before = count - kept.shape[0]
-    if any(part.blended and part.start < before for part in segments):
-        raise ValueError(f"auxiliary_clean has {kept.shape[0]} steps, fewer than are blended")
+    estimates = 0 if inputs.auxiliary_clean is None else inputs.auxiliary_clean.shape[0]
+    if any(part.blended and part.start < count - estimates for part in segments):
+        raise ValueError(f"auxiliary_clean has {estimates} steps, fewer than are blended")
+    blended = sum(len(part) for part in segments if part.blended)
+    first_blended = segments[-1].stop - blended
+    if inputs.auxiliary_clean is not None:
+        needed = inputs.auxiliary_clean[first_blended + estimates - count :]
+        inputs = inputs._replace(auxiliary_clean=needed)
     everything = (steps, quantiles(rules.mask.quantile, count), inputs.inverted or {})
 
     started = {
@@ -158,32 +189,32 @@ def edit(
         {name: rules.sampler.start(latent) for name, latent in started.items()},
         rules.control.start(latents),
         jnp.zeros_like(target[..., :1]),
+        jnp.zeros_like(target, shape=(blended, *target.shape)),
     )
-    masks = [nothing]
     # The source's latents before and after every step.
     anchored = () if inputs.anchors is None else (inputs.anchors[:-1], inputs.anchors[1:])
-    for number, segment in enumerate(segments):
-        if segment.blended and number and not segments[number - 1].blended:
-            # A multistep sampler begins anew: the estimate that it holds is not yet the blended one.
-            branches = {
-                name: rules.sampler.start(rules.sampler.latent(state))
-                for name, state in carried.branches.items()
-            }
-            carried = carried._replace(branches=branches)
-        if not segment.source:
+    for (source, _), run in groupby(segments, key=lambda part: (part.source, part.active)):
+        parts = tuple(run)
+        at = slice(parts[0].start, parts[-1].stop)
+        if not source:
             carried = carried._replace(branches={"target": carried.branches["target"]})
-        scanned = (
-            jax.tree.map(lambda values, at=segment: values[at.start : at.stop], everything),
-            tuple({"source": part[segment.start : segment.stop]} for part in anchored),
-            kept[segment.start - before : segment.stop - before] if segment.blended else None,
+        scanned = _Scanned(
+            *jax.tree.map(lambda values, at=at: values[at], everything),
+            anchored=tuple({"source": part[at]} for part in anchored),
+            part=jnp.asarray(np.repeat(range(len(parts)), [len(part) for part in parts])),
         )
-        advance = partial(_advance, predict=predict, segment=segment, inputs=inputs, rules=rules)
-        carried, free = scan(advance, carried, scanned)
-        if free is not None:
-            masks.append(free)
+        advance = partial(
+            _advance,
+            predict=predict,
+            parts=parts,
+            first_blended=first_blended,
+            inputs=inputs,
+            rules=rules,
+        )
+        carried, _ = scan(advance, carried, scanned)
 
     ends = {name: rules.sampler.latent(state) for name, state in carried.branches.items()}
-    free = jnp.concatenate(masks)
+    free = carried.free
     compared = sum(len(part) for part in segments if part.source)
     return EditTrace(
         target=ends["target"],
@@ -197,34 +228,48 @@ def edit(
 
 def _advance(
     carried: _Carried,
-    scanned: tuple[Any, tuple[Branches, ...], Any],
+    scanned: _Scanned,
     *,
     predict: BranchPredictor,
-    segment: Segment,
+    parts: tuple[Segment, ...],
+    first_blended: int,
     inputs: EditInputs,
     rules: EditRules,
-) -> tuple[_Carried, Latent | None]:
-    """One step of a segment: the carried state after it, and 1 - P where it is blended."""
-    (step, quantile, inverted), anchored, clean_u = scanned
-    above, below = anchored or ({}, {})
-    sampler, mask = rules.sampler, rules.mask
-    branches = {name: sampler.query(state) for name, state in carried.branches.items()}
-    branches |= above if segment.source else {}
+) -> tuple[_Carried, None]:
+    """One step of segments that differ by their masks alone: the carried state after it."""
+    step, inverted = scanned.step, scanned.inverted
+    above, below = scanned.anchored or ({}, {})
+    sampler, mask, free = rules.sampler, rules.mask, carried.free
+    started = carried.branches
+    if parts[0].start <= first_blended < parts[-1].stop and first_blended:
+        # A multistep sampler begins anew: the estimate that it holds is not yet the blended one.
+        started = {
+            name: jax.tree.map(
+                partial(jnp.where, step.index == first_blended),
+                sampler.start(sampler.latent(state)),
+                state,
+            )
+            for name, state in started.items()
+        }
+    branches = {name: sampler.query(state) for name, state in started.items()}
+    branches |= above if parts[0].source else {}
     uniformity = _uniformity(carried.change, inputs, mask.radius)
-    predictions, taps = predict(branches, step, segment.active, uniformity, inverted)
+    predictions, taps = predict(branches, step, parts[0].active, uniformity, inverted)
     clean = {name: prediction.clean for name, prediction in predictions.items()}
-    change, free, difference = carried.change, None, jnp.zeros_like(clean["target"])
+    change, difference = carried.change, jnp.zeros_like(clean["target"])
     if "source" in clean:
         difference = clean["source"] - clean["target"]
         change += jnp.abs(difference).mean(axis=-1, keepdims=True)
-    if segment.blended:
-        free = _free(difference, change, quantile, segment, inputs.user_mask, mask)
-        clean["target"] = blend(1 - free, clean_u, clean["target"])
-        if mask.source_line and "source" in clean:
-            clean["source"] = blend(free, clean_u, clean["source"])
+    if any(part.blended for part in parts):
+        # The first blended step overwrites what those before it have put into its place.
+        place = jnp.maximum(step.index - first_blended, 0)
+        blends = [partial(_blended, segment=part, inputs=inputs, mask=mask) for part in parts]
+        masked = clean, difference, change, scanned.quantile, place
+        clean, now = jax.lax.switch(scanned.part, blends, *masked)
+        free = jax.lax.dynamic_update_index_in_dim(free, now, place, 0)
     states = {
         name: sampler.advance(state, predictions[name]._replace(clean=clean[name]), step)
-        for name, state in carried.branches.items()
+        for name, state in started.items()
     }
     latents = {name: sampler.latent(state) for name, state in states.items()} | below
     control, changed = rules.control.after(carried.control, taps, latents, step)
@@ -232,7 +277,32 @@ def _advance(
     for name in states:
         if changed[name] is not latents[name]:
             states[name] = sampler.moved(states[name], changed[name])
-    return _Carried(states, control, change), free
+    return _Carried(states, control, change, free), None
+
+
+def _blended(
+    clean: Branches,
+    difference: Latent,
+    change: PerPixel,
+    quantile: Float[Array, ""],
+    place: Int[Array, ""],
+    *,
+    segment: Segment,
+    inputs: EditInputs,
+    mask: MaskRule,
+) -> tuple[Branches, Latent]:
+    """The clean estimates as a step of the segment blends them, and 1 - P.
+
+    `place` is its number among the blended steps.
+    """
+    free = _free(difference, change, quantile, segment, inputs.user_mask, mask)
+    if not segment.blended or inputs.auxiliary_clean is None:
+        return clean, free
+    clean_u = inputs.auxiliary_clean[place]
+    blended = {"target": blend(1 - free, clean_u, clean["target"])}
+    if mask.source_line and "source" in clean:
+        blended["source"] = blend(free, clean_u, clean["source"])
+    return clean | blended, free
 
 
 def _uniformity(change: PerPixel, inputs: EditInputs, radius: int) -> PerPixel | None:

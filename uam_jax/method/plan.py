@@ -43,7 +43,7 @@ def branch_rows(*, guided: bool, source: Literal["null", "prompt"]) -> tuple[Row
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive denoising steps that run one program: one `lax.scan`.
+    """Consecutive denoising steps that do the same; `edit` runs one or several by one `lax.scan`.
 
     Attributes:
       start: the first step.
@@ -133,7 +133,7 @@ def segments(
     anchored: bool,
     compared: range = range(0),
 ) -> tuple[Segment, ...]:
-    """Cuts `steps` where the program changes.
+    """Cuts `steps` where what is done in them changes.
 
     Args:
       steps: how many there are.

@@ -84,13 +84,22 @@ def denoise_with_clean(
     On a uniform inversion, with the uniform predictor, this is the auxiliary branch of an edit:
     started at level N it is replayed, started at level `last` it is anchored.
     """
-    state, first = sampler.start(latent), steps.index.shape[0] - last
-    if first > 0:
-        before = jax.tree.map(lambda part: part[:first], steps)
-        state, _ = follow(predict, state, before, sampler=sampler)
-    remaining = jax.tree.map(lambda part: part[first:], steps)
-    state, clean = follow(predict, state, remaining, sampler=sampler, record=_clean)
-    return sampler.latent(state), clean
+    first = steps.index.shape[0] - last
+
+    def advance(carried: tuple[Any, Trajectory], inputs: Any) -> tuple[Any, None]:
+        state, kept = carried
+        step, number = inputs
+        prediction = predict(sampler.query(state), step)
+        state = sampler.advance(state, prediction, step)
+        # The first of the last steps overwrites what those before it have put into its place.
+        place = jnp.maximum(number - first, 0)
+        kept = jax.lax.dynamic_update_index_in_dim(kept, prediction.clean, place, 0)
+        return (state, kept), None
+
+    numbered = steps, jnp.arange(steps.index.shape[0])
+    kept = jnp.broadcast_to(latent, (last, *latent.shape))
+    (state, kept), _ = scan(advance, (sampler.start(latent), kept), numbered)
+    return sampler.latent(state), kept
 
 
 def _taps(prediction: Prediction, reached: Latent) -> Taps:
@@ -100,8 +109,3 @@ def _taps(prediction: Prediction, reached: Latent) -> Taps:
 
 def _reached(prediction: Prediction, reached: Latent) -> tuple[Latent, Taps]:
     return reached, prediction.taps
-
-
-def _clean(prediction: Prediction, reached: Latent) -> Latent:
-    del reached
-    return prediction.clean
