@@ -8,7 +8,8 @@ tree with flags of XLA. Each has a process of its own, which compiles a loop of 
 a ratio is that of one round; the record has the median over the rounds and its 95 % interval by the bootstrap. XLA
 chooses kernels by timing them, so that two processes of one tree may differ a little: `--twice` shows how much.
 
-A variant for which there is no time is dropped, and the record is written after every run.
+A variant for which there is no time is dropped, and the record is written after every run. Where there is no git, give
+what `git archive -o before.tar REVISION uam_jax benchmarks/one_call.py ':!*.safetensors'` has packed, with `--shape`.
 """
 
 import argparse
@@ -152,7 +153,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 def summary_of(
     variants: list[Variant], cells: list[Cell], command: str, reference: str
 ) -> dict[str, Any]:
-    """What has been measured so far."""
+    """The rows of the record: rates of every variant and number of rows so far, and ratios."""
     by_name = {variant.name: variant for variant in variants}
     facts = next((variant.facts for variant in variants if variant.facts), {})
     flops, peak = facts.get("flops"), facts.get("peak")
@@ -208,7 +209,7 @@ def write(out: Path, summary: Mapping[str, Any]) -> None:
         "| --- " * (7 + 2 * len(bases)) + "|",
     ]
     for row in summary["rows"]:
-        tera = f"{row['tflops']:.1f}" if "tflops" in row else ""
+        tera = f"{row['tflops']:.3g}" if "tflops" in row else ""
         share = f"{100 * row['share']:.1f} %" if "share" in row else ""
         compared = []
         for base in bases:

@@ -124,7 +124,7 @@ def test_a_record_has_rates_shares_and_ratios_within_rounds(
     assert list(old["relative"]) == [candidates.NOW]
     candidates.write(tmp_path, summary)
     text = (tmp_path / "summary.md").read_text()
-    assert "| this tree | 24 | 9.0 | 3 | 200.0 [160.0, 220.0] | 100.0 | 100.0 % | 1.500 [" in text
+    assert "| this tree | 24 | 9.0 | 3 | 200.0 [160.0, 220.0] | 100 | 100.0 % | 1.500 [" in text
     assert "broken, evaluation, batch 24 could not run: no flag" in text
 
 
