@@ -1,4 +1,4 @@
-"""`uam bench`: its cases and refusals, one real measurement, comparison of records, peak rates and shapes."""
+"""`uam bench`: its cases and refusals, one real measurement, peak rates and shapes."""
 
 import json
 from dataclasses import asdict
@@ -9,19 +9,20 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from bench_records import measured
 from checkpoint_files import SCHEDULER, TEXT, UNET, VAE, write_checkpoint
 from tiny import tiny_editor
 from typer.testing import CliRunner, Result
 
 from uam_jax import EditConfig, Editor, InputError, models
 from uam_jax.checkpoints import random
-from uam_jax.cli import bench_compare, bench_run, main
+from uam_jax.cli import bench_run, main
 from uam_jax.cli.bench import BenchOptions
-from uam_jax.cli.bench_compare import run_compare
 from uam_jax.cli.bench_run import run_bench
 from uam_jax.cli.bench_tables import RESULT
 from uam_jax.cli.console import Console
 from uam_jax.evaluation import speed
+from uam_jax.evaluation.kept_edits import KeptEdits
 from uam_jax.evaluation.peaks import peak_flops
 from uam_jax.evaluation.speed import Case, evaluations_by_maps
 from uam_jax.method.schedule import Schedule
@@ -30,54 +31,6 @@ from uam_jax.models.configs import PUBLISHED
 
 def uam(*arguments: object) -> Result:
     return CliRunner().invoke(main.app, [str(argument) for argument in arguments])
-
-
-def outcome(case: Case, seconds: float = 0.5, **changes: Any) -> dict[str, Any]:
-    """An invented result of a measuring process."""
-    row = {
-        "images": case.batch,
-        "compile_seconds": 3.0,
-        "first_seconds": 0.1,
-        "seconds": {"median": seconds, "low": 0.9 * seconds, "high": 1.2 * seconds, "all": []},
-        "images_per_second": case.batch / seconds,
-        "memory": {"gigabytes": 1.5, "of": "the device, since the start"},
-        "evaluations": 20,
-        "gflop_per_evaluation": {"text": 4.0, "uniform": 3.0},
-        "tflop": 0.025,
-        "tflops_per_device": 0.05,
-        "share_of_peak": 0.25,
-        "share_of_product": 0.5,
-    }
-    return {
-        "machine": {
-            "versions": {"jax": "0.10.2"},
-            "device": "cpu: cpu",
-            "devices": 1,
-            "host": {"processor": "P", "cores": 2, "system": "Linux", "python": "3.11.0"},
-            "used": case.devices,
-            "peak_tflops": 0.2,
-            "product_tflops": 0.1,
-        },
-        "model": {
-            "name": "scenes",
-            "weights": "w",
-            "dtype": "float32" if case.dtype == "auto" else case.dtype,
-            "size": 64,
-            "config": "abcdef12",
-            "steps": 50,
-        },
-        "rows": [{"task": task, **row} for task in case.tasks],
-        **changes,
-    }
-
-
-def measured(folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, **options: Any) -> Path:
-    def apart(case: Case, say: Any) -> dict[str, Any]:
-        return outcome(case, seconds)
-
-    monkeypatch.setattr(bench_run, "_measure_apart", apart)
-    run_bench(BenchOptions(out=str(folder), **options), Console())
-    return folder
 
 
 # Cases.
@@ -162,6 +115,10 @@ def test_a_real_measurement_with_one_case_that_fails(tmp_path: Path) -> None:
         assert row["tflops_per_device"] == pytest.approx(row["tflop"] / row["seconds"]["median"])
         assert row["share_of_peak"] == pytest.approx(row["tflops_per_device"] / 0.5)
     assert invert["compile_seconds"] > 0
+    kept = KeptEdits.read(out / good["edits"])
+    assert kept.images.shape == (2, 16, 16, 3) and np.isfinite(kept.images).all()
+    assert kept.prompts.tolist() == ["", speed.TARGETS[0]] and kept.images.std() > 0
+    assert kept.agreement(kept) == (100, 1)
     table = (out / "bench.md").read_text()
     assert table.count("\n| ") == 2 + 3 and "Not measured: default" not in table
     assert "Not measured: cpu, auto, 2 devices, attention cudnn" in table
@@ -197,38 +154,6 @@ def test_throughput_is_drawn_against_the_batch(
     }  # fmt: skip
 
 
-# Side by side.
-
-
-def test_ratios_are_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = measured(tmp_path / "slow", monkeypatch, 1.0)
-    fast = measured(tmp_path / "fast", monkeypatch, 0.25, batch=(4, 8))
-    summary = run_compare([str(slow), str(fast / RESULT)], str(tmp_path / "both.md"))
-    rows = summary["images_per_second"]
-    # Only the batch of 4 was measured in both.
-    assert len(rows) == 3 and all("batch 4" in row["work"] for row in rows)
-    assert all(row["1"] == 1 and row["2"] == 4 for row in rows)
-    text = (tmp_path / "both.md").read_text()
-    assert text.index("as a multiple") < text.index("## Images/s\n")
-    assert "1. slow: cpu, float32" in text and "2. fast: cpu, float32" in text
-
-
-def test_records_of_the_same_name_are_told_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folders = [tmp_path / machine / "bench" for machine in ("a100", "h100")]
-    for folder, seconds in zip(folders, (1.0, 0.5), strict=True):
-        measured(folder, monkeypatch, seconds, task=("edit",), batch=(1,))
-    summary = run_compare([str(folder) for folder in folders], None)
-    assert [row["2"] for row in summary["images_per_second"]] == [2]
-    versions = [tmp_path / "jax-0.10.1", tmp_path / "jax-0.10.2"]
-    for version in versions:
-        measured(version, monkeypatch, 1.0, task=("edit",), batch=(1,))
-    summary = run_compare([str(version) for version in versions], None)
-    columns = [column["what"] for column in summary["columns"]]
-    assert [text.partition(":")[0] for text in columns] == ["jax-0.10.1", "jax-0.10.2"]
-
-
 @pytest.mark.parametrize(
     ("preset", "changes", "uniform", "text"),
     [
@@ -247,42 +172,6 @@ def test_evaluations_are_told_apart_by_their_maps(
     assert evaluations_by_maps(config, plan) == {"uniform": uniform, "text": text}
     shared = evaluations_by_maps(config, plan, targets=3)
     assert sum(shared.values()) == plan.evaluations(3) and shared["uniform"] == uniform
-
-
-def test_one_record_compares_its_own_setups(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = measured(tmp_path, monkeypatch, 1.0, dtype=("float32", "bfloat16"))
-    summary = run_compare([str(folder)], None)
-    assert [column["what"] for column in summary["columns"]] == ["cpu, float32", "cpu, bfloat16"]
-
-
-def test_a_record_is_called_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine").mkdir()
-    monkeypatch.chdir(tmp_path / "mine")
-    labels = bench_compare._labels(["bench.json", "../other/bench.json", "../old.json", "."])
-    assert labels == ["bench.json", "other", "old", "."]  # the first and the last are the same
-    assert bench_compare._labels(["bench.json", "../other"]) == ["mine", "other"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "can't be read"),
-        ("{", "not JSON"),
-        ("[]", "not a JSON object"),
-        ('{"format": 99, "cases": []}', "not a record of `uam bench`"),
-        ('{"format": 1, "cases": []}', "nothing to compare"),
-    ],
-)
-def test_a_file_that_is_no_record_is_refused(
-    content: str | None, message: str, tmp_path: Path
-) -> None:
-    file = tmp_path / "a.json"
-    if content is not None:
-        file.write_text(content)
-    result = uam("bench", "compare", file)
-    assert result.exit_code == 2 and message in result.stderr
 
 
 # Peaks and shapes.

@@ -26,9 +26,9 @@ _ATTENTION = ("auto", "xla", "cudnn", "flash", "chunked")
 class BenchOptions(Settings):
     """Options of `uam bench`."""
 
-    out: Annotated[str, Option(help="Folder for the record, the table and the plots.")] = (
-        "uam-bench"
-    )
+    out: Annotated[
+        str, Option(help="Folder for the record, table, plots and two edits a case.")
+    ] = "uam-bench"
     model: Annotated[
         LocalName | None, Option(help="As in `uam edit --model`. Default: `scenes`.")
     ] = None
@@ -133,7 +133,7 @@ def compare(
     ],
     out: Annotated[str | None, Option(help="File for the table, as Markdown.")] = None,
 ) -> dict[str, Any]:
-    """Compares machines, backends, dtypes and versions side by side."""
+    """Compares machines, backends, dtypes and versions side by side: their speed, memory and edits."""
     from uam_jax.cli.bench_compare import run_compare
 
     return run_compare(records, out)

@@ -1,35 +1,41 @@
 """The work of `uam bench compare`: records side by side, with ratios to the first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from uam_jax.cli.bench_agreement import Agreements, compare_edits
 from uam_jax.cli.bench_tables import FORMAT, RESULT, gigabytes_text, measured_rows, table_line
 from uam_jax.errors import InputError
 from uam_jax.files import read_json
 from uam_jax.io.storage import write_bytes
 
+_ByWork = Mapping[str, Mapping[str, Any]]
+"""For each work its row, or something made of it, in each column that has one."""
+
 
 def run_compare(files: Sequence[str], out: str | None) -> dict[str, Any]:
-    """Compares measurements: first their ratios to the first column, then the figures.
+    """Compares measurements: ratios to the first column, agreement of the edits with its edits, then the figures.
 
     Args:
       files: `bench.json` files, or the folders that hold them.
       out: a file for the table, as Markdown.
 
     Returns:
-      The summary: the columns' names, and for each work the ratios of images per second.
+      The summary: the columns' names, for each work the ratios of images per second and the agreement of the edits,
+      and why some edits could not be compared.
 
     Raises:
       InputError: a file is not a record of `uam bench`, or no two records measured the same work.
     """
-    records = [_read(file) for file in files]
     by_work: dict[str, dict[str, Any]] = {}
     columns: dict[str, str] = {}
-    for label, record in zip(_labels(files), records, strict=True):
-        for row in measured_rows([record]):
+    for label, file in zip(_labels(files), files, strict=True):
+        path = Path(file) / RESULT if Path(file).is_dir() else Path(file)
+        for row in measured_rows([_read(path)]):
             column = f"{label}: {row['setup']}" if len(files) > 1 else row["setup"]
             columns[column] = row["machine"]
+            row["folder"] = path.parent
             by_work.setdefault(f"{row['task']}, {row['work']}", {})[column] = row
     shared = {work: found for work, found in by_work.items() if len(found) > 1}
     if not shared:
@@ -37,55 +43,64 @@ def run_compare(files: Sequence[str], out: str | None) -> dict[str, Any]:
             "nothing to compare: no work (model, settings, task, size, batch, steps, targets) "
             "was measured in more than one setup"
         )
-    text = _comparison(shared, columns)
-    if out:
-        write_bytes(out, text.encode())
     names = list(columns)
+    ratios = {work: _ratios(found, names) for work, found in shared.items()}
+    edits = compare_edits(shared, names)
+    if out:
+        write_bytes(out, _comparison(shared, ratios, edits, columns).encode())
     return {
         "command": "bench compare",
         "columns": [{"column": i + 1, "what": name} for i, name in enumerate(names)],
-        "images_per_second": [
-            {
-                "work": work,
-                **{
-                    f"{i + 1}": _ratio(found, names, name) if name in found else None
-                    for i, name in enumerate(names)
-                },
-            }
-            for work, found in shared.items()
-        ],
+        "images_per_second": _numbered(ratios, names),
+        "psnr_of_edits": _numbered(edits.psnr, names),
+        "overlap_of_masks": _numbered(edits.overlap, names),
+        "edits_not_compared": edits.notes,
         **({"table": out} if out else {}),
     }
 
 
-def _comparison(shared: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+def _numbered(by_work: _ByWork, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of a summary, whose columns are numbers."""
+    return [
+        {"work": work, **{f"{i}": found.get(name) for i, name in enumerate(names, start=1)}}
+        for work, found in by_work.items()
+    ]
+
+
+def _comparison(
+    shared: _ByWork, ratios: _ByWork, edits: Agreements, columns: Mapping[str, str]
+) -> str:
     names = list(columns)
     lines = [f"{i}. {name}: {columns[name]}" for i, name in enumerate(names, start=1)]
-    numbers = [str(i + 1) for i in range(len(names))]
-    heads = [table_line(["work", *numbers]), table_line(["---"] * (len(names) + 1))]
-    for title, show in (
-        ("Images/s, as a multiple of the first column that has the work", _ratio_text),
-        ("Images/s", lambda found, names, name: f"{found[name]['images_per_second']:.4g}"),
-        (
-            "Seconds of compilation, of programs that no earlier task of the case had compiled",
-            lambda found, names, name: f"{found[name]['compile_seconds']:.1f}",
-        ),
-        ("Memory, GB", lambda found, names, name: gigabytes_text(found[name])),
-    ):
-        lines += ["", f"## {title}", "", *heads]
-        for work, found in shared.items():
-            cells = [show(found, names, name) if name in found else "–" for name in names]
+
+    def table(title: str, by_work: _ByWork, show: Callable[[Any], str]) -> None:
+        heads = ["work", *(str(i + 1) for i in range(len(names)))]
+        lines.extend(["", f"## {title}", "", table_line(heads), table_line(["---"] * len(heads))])
+        for work, found in by_work.items():
+            cells = ["–" if found.get(name) is None else show(found[name]) for name in names]
             lines.append(table_line([work, *cells]))
+
+    table("Images/s, as a multiple of the first column that has the work", ratios, "{:.2f}".format)
+    if edits.psnr:
+        against = "against the first column that has them"
+        table(f"PSNR of the same edits in dB, {against}", edits.psnr, "{:.1f}".format)
+        table(f"Overlap of their masks (IoU), {against}", edits.overlap, "{:.3f}".format)
+        lines.extend(["", *(f"- {note}" for note in edits.notes)])
+    table("Images/s", shared, lambda row: f"{row['images_per_second']:.4g}")
+    table(
+        "Seconds of compilation, of programs that no earlier task of the case had compiled",
+        shared,
+        lambda row: f"{row['compile_seconds']:.1f}",
+    )
+    table("Memory, GB", shared, gigabytes_text)
     return "\n".join(lines) + "\n"
 
 
-def _ratio(found: Mapping[str, Any], names: Sequence[str], name: str) -> float:
-    first = next(found[each] for each in names if each in found)
-    return found[name]["images_per_second"] / first["images_per_second"]
-
-
-def _ratio_text(found: Mapping[str, Any], names: Sequence[str], name: str) -> str:
-    return f"{_ratio(found, names, name):.2f}"
+def _ratios(found: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+    first = next(found[name] for name in names if name in found)
+    return {
+        name: row["images_per_second"] / first["images_per_second"] for name, row in found.items()
+    }
 
 
 def _labels(files: Sequence[str]) -> list[str]:
@@ -97,9 +112,7 @@ def _labels(files: Sequence[str]) -> list[str]:
     ]
 
 
-def _read(file: str) -> dict[str, Any]:
-    path = Path(file)
-    path = path / RESULT if path.is_dir() else path
+def _read(path: Path) -> dict[str, Any]:
     record = read_json(path)
     if record.get("format") != FORMAT or "cases" not in record:
         raise InputError(f"{path}: not a record of `uam bench` (format {FORMAT})")

@@ -1,5 +1,7 @@
 """The work of `uam bench`: every case is measured in a process of its own."""
 
+import base64
+import hashlib
 import json
 import os
 import subprocess
@@ -22,7 +24,7 @@ _SHOWN = ("task", "setup", "work", "images_per_second", "share_of_peak")
 
 
 def run_bench(options: BenchOptions, console: Console) -> dict[str, Any]:
-    """Measures every case, and writes `bench.json`, `bench.md` and the plots after each.
+    """Measures every case, and writes `bench.json`, `bench.md`, the plots and a few edited pictures after each.
 
     A case that fails becomes an entry with its reason, and the other cases still run.
 
@@ -46,6 +48,11 @@ def run_bench(options: BenchOptions, console: Console) -> dict[str, Any]:
         outcome = _measure_apart(case, lambda text, label=label: console.stage(f"{label}: {text}"))
         if reason := outcome.get("refused"):
             console.warn(f"{label}: {reason}")
+        if edits := outcome.get("edits"):
+            content = base64.b64decode(edits)
+            # Named by its content: a record that is moved never takes another one's pictures for its own.
+            outcome["edits"] = f"edits-{hashlib.sha256(content).hexdigest()[:12]}.npz"
+            folder.write(outcome["edits"], content)
         dtype = outcome.get("model", {}).get("dtype", case.dtype)  # which one "auto" was
         record["cases"].append({"case": asdict(case) | {"dtype": dtype}, **outcome})
         for name, content in as_files(record).items():

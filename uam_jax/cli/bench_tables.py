@@ -57,6 +57,8 @@ def measured_rows(records: Sequence[Mapping[str, Any]]) -> Iterable[dict[str, An
                     "setup": setup_name(resolved),
                     "work": work_name(case, each["model"]),
                     "machine": _machine(machine),
+                    "weights": each["model"]["weights"],
+                    "edits": each.get("edits") if row["task"] == "edit" else None,
                 }
 
 

@@ -4,6 +4,7 @@
 compilation, memory and failures of one case never affect another. `uam bench` runs it for many cases.
 """
 
+import base64
 import json
 import sys
 import tempfile
@@ -11,17 +12,19 @@ from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from uam_jax.errors import InputError
+from uam_jax.evaluation.kept_edits import KeptEdits
 from uam_jax.evaluation.peaks import peak_flops
 from uam_jax.evaluation.timing import product_rate, timed
 from uam_jax.runtime import backend
 
 if TYPE_CHECKING:
     from uam_jax.editor import Editor
+    from uam_jax.engine.delivery import EditResult
     from uam_jax.method.config import EditConfig
     from uam_jax.method.plan import Plan
 
@@ -92,7 +95,8 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
     Returns:
       `machine`, `model`, and a row for each task. A row holds the seconds of compilation (tracing included) of
       programs that no earlier task had compiled, the seconds of the first run without compilation and of the
-      repeats, images/s, the evaluations per image, the operations of a run, and the memory.
+      repeats, images/s, the evaluations per image, the operations of a run, and the memory. Beside them, if the
+      task `edit` was measured, `edits`: a file of `KeptEdits` in Base64.
 
     Raises:
       InputError: the model, the device or the configuration does not exist.
@@ -113,27 +117,30 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
     product = product_rate(editor.dtype, devices.platform.name)
     # The virtual devices of a CPU share its peak.
     apart = 1 if devices.platform.name == "cpu" else case.devices
-    rows = []
+    rows, kept = [], {}
     for task in case.tasks:
         say(f"{task}, compiling")
         with backend.CompileClock() as preparing:
-            run, images, counted = _task(task, editor, config, case)
-        row = timed(run, case.repeats, devices, lambda text, task=task: say(f"{task}, {text}"))
+            work = _work(task, editor, config, case)
+        row = timed(work.run, case.repeats, devices, lambda text, task=task: say(f"{task}, {text}"))
         row["compile_seconds"] += preparing.seconds
         seconds = row["seconds"]["median"]
-        row = {"task": task, "images": images, **row, "images_per_second": images / seconds}
+        rate = work.images / seconds
+        row = {"task": task, "images": work.images, **row, "images_per_second": rate}
         if flops:
-            work = images * sum(counted[maps] * flops[maps] for maps in flops)
-            rate = work / seconds / apart
+            done = work.images * sum(work.evaluations[maps] * flops[maps] for maps in flops)
+            rate = done / seconds / apart
             row |= {
-                "evaluations": sum(counted.values()),
+                "evaluations": sum(work.evaluations.values()),
                 "gflop_per_evaluation": {maps: each / 1e9 for maps, each in flops.items()},
-                "tflop": work / 1e12,
+                "tflop": done / 1e12,
                 "tflops_per_device": rate / 1e12,
                 "share_of_peak": rate / peak if peak else None,
                 "share_of_product": rate / product,
             }
         rows.append(row)
+        if work.edits:
+            kept = {"edits": base64.b64encode(work.edits().encode()).decode()}
     return {
         "machine": {
             **backend.describe_machine(),
@@ -151,6 +158,7 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
             "steps": config.steps,
         },
         "rows": rows,
+        **kept,
     }
 
 
@@ -173,15 +181,21 @@ def _load(case: Case) -> "tuple[Editor, EditConfig]":
     return editor, EditConfig.load(case.config, overrides)
 
 
-def _task(
-    task: str, editor: "Editor", config: "EditConfig", case: Case
-) -> tuple[Callable[[], Any], int, Mapping[str, int]]:
-    """A task's function, the number of its results, and the evaluations per result by kind of maps."""
+class _Work(NamedTuple):
+    """A task's function, the number of its results, the evaluations per result by kind of maps, and its last edits."""
+
+    run: Callable[[], Any]
+    images: int
+    evaluations: Mapping[str, float]
+    edits: Callable[[], KeptEdits] | None = None
+
+
+def _work(task: str, editor: "Editor", config: "EditConfig", case: Case) -> _Work:
     side, count = case.size or editor.native_size, case.batch * case.devices
     source = SOURCE if config.source.condition == "prompt" else None
     if task == "invert":
         z0 = editor.encode(_pictures(count, side))
-        return (
+        return _Work(
             lambda: editor.invert(z0, steps=config.steps).latents,
             count,
             {"uniform": config.steps, "text": 0},
@@ -191,18 +205,22 @@ def _task(
     counted = {maps: number / case.targets for maps, number in of_all.items()}
     if task == "edit":
         pictures = _pictures(count, side)
+        last: list[EditResult] = []
 
         def edit() -> Any:
+            last.clear()  # else its memory would count
             z0 = editor.encode(pictures)
             asked = [targets] * count
-            return editor.edit_latents(z0, asked, source, config=config, images=pictures).images
+            last.append(editor.edit_latents(z0, asked, source, config=config, images=pictures))
+            return last[0].images
 
-        return edit, count * case.targets, counted
-    return (
-        _BatchTask(editor, config, case, targets, source).run,
-        _BatchTask.BATCHES * count * case.targets,
-        counted,
-    )
+        def edits() -> KeptEdits:
+            images, masks = np.asarray(last[0].images), np.asarray(last[0].masks)
+            return KeptEdits.of(pictures, [source or "", *targets], images, masks)
+
+        return _Work(edit, count * case.targets, counted, edits)
+    job = _BatchTask(editor, config, case, targets, source)
+    return _Work(job.run, _BatchTask.BATCHES * count * case.targets, counted)
 
 
 def evaluations_by_maps(config: "EditConfig", plan: "Plan", targets: int = 1) -> dict[str, int]:
