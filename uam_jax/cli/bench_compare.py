@@ -54,7 +54,7 @@ def run_compare(files: Sequence[str], out: str | None) -> dict[str, Any]:
         "images_per_second": _numbered(ratios, names),
         "psnr_of_edits": _numbered(edits.psnr, names),
         "overlap_of_masks": _numbered(edits.overlap, names),
-        "edits_not_compared": edits.notes,
+        **({"edits_not_compared": edits.notes} if edits.notes else {}),
         **({"table": out} if out else {}),
     }
 
@@ -85,7 +85,7 @@ def _comparison(
         against = "against the first column that has them"
         table(f"PSNR of the same edits in dB, {against}", edits.psnr, "{:.1f}".format)
         table(f"Overlap of their masks (IoU), {against}", edits.overlap, "{:.3f}".format)
-        lines.extend(["", *(f"- {note}" for note in edits.notes)])
+        lines.extend(["", *(f"- {note}" for note in edits.notes)] if edits.notes else [])
     table("Images/s", shared, lambda row: f"{row['images_per_second']:.4g}")
     table(
         "Seconds of compilation, of programs that no earlier task of the case had compiled",
