@@ -6,6 +6,7 @@ import typer
 
 from uam_jax.cli.batch import batch
 from uam_jax.cli.bench import bench, compare
+from uam_jax.cli.check import check
 from uam_jax.cli.convert import convert
 from uam_jax.cli.demo import demo
 from uam_jax.cli.edit import edit
@@ -17,7 +18,7 @@ from uam_jax.cli.subcommand import add_subcommand
 from uam_jax.runtime import backend
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for function in (demo, edit, reconstruct, batch, merge, convert, info):
+for function in (demo, edit, reconstruct, batch, merge, convert, info, check):
     add_subcommand(function, to=app)
 
 evaluations = typer.Typer(

@@ -134,3 +134,16 @@ class Compute:
         from uam_jax.editor import Editor
 
         return Editor.load(model, dtype=self.dtype, variant=self.variant)
+
+    def random_editor(self, shape: str, console: Console) -> "Editor":
+        """Sets up JAX and makes a model with random weights.
+
+        Raises:
+          InputError: JAX has no such device, or there is no such shape.
+        """
+        console.stage(f"making random weights of the shape {shape}")
+        self.configure()
+        from uam_jax.checkpoints.random import random_checkpoint
+        from uam_jax.editor import Editor
+
+        return Editor(random_checkpoint(shape, dtype=self.dtype))

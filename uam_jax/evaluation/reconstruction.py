@@ -18,7 +18,7 @@ from uam_jax.engine.inversion import Inversion
 from uam_jax.evaluation import metrics
 from uam_jax.evaluation.plots import bars, curves
 from uam_jax.evaluation.scenes_bench import VERSION, Items
-from uam_jax.evaluation.study import NOT_FINITE, Chunk, ChunkWorker, Encoded, Study
+from uam_jax.evaluation.study import NOT_FINITE, Chunk, ChunkWorker, Study
 from uam_jax.io.encoding import encode_image
 from uam_jax.jobs.ledger import Row
 from uam_jax.jobs.runner import Outcome
@@ -105,7 +105,13 @@ class _ReconstructionWorker(ChunkWorker[ReconstructionStudy]):
 
         def finish() -> list[Outcome]:
             made = np.asarray(editor.decode(rebuilt))
-            figures = _figures(made, np.asarray(rebuilt), chunk)
+            figures = fidelity(
+                made,
+                np.asarray(rebuilt),
+                pictures=chunk.pictures,
+                ceiling=chunk.ceiling,
+                z0=np.asarray(chunk.z0),
+            )
             drift = drift_by_level(editor, inversion, np.asarray(clean))
             outcomes = []
             for slot in self.slots(batch):
@@ -124,12 +130,28 @@ class _ReconstructionWorker(ChunkWorker[ReconstructionStudy]):
         return finish
 
 
-def _figures(made: np.ndarray, rebuilt: np.ndarray, chunk: Encoded) -> dict[str, np.ndarray]:
+def fidelity(
+    made: np.ndarray,
+    rebuilt: np.ndarray,
+    *,
+    pictures: np.ndarray,
+    ceiling: np.ndarray,
+    z0: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Figures of reconstructions, one of each for every picture.
+
+    Args:
+      made: (b, h, w, 3) in [-1, 1], decoded from `rebuilt`.
+      rebuilt: the latents after inversion and reconstruction.
+      pictures: the originals.
+      ceiling: the pictures that the VAE makes of `z0`.
+      z0: the originals' latents.
+    """
     return {
-        "psnr": metrics.psnr(made, chunk.ceiling),
-        "ssim": metrics.ssim(made, chunk.ceiling),
-        "psnr_to_source": metrics.psnr(made, chunk.pictures),
-        "latent_error": np.sqrt(np.mean(np.square(rebuilt - chunk.z0), axis=(1, 2, 3))),
+        "psnr": metrics.psnr(made, ceiling),
+        "ssim": metrics.ssim(made, ceiling),
+        "psnr_to_source": metrics.psnr(made, pictures),
+        "latent_error": np.sqrt(np.mean(np.square(rebuilt - z0), axis=(1, 2, 3))),
     }
 
 

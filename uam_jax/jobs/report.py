@@ -2,16 +2,14 @@
 
 import json
 import math
-import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined
-
 from uam_jax.errors import InputError
+from uam_jax.jobs.pages import render_page, visible, words
 
 ROWS_PER_FILE = 20_000
 
@@ -20,8 +18,6 @@ _ASSETS = ("page.css", "data.js", "stage.js", "page.js")
 _TEXTS = ("id", "reason", "review", "image", "target", "source", "size", "crop")
 _PATHS = ("output", "shown", "preview", "mask", "error", "answer")
 _NUMBERS = ("confidence", "mask_share", "seconds")
-# Neither HTML nor a screen has a form for these; tab and line feed have one.
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
 def render_report(
@@ -70,18 +66,17 @@ def render_report(
     # The data come between the script that receives them and those that show them.
     names = [f"{_FOLDER}/data.js", *data, f"{_FOLDER}/stage.js", f"{_FOLDER}/page.js"]
     template = (folder / "page.html.jinja").read_text(encoding="utf-8")
-    page = (
-        Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-        .from_string(template)
-        .render(
-            title=_visible(title),
-            facts=[(_words(name), _text(value)) for name, value in facts.items()],
-            count=len(rows),
-            style=address(f"{_FOLDER}/page.css"),
-            scripts=[address(name) for name in names],
-        )
+    page = render_page(
+        template,
+        {
+            "title": visible(title),
+            "facts": facts,
+            "count": len(rows),
+            "style": address(f"{_FOLDER}/page.css"),
+            "scripts": [address(name) for name in names],
+        },
     )
-    return {"index.html": page.encode(), **assets, **data}
+    return {"index.html": page, **assets, **data}
 
 
 def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
@@ -102,13 +97,13 @@ def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
             "columns": columns,
             # Pairs, not an object: a figure may have any name, and their order is to stay.
             "figures": [
-                [_words(name), [_number(of.get(name)) for of in measured]] for name in figures
+                [words(name), [_number(of.get(name)) for of in measured]] for name in figures
             ],
         }
         # ASCII: no line separator ends a statement, and no guess at an encoding goes wrong. "<"
         # matters only to those who paste the script into a page.
-        text = json.dumps(chunk, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-        yield f"addRows({text});\n".encode("ascii")
+        script = json.dumps(chunk, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+        yield f"addRows({script});\n".encode("ascii")
 
 
 def _shared(values: list[str | None]) -> Any:
@@ -119,12 +114,7 @@ def _shared(values: list[str | None]) -> Any:
 
 
 def _label(value: Any) -> str | None:
-    return None if value is None else _visible(str(value))
-
-
-def _visible(text: str) -> str:
-    r"""The text with an escape for each character that has no form: \x00 for the null character."""
-    return _INVISIBLE.sub(lambda found: ascii(found[0])[1:-1], text)
+    return None if value is None else visible(str(value))
 
 
 def _address(path: Any) -> str | None:
@@ -148,19 +138,3 @@ def _number(value: Any) -> int | float | None:
     # More digits than anybody reads would be half of the data.
     number = number if abs(number) >= 1e6 else float(f"{number:.7g}")
     return int(number) if number.is_integer() else number
-
-
-def _words(name: object) -> str:
-    return _visible(str(name).replace("_", " "))
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{_words(name)} {_text(item)}" for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value))
-    if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else "–"
-    return _visible(f"{value:,}" if type(value) is int else str(value))
