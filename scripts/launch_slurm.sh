@@ -18,7 +18,7 @@
 #SBATCH --output=uam-%A_%a.log
 set -euo pipefail
 
-environment=$HOME/uam              # where `python -m venv` and `pip install '.[cuda]'` put uam
+environment=$HOME/uam              # where `python -m venv` and `pip install '.[cuda12]'` put uam
 manifest=manifest.jsonl
 out=edited                         # on a file system that all nodes share
 options=(--model stable-diffusion-v1-5/stable-diffusion-v1-5 --dtype bfloat16)
