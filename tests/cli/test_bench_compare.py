@@ -100,7 +100,7 @@ def test_the_same_edits_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert psnr["work"].startswith("edit, ") and (psnr["1"], psnr["2"]) == (None, 100)
     assert psnr["3"] == pytest.approx(20, abs=0.01)
     assert (overlap["1"], overlap["2"], overlap["3"]) == (None, 1, 0.5)
-    [note] = summary["edits_not_compared"]
+    [note] = summary["notes_on_edits"]
     assert note.startswith("Column 1: no edits are kept beside its record")
     text = (tmp_path / "out.md").read_text()
     assert "| – | 100.0 | 20.0 |" in text and "| – | 1.000 | 0.500 |" in text
@@ -121,8 +121,8 @@ def test_edits_that_did_not_move_with_their_record(
             moved.write_bytes(content)
         summary = run_compare([str(here), str(there)], None)
         assert summary["psnr_of_edits"][0]["2"] is None
-        assert moved.name in summary["edits_not_compared"][0]
-        assert message in summary["edits_not_compared"][0]
+        assert moved.name in summary["notes_on_edits"][0]
+        assert message in summary["notes_on_edits"][0]
 
 
 def test_numbers_that_do_not_exist_are_left_out(
@@ -134,7 +134,7 @@ def test_numbers_that_do_not_exist_are_left_out(
     overflown = measured(tmp_path / "b", monkeypatch, 1.0, batch=(1,), edits=broken)
     summary = run_compare([str(fine), str(overflown)], None)
     assert summary["psnr_of_edits"][0]["2"] is None and summary["overlap_of_masks"][0]["2"] is None
-    assert [note.partition(":")[0] for note in summary["edits_not_compared"]] == [
+    assert [note.partition(":")[0] for note in summary["notes_on_edits"]] == [
         "Column 1", "Column 2", "Column 2",
     ]  # fmt: skip
 
@@ -146,9 +146,7 @@ def test_edits_of_other_weights_are_marked(tmp_path: Path, monkeypatch: pytest.M
     (there / RESULT).write_text(record.replace('"weights": "w"', '"weights": "v"'))
     summary = run_compare([str(here), str(there)], None)
     assert summary["psnr_of_edits"][0]["2"] == 100
-    assert summary["edits_not_compared"] == [
-        "Column 2: its weights are not those of the first column."
-    ]
+    assert summary["notes_on_edits"] == ["Column 2: its weights are not those of the first column."]
 
 
 def test_edits_of_other_pictures_or_prompts_do_not_count() -> None:

@@ -48,14 +48,17 @@ def run_compare(files: Sequence[str], out: str | None) -> dict[str, Any]:
     edits = compare_edits(shared, names)
     if out:
         write_bytes(out, _comparison(shared, ratios, edits, columns).encode())
+    optional = {
+        "psnr_of_edits": _numbered(edits.psnr, names),
+        "overlap_of_masks": _numbered(edits.overlap, names),
+        "notes_on_edits": edits.notes,
+        "table": out,
+    }
     return {
         "command": "bench compare",
         "columns": [{"column": i + 1, "what": name} for i, name in enumerate(names)],
         "images_per_second": _numbered(ratios, names),
-        "psnr_of_edits": _numbered(edits.psnr, names),
-        "overlap_of_masks": _numbered(edits.overlap, names),
-        **({"edits_not_compared": edits.notes} if edits.notes else {}),
-        **({"table": out} if out else {}),
+        **{name: value for name, value in optional.items() if value},
     }
 
 

@@ -118,8 +118,7 @@ def run_check(
         row, images = _reconstruct(editor, photo, picture, settings.steps)
         rows.append(row)
         shown.append(images)
-    progress(f"editing, {editor.evaluations(settings.config)} evaluations per picture")
-    results, speed = _edit(editor, photos, pictures, settings.config)
+    results, speed = _edit(editor, photos, pictures, settings.config, progress)
     for row, images, picture, result in zip(rows, shown, pictures, results, strict=True):
         row["edit"] = _edit_figures(result, picture)
         images["edit"] = result.images[0]
@@ -172,7 +171,11 @@ def _reconstruct(
 
 
 def _edit(
-    editor: "Editor", photos: Sequence[Photo], pictures: Sequence[np.ndarray], config: EditConfig
+    editor: "Editor",
+    photos: Sequence[Photo],
+    pictures: Sequence[np.ndarray],
+    config: EditConfig,
+    progress: Callable[[str], None],
 ) -> tuple[list[EditResult], dict[str, Any]]:
     """The edits, and their speed: from picture to picture on the host, the first one apart.
 
@@ -188,9 +191,10 @@ def _edit(
         result = results[photo.name] = editor.edit(picture, [photo.target], source, config=config)
         return result.images
 
-    assert editor.devices
-    speed = timed(run, max(len(photos) - 1, 1), editor.devices, lambda text: None)
-    evaluations, seconds = editor.evaluations(config), speed["seconds"]["median"]
+    evaluations, again = editor.evaluations(config), max(len(photos) - 1, 1)
+    progress(f"editing, {evaluations} evaluations per picture")
+    speed = timed(run, again, editor.devices, lambda text: progress(f"editing again, {text}"))
+    seconds = speed["seconds"]["median"]
     speed |= {
         "evaluations": evaluations,
         "images_per_second": 1 / seconds,
