@@ -141,6 +141,28 @@ def test_models_that_do_not_know_photographs_are_named(
     assert "weights are random" in note
 
 
+def test_a_shape_stands_for_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, asked = tiny_editor(tmp_path / "model").checkpoint, []
+    speed = {"images_per_second": 2.0, "memory": {"gigabytes": 1.0, "of": "the process"}}
+
+    def run(editor: Editor, settings: CheckSettings, progress: Any) -> tuple[Any, bytes]:
+        asked.append((editor.checkpoint is checkpoint, settings.steps, settings.size))
+        return {"model": {"model": "m"}, "photos": [], "speed": speed, "notes": []}, b"page"
+
+    def draw(shape: str, *, dtype: str) -> Any:
+        asked.append((shape, dtype))
+        return checkpoint
+
+    monkeypatch.setattr("uam_jax.checkpoints.random.random_checkpoint", draw)
+    monkeypatch.setattr(check, "run_check", run)
+    given = ("--shape", "sd15", "--dtype", "bfloat16", "--steps", 9, "--steps", 9, "--no-cache")
+    result = uam_check("--out", tmp_path / "out", *given)
+    assert result.exit_code == 0, result.stderr
+    assert asked == [("sd15", "bfloat16"), (True, (9,), None)]
+    assert (tmp_path / "out" / "check.html").read_bytes() == b"page"
+    assert record_of(tmp_path / "out")["speed"] == speed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
