@@ -131,13 +131,13 @@ def test_models_that_do_not_know_photographs_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     editor = tiny_editor(tmp_path)
-    rows = [{"vae": {"psnr": 1.0}, "edit": {"mask_share": 0.0}, "reconstructions": []}]
-    assert check._notes(editor, rows) == []
+    shown = [{"VAE": np.zeros((2, 2, 3))}]
+    assert check._notes(editor, shown) == []
     embedded = dataclasses.replace(editor.checkpoint, name="scenes")
-    [note] = check._notes(Editor(embedded), rows)
+    [note] = check._notes(Editor(embedded), shown)
     assert "never seen a photograph" in note
     random = dataclasses.replace(editor.checkpoint, weights_hash="random-sd15-0")
-    [note] = check._notes(Editor(random), rows)
+    [note] = check._notes(Editor(random), shown)
     assert "weights are random" in note
 
 

@@ -128,7 +128,7 @@ def run_check(
         {
             "format": FORMAT,
             "date": datetime.now(UTC).date().isoformat(),
-            "notes": _notes(editor, rows),
+            "notes": _notes(editor, shown),
             "model": describe_model(editor) | {"model": _without_folders(editor.name)},
             "machine": {**backend.describe_machine(), "host": backend.describe_host()},
             "size": by(size),
@@ -215,7 +215,7 @@ def _edit_figures(result: EditResult, picture: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _notes(editor: "Editor", rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _notes(editor: "Editor", shown: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
     """Warnings to a reader of the figures."""
     notes = []
     if editor.name in EMBEDDED:
@@ -225,8 +225,7 @@ def _notes(editor: "Editor", rows: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     if editor.weights_hash.startswith("random-"):
         notes.append("The weights are random: only speed and memory mean something.")
-    figures = [each for row in rows for each in (row["vae"], row["edit"], *row["reconstructions"])]
-    if not all(math.isfinite(each.get("psnr", each.get("mask_share"))) for each in figures):
+    if not all(np.isfinite(pixels).all() for images in shown for pixels in images.values()):
         notes.append("The network gave numbers that are not finite: try --dtype float32.")
     return notes
 
