@@ -41,6 +41,7 @@ FLAGS = {
     "no product by Triton": "--xla_gpu_enable_triton_gemm=false",
     "layer norm by cuDNN": "--xla_gpu_enable_cudnn_layer_norm=true",
     "products with fused cuDNN": "--xla_gpu_cudnn_gemm_fusion_level=2",
+    "products of one input apart": "--xla_gpu_dot_merger_threshold_mb=0",
     "fusions with several results": "--xla_gpu_unsupported_enable_triton_multi_output_fusion=true",
     "fusions tuned": "--xla_gpu_experimental_enable_fusion_autotuner=true",
     "all tilings tried": "--xla_gpu_exhaustive_tiling_search=true",
