@@ -31,10 +31,12 @@ class Condition:
       states: (b, s, d) hidden states of the text encoder, one row per token.
       pooled: (b, p) pooled text vector, for models that add it to the time embedding; else None.
       extra: further named arrays with a leading batch axis (SDXL's size and crop numbers, say).
+
+    All of them are arrays, or the shapes of arrays (`engine.rehearsal`).
     """
 
-    states: Float[Array, "b s d"]
-    pooled: Float[Array, "b p"] | None = None
+    states: Float[Array, "b s d"] | Float[jax.ShapeDtypeStruct, "b s d"]
+    pooled: Float[Array, "b p"] | Float[jax.ShapeDtypeStruct, "b p"] | None = None
     extra: Mapping[str, Array] = field(default_factory=dict)
 
 

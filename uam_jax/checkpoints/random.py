@@ -23,7 +23,9 @@ SCHEDULES = {
 """The published models' `scheduler_config.json` files, without what is diffusers' default."""
 
 
-def random_checkpoint(shape: str, *, dtype: str = "float32", seed: int = 0) -> Checkpoint:
+def random_checkpoint(
+    shape: str, *, dtype: str = "float32", seed: int = 0, drawn: bool = True
+) -> Checkpoint:
     """Makes a model of a published shape whose weights are noise, which is as fast as a trained one.
 
     The embedded model's tokenizer turns prompts into 77 tokens.
@@ -32,6 +34,7 @@ def random_checkpoint(shape: str, *, dtype: str = "float32", seed: int = 0) -> C
       shape: "sd15" (512² pixels) or "sd21" (768²).
       dtype: precision of weights and computation, as in `load_checkpoint`.
       seed: seed of the noise.
+      drawn: False leaves the weights out, and their shapes are in their place (see `engine.rehearsal`).
 
     Raises:
       InputError: there is no such shape or dtype.
@@ -43,15 +46,18 @@ def random_checkpoint(shape: str, *, dtype: str = "float32", seed: int = 0) -> C
     vae = models.VAE(models.VAEConfig.from_dict(own["vae"]), compute)
     text_encoder = models.TextEncoder(models.TextConfig.from_dict(own["text_encoder"]), compute)
     networks = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
-    # All weights are copies of one block of noise: drawing a billion numbers takes a minute, copying them a second.
-    block = np.random.default_rng(seed).standard_normal(2**22, np.float32).astype(compute)
+    params = {name: models.expected_params(network) for name, network in networks.items()}
+    if drawn:
+        params = _noise(params, compute, seed)
+    else:
+        params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, compute), params)
     return Checkpoint(
         name=f"{shape} (random weights)",
         path=Path(shape),
         unet=unet,
         vae=vae,
         text_encoder=text_encoder,
-        params={name: _random_params(network, block) for name, network in networks.items()},
+        params=params,
         tokenizer=Tokenizer.from_folder(EMBEDDED["scenes"] / "tokenizer"),
         schedule=Schedule.from_config(SCHEDULES[shape]),
         weights_hash=f"random-{shape}-{seed}",
@@ -59,8 +65,13 @@ def random_checkpoint(shape: str, *, dtype: str = "float32", seed: int = 0) -> C
     )
 
 
-def _random_params(network: Any, block: np.ndarray) -> Params:
-    expected = models.expected_params(network)
+def _noise(shapes: Params, dtype: jnp.dtype, seed: int) -> Params:
+    # All weights are copies of one block of noise: drawing a billion numbers takes a minute, copying them a second.
+    block = np.random.default_rng(seed).standard_normal(2**22, np.float32).astype(dtype)
+    return {part: _random_params(expected, block) for part, expected in shapes.items()}
+
+
+def _random_params(expected: Params, block: np.ndarray) -> Params:
     count = len(jax.tree.leaves(expected))
     offsets = iter(np.linspace(0, block.size, count, endpoint=False, dtype=int))
 

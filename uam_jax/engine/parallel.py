@@ -2,7 +2,9 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -19,11 +21,13 @@ from jax.sharding import (
     SingleDeviceSharding,
 )
 
+from uam_jax.engine.batch_axes import AXIS, batch_size, cut, leaf_axes, map_batched, pad, specs
 from uam_jax.errors import InputError
 from uam_jax.runtime.platforms import Platform, default_device, tracing_for
 
 Mode = Literal["shard_map", "pmap"]
-_AXIS = "data"
+Static = tuple[tuple[str, Any], ...]
+"""Static arguments by name."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Devices:
     @property
     def mesh(self) -> Mesh:
         """All devices along one axis."""
-        return Mesh(np.asarray(self.devices), (_AXIS,), axis_types=(AxisType.Auto,))
+        return Mesh(np.asarray(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
 
     @property
     def platform(self) -> Platform:
@@ -78,7 +82,20 @@ def gather(tree: Any) -> Any:
 
 def platform_of(shared: Any, on: Devices | None = None) -> Platform:
     """The kind of device that programs with these weights run on."""
-    return on.platform if on else _platform(_place([shared], [None]))
+    return on.platform if on else platform_at(place_of([shared], [None]))
+
+
+_instead: ContextVar[Callable[..., Any] | None] = ContextVar("instead", default=None)
+
+
+@contextmanager
+def instead_of_running(take: Callable[["Program", Static, tuple[Any, ...], Devices | None], Any]) -> Iterator[None]:
+    """Hands every call of a program in the `with` block to `take`, whose result is the call's."""
+    before = _instead.set(take)
+    try:
+        yield
+    finally:
+        _instead.reset(before)
 
 
 class Program:
@@ -88,6 +105,10 @@ class Program:
     or else on JAX's default device. With devices, every argument with a batch axis is padded to a multiple
     of their number by repeating its last example, and split; the padding is cut off the results. Wherever
     the caller's arrays are, they are brought there.
+
+    Attributes:
+      axes: batch axes of the array arguments, in order.
+      out: those of the result.
     """
 
     def __init__(
@@ -114,20 +135,22 @@ class Program:
         self._jitted: dict[Any, Any] = {}
         self._signature = inspect.signature(function)
         self._arrays = [name for name in self._signature.parameters if name not in self._static]
-        self._axes, self._out = tuple(batched.get(name) for name in self._arrays), out
+        self.axes, self.out = tuple(batched.get(name) for name in self._arrays), out
 
     def __call__(self, *args: Any, on: Devices | None = None, **kwargs: Any) -> Any:
-        """Runs the function."""
+        """Runs the function, or within a rehearsal takes part in that."""
         static, arrays = self._split(args, kwargs)
+        if instead := _instead.get():
+            return instead(self, static, arrays, on)
         if on is None:
-            place = _place(arrays, self._axes)
+            place = place_of(arrays, self.axes)
             arrays = jax.tree.map(functools.partial(_bring, place=place), arrays)
-            return self._compiled(on, _platform(place), static)(*arrays)
-        count = _batch(arrays, self._axes)
-        arrays = _map(arrays, self._axes, functools.partial(_pad, multiple=len(on)))
-        arrays = _spread(arrays, self._axes, on)
-        result = self._compiled(on, on.platform, static)(*arrays)
-        return _map(result, self._out, functools.partial(_cut, count=count))
+            return self.jitted(on, platform_at(place), static)(*arrays)
+        count = batch_size(arrays, self.axes)
+        arrays = map_batched(arrays, self.axes, functools.partial(pad, multiple=len(on)))
+        arrays = _spread(arrays, self.axes, on)
+        result = self.jitted(on, on.platform, static)(*arrays)
+        return map_batched(result, self.out, functools.partial(cut, count=count))
 
     def trace(
         self,
@@ -146,8 +169,8 @@ class Program:
         """
         static, arrays = self._split(args, kwargs)
         if platform is None:
-            platform = on.platform if on else _platform(_place(arrays, self._axes))
-        return self._compiled(on, platform, static).trace(*arrays)
+            platform = on.platform if on else platform_at(place_of(arrays, self.axes))
+        return self.jitted(on, platform, static).trace(*arrays)
 
     def lower(
         self,
@@ -160,20 +183,23 @@ class Program:
         traced = self.trace(*args, on=on, platform=platform, **kwargs)
         return traced.lower(lowering_platforms=platform and (platform.lowering,))
 
-    def _split(self, args: Any, kwargs: Any) -> tuple[tuple[tuple[str, Any], ...], tuple[Any, ...]]:
+    def _split(self, args: Any, kwargs: Any) -> tuple[Static, tuple[Any, ...]]:
         given = self._signature.bind(*args, **kwargs)
         given.apply_defaults()
         static = tuple((name, given.arguments[name]) for name in sorted(self._static))
         return static, tuple(given.arguments[name] for name in self._arrays)
 
-    def _compiled(
-        self, on: Devices | None, platform: Platform, static: tuple[tuple[str, Any], ...]
-    ) -> Any:
+    def jitted(self, on: Devices | None, platform: Platform, static: Static) -> Any:
         """The jitted function of the array arguments, in order."""
         key = on, platform, static
         if key not in self._jitted:
             self._jitted[key] = self._jit(*key)
         return self._jitted[key]
+
+    @property
+    def name(self) -> str:
+        """The function's."""
+        return self._function.__name__
 
     @property
     def compilations(self) -> int:
@@ -185,24 +211,24 @@ class Program:
         self._jitted.clear()
 
     def _jit(
-        self, on: Devices | None, platform: Platform, static: tuple[tuple[str, Any], ...]
+        self, on: Devices | None, platform: Platform, static: Static
     ) -> Any:
         def bound(*arrays: Any) -> Any:
             given = dict(zip(self._arrays, arrays, strict=True))
             with tracing_for(platform):
                 return self._function(**given, **dict(static))
 
-        bound.__name__ = self._function.__name__
+        bound.__name__ = self.name
         donate = [index for index, name in enumerate(self._arrays) if name in self._donated]
         if on is None:
             return jax.jit(bound, donate_argnums=donate)
         if on.mode == "pmap":
-            return _Mapped(bound, self._axes, self._out, on)
+            return _Mapped(bound, self.axes, self.out, on)
         split = jax.shard_map(
             bound,
             mesh=on.mesh,
-            in_specs=_specs(self._axes),
-            out_specs=_specs(self._out),
+            in_specs=specs(self.axes),
+            out_specs=specs(self.out),
             # JAX's attention kernel for TPUs does not declare that its result varies over devices.
             check_vma=platform.name != "tpu",
         )
@@ -219,11 +245,11 @@ class _Mapped:
     def __call__(self, *arrays: Any) -> Any:
         # Leaf by leaf: trees may check the shapes that they are built with.
         leaves, tree = jax.tree.flatten(arrays)
-        axes = _leaf_axes(arrays, self._axes)
+        axes = leaf_axes(arrays, self._axes)
         if tree not in self._mapped:
             self._mapped[tree] = jax.pmap(
                 lambda *leaves: self._function(*tree.unflatten(leaves)),
-                _AXIS,
+                AXIS,
                 in_axes=tuple(axes),
                 out_axes=self._out,
                 devices=self._on.devices,
@@ -232,7 +258,7 @@ class _Mapped:
             leaf if axis is None else _fold(leaf, axis, self._on)
             for leaf, axis in zip(leaves, axes, strict=True)
         ]
-        return _map(self._mapped[tree](*parts), self._out, _unfold)
+        return map_batched(self._mapped[tree](*parts), self._out, _unfold)
 
     def _cache_size(self) -> int:
         return sum(mapped._cache_size() for mapped in self._mapped.values())
@@ -245,46 +271,17 @@ def program(
     return functools.partial(Program, static=static, batched=batched, out=out, donated=donated)
 
 
-def _is_none(x: Any) -> bool:
-    return x is None
-
-
-def _specs(axes: Any) -> Any:
-    def spec(axis: int | None) -> PartitionSpec:
-        return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, _AXIS)
-
-    return jax.tree.map(spec, axes, is_leaf=_is_none)
-
-
-def _map(tree: Any, axes: Any, change: Callable[[Any, int], Any]) -> Any:
-    """Applies `change(leaf, axis)` below every axis of the prefix tree `axes`."""
-
-    def below(axis: int | None, subtree: Any) -> Any:
-        return subtree if axis is None else jax.tree.map(lambda leaf: change(leaf, axis), subtree)
-
-    return jax.tree.map(below, axes, tree, is_leaf=_is_none)
-
-
-def _leaf_axes(tree: Any, axes: Any) -> list[int | None]:
-    """The axis of every leaf, in order."""
-    found: list[int | None] = []
-
-    def below(axis: int | None, subtree: Any) -> None:
-        found.extend([axis] * len(jax.tree.leaves(subtree)))
-
-    jax.tree.map(below, axes, tree, is_leaf=_is_none)
-    return found
-
-
 def _is_placed(leaf: Any) -> bool:
     """Whether somebody has put an array where it is; others JAX takes along by itself."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.sharding is not None
     concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
     return concrete and leaf.committed
 
 
-def _place(arrays: Any, axes: Any) -> Sharding:
+def place_of(arrays: Any, axes: Any) -> Sharding:
     """Where a program without devices runs: one device, or weights' mesh, all of it doing the same."""
-    leaves = list(zip(jax.tree.leaves(arrays), _leaf_axes(arrays, axes), strict=True))
+    leaves = list(zip(jax.tree.leaves(arrays), leaf_axes(arrays, axes), strict=True))
     for leaf, axis in sorted(leaves, key=lambda each: each[1] is not None):
         if not _is_placed(leaf):
             continue
@@ -295,7 +292,7 @@ def _place(arrays: Any, axes: Any) -> Sharding:
     return SingleDeviceSharding(default_device())
 
 
-def _platform(place: Sharding) -> Platform:
+def platform_at(place: Sharding) -> Platform:
     return Platform.of(next(iter(place.device_set)))
 
 
@@ -307,8 +304,8 @@ def _bring(leaf: Any, place: Sharding) -> Any:
 def _spread(arrays: Any, axes: Any, on: Devices) -> Any:
     """Every array that has a place on its part of the devices."""
     leaves, tree = jax.tree.flatten(arrays)
-    along = _leaf_axes(arrays, axes)
-    places = {axis: NamedSharding(on.mesh, _specs(axis)) for axis in set(along)}
+    along = leaf_axes(arrays, axes)
+    places = {axis: NamedSharding(on.mesh, specs(axis)) for axis in set(along)}
 
     def spread(leaf: Any, place: Sharding) -> Any:
         elsewhere = _is_placed(leaf) and leaf.sharding != place
@@ -319,30 +316,11 @@ def _spread(arrays: Any, axes: Any, on: Devices) -> Any:
     )
 
 
-def _batch(tree: Any, axes: Any) -> int:
-    sizes: set[int] = set()
-    _map(tree, axes, lambda leaf, axis: sizes.add(leaf.shape[axis]) or leaf)
-    [size] = sizes
-    return size
-
-
-def _pad(leaf: Any, axis: int, *, multiple: int) -> Any:
-    missing = -leaf.shape[axis] % multiple
-    if not missing:
-        return leaf
-    last = jnp.take(leaf, jnp.asarray([leaf.shape[axis] - 1] * missing), axis=axis)
-    return jnp.concatenate([leaf, last], axis)
-
-
-def _cut(leaf: Any, axis: int, *, count: int) -> Any:
-    return leaf if leaf.shape[axis] == count else jax.lax.slice_in_dim(leaf, 0, count, axis=axis)
-
-
 def _fold(leaf: Any, axis: int, on: Devices) -> Any:
     """An axis of devices before the batch, laid out as `pmap` wants to find it."""
     shape = leaf.shape
     parts = jnp.reshape(leaf, (*shape[:axis], len(on), shape[axis] // len(on), *shape[axis + 1 :]))
-    return jax.device_put(parts, NamedSharding(on.mesh, _specs(axis)))
+    return jax.device_put(parts, NamedSharding(on.mesh, specs(axis)))
 
 
 def _unfold(leaf: Any, axis: int) -> Any:

@@ -37,7 +37,7 @@ class MaskRule:
     """
 
     rule: Rule = "released"
-    quantile: Scalar = 0.5
+    quantile: Scalar | Float[jax.ShapeDtypeStruct, ""] = 0.5
     radius: int = 1
     source_line: bool = True
 
