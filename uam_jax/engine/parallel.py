@@ -89,7 +89,9 @@ _instead: ContextVar[Callable[..., Any] | None] = ContextVar("instead", default=
 
 
 @contextmanager
-def instead_of_running(take: Callable[["Program", Static, tuple[Any, ...], Devices | None], Any]) -> Iterator[None]:
+def instead_of_running(
+    take: Callable[["Program", Static, tuple[Any, ...], Devices | None], Any],
+) -> Iterator[None]:
     """Hands every call of a program in the `with` block to `take`, whose result is the call's."""
     before = _instead.set(take)
     try:
@@ -210,9 +212,7 @@ class Program:
         """Forgets all compiled programs."""
         self._jitted.clear()
 
-    def _jit(
-        self, on: Devices | None, platform: Platform, static: Static
-    ) -> Any:
+    def _jit(self, on: Devices | None, platform: Platform, static: Static) -> Any:
         def bound(*arrays: Any) -> Any:
             given = dict(zip(self._arrays, arrays, strict=True))
             with tracing_for(platform):

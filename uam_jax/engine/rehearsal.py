@@ -4,7 +4,7 @@ Within `rehearsing` the flow runs as ever, but a program's call is only noted do
 are handed back. So the very code that will do the work says which programs it takes, of which shapes and how often:
 for a machine that isn't there, or to compile them all before the first picture. Weights may be shapes (`shapes_of`).
 
-What an editor computes once and keeps (the null prompt's condition) would be zeros for good: rehearse with a copy of it.
+What an editor computes once and keeps (the null prompt's condition) would stay zeros: rehearse with a copy of it.
 """
 
 import functools
