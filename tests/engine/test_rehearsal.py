@@ -62,7 +62,9 @@ def test_the_programs_are_those_that_an_edit_runs(
         return run
 
     monkeypatch.setattr(Program, "jitted", watched)
-    made = edit(editor.on(on), 3, config)  # a copy, which computes the null prompt's condition itself
+    made = edit(
+        editor.on(on), 3, config
+    )  # a copy, which computes the null prompt's condition itself
     named = Counter(
         {
             (each.name, each.on, each.platform, each.static, forms(each.shapes)): count

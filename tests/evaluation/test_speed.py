@@ -70,7 +70,7 @@ def test_a_variant_is_that_of_the_models_files(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         Editor, "load", lambda model, **how: asked.update(how, model=model) or loaded
     )
-    assert speed._load(case) == (loaded, EditConfig())
+    assert speed.load(case) == (loaded, EditConfig())
     assert asked == {"model": "m", "dtype": "auto", "variant": "fp16"}
     with pytest.raises(InputError, match="--variant chooses among a model's files"):
         BenchOptions(out="x", shape="sd15", variant="fp16").cases()

@@ -59,6 +59,8 @@ def measured_rows(records: Sequence[Mapping[str, Any]]) -> Iterable[dict[str, An
                     "machine": _machine(machine),
                     "weights": each["model"]["weights"],
                     "edits": each.get("edits") if row["task"] == "edit" else None,
+                    "device": machine["device"],
+                    "model": each["model"],
                 }
 
 

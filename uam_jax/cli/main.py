@@ -13,12 +13,13 @@ from uam_jax.cli.edit import edit
 from uam_jax.cli.eval import reconstruction, scenes
 from uam_jax.cli.info import info
 from uam_jax.cli.merge import merge
+from uam_jax.cli.plan import plan
 from uam_jax.cli.reconstruct import reconstruct
 from uam_jax.cli.subcommand import add_subcommand
 from uam_jax.runtime import backend
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for function in (demo, edit, reconstruct, batch, merge, convert, info, check):
+for function in (demo, edit, reconstruct, batch, merge, plan, convert, info, check):
     add_subcommand(function, to=app)
 
 evaluations = typer.Typer(

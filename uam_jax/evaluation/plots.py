@@ -148,6 +148,26 @@ def bars(values: Mapping[str, Mapping[str, Interval]], *, title: str, y: str) ->
     return _png(figure)
 
 
+def stacks(
+    values: Mapping[str, Mapping[str, float]], *, names: Sequence[str], title: str, x: str
+) -> bytes:
+    """Draws a bar for every group, made of its parts: numbers by group, then by one of `names`."""
+    figure = Figure(figsize=(8, 1.4 + 0.5 * len(values)), layout="constrained")
+    axes = figure.subplots()
+    ends = dict.fromkeys(values, 0.0)
+    for number, name in enumerate(names):
+        parts = [group.get(name, 0.0) for group in values.values()]
+        if any(parts):
+            axes.barh(
+                list(values), parts, 0.6, left=list(ends.values()), label=name,
+                color=COLOURS[number % len(COLOURS)],
+            )  # fmt: skip
+        ends = {group: end + part for (group, end), part in zip(ends.items(), parts, strict=True)}
+    axes.invert_yaxis()
+    _finish(figure, axes, title, x, "")
+    return _png(figure)
+
+
 def reliability(
     groups: Mapping[str, Sequence[tuple[float, float, float, float]]], *, title: str
 ) -> bytes:

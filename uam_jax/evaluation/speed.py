@@ -106,7 +106,7 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
     from uam_jax.engine.parallel import Devices
 
     say(f"loading {case.model or case.shape}")
-    editor, config = _load(case)
+    editor, config = load(case)
     devices = Devices.local(case.devices)
     editor = editor.on(devices)
     [kind] = {device.device_kind for device in devices.devices}
@@ -121,7 +121,7 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
     for task in case.tasks:
         say(f"{task}, compiling")
         with backend.CompileClock() as preparing:
-            work = _work(task, editor, config, case)
+            work = prepare_task(task, editor, config, case)
         row = timed(work.run, case.repeats, devices, lambda text, task=task: say(f"{task}, {text}"))
         row["compile_seconds"] += preparing.seconds
         seconds = row["seconds"]["median"]
@@ -149,20 +149,31 @@ def measure(case: Case, say: Callable[[str], None] = lambda text: None) -> dict[
             "peak_tflops": peak and peak / 1e12,
             "product_tflops": product / 1e12,
         },
-        "model": {
-            "name": editor.name,
-            "weights": editor.weights_hash,
-            "dtype": editor.dtype,
-            "size": case.size or editor.native_size,
-            "config": config.fingerprint(),
-            "steps": config.steps,
-        },
+        "model": describe_work(editor, config, case),
         "rows": rows,
         **kept,
     }
 
 
-def _load(case: Case) -> "tuple[Editor, EditConfig]":
+def describe_work(editor: "Editor", config: "EditConfig", case: Case) -> dict[str, Any]:
+    """The model, the size and the settings of a case, by which records are compared."""
+    return {
+        "name": editor.name,
+        "weights": editor.weights_hash,
+        "dtype": editor.dtype,
+        "size": case.size or editor.native_size,
+        "config": config.fingerprint(),
+        "steps": config.steps,
+    }
+
+
+def load(case: Case, *, drawn: bool = True) -> "tuple[Editor, EditConfig]":
+    """The editor and the settings of a case.
+
+    Args:
+      case: names them.
+      drawn: as of `random_checkpoint`, where the case has a shape.
+    """
     from uam_jax.editor import Editor
     from uam_jax.method.config import EditConfig
 
@@ -171,7 +182,7 @@ def _load(case: Case) -> "tuple[Editor, EditConfig]":
     else:
         from uam_jax.checkpoints.random import random_checkpoint
 
-        editor = Editor(random_checkpoint(case.shape, dtype=case.dtype))
+        editor = Editor(random_checkpoint(case.shape, dtype=case.dtype, drawn=drawn))
     if case.attention != "auto":
         unet = editor.checkpoint.unet.clone(backend=case.attention)
         editor = Editor(replace(editor.checkpoint, unet=unet))
@@ -181,7 +192,7 @@ def _load(case: Case) -> "tuple[Editor, EditConfig]":
     return editor, EditConfig.load(case.config, overrides)
 
 
-class _Work(NamedTuple):
+class Work(NamedTuple):
     """A task's function, the number of its results, the evaluations per result by kind of maps, and its last edits."""
 
     run: Callable[[], Any]
@@ -190,12 +201,12 @@ class _Work(NamedTuple):
     edits: Callable[[], KeptEdits] | None = None
 
 
-def _work(task: str, editor: "Editor", config: "EditConfig", case: Case) -> _Work:
+def prepare_task(task: str, editor: "Editor", config: "EditConfig", case: Case) -> Work:
     side, count = case.size or editor.native_size, case.batch * case.devices
     source = SOURCE if config.source.condition == "prompt" else None
     if task == "invert":
         z0 = editor.encode(_pictures(count, side))
-        return _Work(
+        return Work(
             lambda: editor.invert(z0, steps=config.steps).latents,
             count,
             {"uniform": config.steps, "text": 0},
@@ -218,9 +229,9 @@ def _work(task: str, editor: "Editor", config: "EditConfig", case: Case) -> _Wor
             images, masks = np.asarray(last[0].images), np.asarray(last[0].masks)
             return KeptEdits.of(pictures, [source or "", *targets], images, masks)
 
-        return _Work(edit, count * case.targets, counted, edits)
+        return Work(edit, count * case.targets, counted, edits)
     job = _BatchTask(editor, config, case, targets, source)
-    return _Work(job.run, _BatchTask.BATCHES * count * case.targets, counted)
+    return Work(job.run, _BatchTask.BATCHES * count * case.targets, counted)
 
 
 def evaluations_by_maps(config: "EditConfig", plan: "Plan", targets: int = 1) -> dict[str, int]:

@@ -130,6 +130,17 @@ class CompiledText:
                 each = Instruction(*texts, rest=line[found.end() :], is_root=bool(found["root"]))
                 self._computations[inside][each.name] = each
 
+    def parameters(self, prefix: str) -> list[Shape]:
+        """The shapes of those arguments whose path begins so."""
+        entry = self._computations[self._entry].values()
+        given = [each for each in entry if each.opcode == "parameter"]
+        return [
+            shape
+            for each in given
+            if each.origin.startswith(prefix)
+            for shape in _shapes(each.type)
+        ]
+
     def costs(self) -> Costs:
         """The costs of one run of the whole program."""
         return self._costs(self._entry)

@@ -1,0 +1,260 @@
+"""The forecast of a case: its programs rehearsed, compiled or counted for the chip, and what they add up to."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from uam_jax.engine.rehearsal import Call, rehearsing, shapes_of
+from uam_jax.evaluation import speed
+from uam_jax.evaluation.forecast.chips import Chip
+from uam_jax.evaluation.forecast.compiled import KINDS
+from uam_jax.evaluation.forecast.operations import operations_of
+from uam_jax.evaluation.forecast.programs import bytes_of, compile_for, key_of, seconds_of
+from uam_jax.io.storage import Folder
+from uam_jax.runtime import backend
+from uam_jax.runtime.platforms import Platform, usual_dtype
+
+if TYPE_CHECKING:
+    from uam_jax.editor import Editor
+    from uam_jax.engine.parallel import Devices
+
+_UNFUSED = Platform("gpu")
+"""A GPU without cuDNN, whose attention can't be traced where there is none; `operations_of` knows where it is used."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The machine that is planned for.
+
+    Attributes:
+      chip: its kind.
+      topology: of TPUs, such as "v5e:2x2"; None: one GPU.
+      devices: of that topology; None for a GPU, for which nothing is compiled.
+    """
+
+    chip: Chip
+    topology: str | None = None
+    devices: "Devices | None" = None
+
+    @property
+    def name(self) -> str:
+        """As in `--for`."""
+        return self.topology or self.chip.name
+
+    @property
+    def chips(self) -> int:
+        """The number of chips."""
+        return len(self.devices) // self.chip.devices if self.devices else 1
+
+    def resolved(self, case: speed.Case) -> speed.Case:
+        """A case on this machine: the number of devices, and the dtype that "auto" is there."""
+        dtype = usual_dtype(self.chip.platform) if case.dtype == "auto" else case.dtype
+        devices = len(self.devices) if self.devices else 1
+        return replace(case, dtype=dtype, devices=devices, device=self.chip.platform.name)
+
+
+def forecast(
+    case: speed.Case, target: Target, kept: Folder, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Plans a case, as `speed.measure` measures it.
+
+    A program that was compiled before, for the same target by the same compiler, is read from `kept`.
+
+    Args:
+      case: resolved for the target.
+      target: the machine.
+      kept: a folder of compiled programs' outcomes.
+      say: takes the progress.
+
+    Returns:
+      `machine`, `model`, the programs of every task and a row for each, with `images_per_second` where all programs
+      compile. Figures that the compiler doesn't give are absent.
+
+    Raises:
+      InputError: the model or the configuration does not exist.
+    """
+    say(f"loading {case.model or case.shape}")
+    editor, config = speed.load(case, drawn=False)
+    editor = _without_weights(editor, target)
+    programs, rows = [], []
+    for task in case.tasks:
+        say(f"{task}: listing its programs")
+        with rehearsing(None if target.devices else _UNFUSED) as calls:
+            run, images, counted = speed.prepare_task(task, editor, config, case)
+            calls.clear()  # what prepares the task is not part of it
+            run()
+        known = []
+        for number, (call, times) in enumerate(calls.items(), start=1):
+            label = f"{task}: {call.name}, program {number} of {len(calls)}"
+            known.append(
+                _program(
+                    call, times, case, target, kept, lambda text, label=label: say(f"{label}{text}")
+                )
+            )
+        programs += [{"task": task, **each} for each in known]
+        rows.append(
+            {"task": task, "images": images, **_total(known, images, counted, case, target)}
+        )
+        rows[-1] |= _memory(known, editor, target)
+    return {
+        "machine": _machine(case, target),
+        "model": speed.describe_work(editor, config, case),
+        "programs": programs,
+        "rows": rows,
+    }
+
+
+def _without_weights(editor: "Editor", target: Target) -> "Editor":
+    params = shapes_of(editor.params, target.devices)
+    return type(editor)(replace(editor.checkpoint, params=params), target.devices)
+
+
+def _program(
+    call: Call,
+    times: int,
+    case: speed.Case,
+    target: Target,
+    kept: Folder,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """One program: what it does, and what it takes."""
+    work = operations_of(call.traced, target.chip.platform)
+    found: dict[str, Any] = {
+        "program": call.name,
+        "calls": times,
+        "evaluations": work.evaluations,
+        "tflop": work.flops / 1e12,
+    }
+    if target.devices is None:
+        seconds = work.seconds(target.chip, case.dtype)
+        return {**found, "seconds": {kind: seconds[kind] for kind in KINDS if seconds.get(kind)}}
+    lowered = call.lower()
+    key = key_of(lowered, target.name)
+    name = f"programs/{call.name}-{key}.json"
+    before = kept.read(name)
+    if before is None:
+        say(", compiling")
+        outcome = compile_for(lowered)
+        kept.write(name, json.dumps(outcome, indent=1).encode())
+    outcome = json.loads(kept.read(name) or b"")
+    if "refused" not in outcome:
+        found["seconds"] = seconds_of(outcome, target.chip, case.dtype)
+        found["held"] = bytes_of(outcome)
+    return {**found, "key": key, **outcome}
+
+
+def _total(
+    programs: Sequence[Mapping[str, Any]],
+    images: int,
+    counted: Mapping[str, int],
+    case: speed.Case,
+    target: Target,
+) -> dict[str, Any]:
+    """The figures of a task."""
+    row: dict[str, Any] = {"evaluations": sum(counted.values())}
+    devices = len(target.devices) if target.devices else 1
+    tflop = devices * sum(each["calls"] * each["tflop"] for each in programs)
+    row |= {"tflop": tflop, "tflop_per_image": tflop / images}
+    refused = [f"{each['program']}: {each['refused']}" for each in programs if "refused" in each]
+    if refused:
+        return {**row, "refused": refused}
+    by_kind: Counter[str] = Counter()
+    for each in programs:
+        for kind, seconds in each["seconds"].items():
+            by_kind[kind] += each["calls"] * seconds
+    total = by_kind.total()
+    row |= {
+        "seconds": total,
+        "seconds_by_kind": {kind: by_kind[kind] for kind in KINDS if by_kind[kind]},
+        "images_per_second": images / total,
+        "images_per_second_per_chip": images / total / target.chips,
+        "evaluations_per_second_per_chip": images / total / target.chips * row["evaluations"],
+        "tflops_per_chip": tflop / total / target.chips,
+    }
+    if peak := target.chip.peak(case.dtype, case.precision):
+        row["share_of_peak"] = tflop * 1e12 / total / devices / peak
+    if unknown := sum(each.get("unknown_loops", 0) for each in programs):
+        row["unknown_loops"] = unknown
+    if target.devices:
+        exchanged: Counter[str] = Counter()
+        for each in programs:
+            exchanged.update(each["collectives"])
+        row["collectives"] = dict(exchanged)
+    return row
+
+
+def _memory(
+    programs: Sequence[Mapping[str, Any]], editor: "Editor", target: Target
+) -> dict[str, Any]:
+    """Bytes of a device: all weights, and what the largest program needs beside them."""
+    held = {each["program"]: each["held"] for each in programs if "held" in each}
+    if not held:
+        return {}
+    import jax
+
+    weights = sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(editor.checkpoint.params)
+    )
+    largest = max(held, key=lambda name: held[name])
+    total = weights + held[largest]
+    return {
+        "memory": {
+            "gigabytes": total / 1e9,
+            "of": f"a device while `{largest}` runs, by the compiler",
+            "weights": weights / 1e9,
+            "share": total / target.chip.memory,
+        }
+    }
+
+
+def _machine(case: speed.Case, target: Target) -> dict[str, Any]:
+    peak = target.chip.peak(case.dtype, case.precision)
+    packages = ("uam_jax", "jax", "jaxlib", *(["libtpu"] if target.devices else []))
+    return {
+        "for": target.name,
+        "device": f"{target.chip.platform.name}: {target.chip.kind}",
+        "chips": target.chips,
+        "used": case.devices,
+        "peak_tflops": peak and peak / 1e12,
+        "memory_gigabytes": target.chip.memory / 1e9,
+        "bandwidth_gigabytes": target.chip.bandwidth / 1e9,
+        "clock_gigahertz": target.chip.clock and target.chip.clock / 1e9,
+        "versions": backend.versions(*packages),
+        "host": backend.describe_host(),
+    }
+
+
+def largest_batch(entries: Sequence[Mapping[str, Any]], target: Target) -> dict[str, Any] | None:
+    """The pictures per device that fit, by a line through the memory of two batches; None without two.
+
+    Args:
+      entries: cases with their rows, alike but for the batch.
+      target: the machine.
+    """
+    known = {
+        entry["case"]["batch"]: 1e9 * row["memory"]["gigabytes"]
+        for entry in entries
+        for row in entry["rows"][:1]
+        if "memory" in row and "refused" not in row
+    }
+    if len(known) < 2:
+        return None
+    (small, below), (large, above) = min(known.items()), max(known.items())
+    slope = (above - below) / (large - small)
+    if slope <= 0:
+        return None
+    return {
+        "batch": max(0, int((target.chip.memory - below) / slope + small)),
+        "bytes_per_picture": slope,
+        "of": f"modelled: a line through the compiled batches of {small} and {large}",
+    }
+
+
+def job_cost(row: Mapping[str, Any], images: int, price: float | None) -> dict[str, Any]:
+    """Chip-hours of a job, and with a price for a chip-hour what it costs."""
+    hours = images / row["images_per_second_per_chip"] / 3600
+    return {"images": images, "chip_hours": hours} | (
+        {} if price is None else {"cost": hours * price}
+    )
