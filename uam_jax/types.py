@@ -1,8 +1,8 @@
 """Shape aliases, and the types at which the rooms meet: conditions, steps, attention sites, rules."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 import jax
 import numpy as np
@@ -22,7 +22,35 @@ MaskLike = Shaped[Array | np.ndarray, "..."]
 Scalar = float | Float[Array, ""]
 
 
-@jax.tree_util.register_dataclass
+T = TypeVar("T")
+
+
+def tree_of_arrays(*, static: Collection[str] = ()) -> Callable[[type[T]], type[T]]:
+    """Registers a frozen dataclass as a tree of its fields, besides static ones, whatever its leaves are.
+
+    JAX also builds trees of shapes and of its own records, so that building one from its leaves must not check them.
+    """
+
+    def register(kind: type[T]) -> type[T]:
+        names = [each.name for each in fields(cast(Any, kind)) if each.name not in static]
+
+        def flatten(tree: T) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+            leaves = [(jax.tree_util.GetAttrKey(name), getattr(tree, name)) for name in names]
+            return leaves, tuple(getattr(tree, name) for name in static)
+
+        def unflatten(meta: tuple[Any, ...], leaves: Iterable[Any]) -> T:
+            tree = object.__new__(kind)
+            for name, value in zip((*names, *static), (*leaves, *meta), strict=True):
+                object.__setattr__(tree, name, value)
+            return tree
+
+        jax.tree_util.register_pytree_with_keys(kind, flatten, unflatten)
+        return kind
+
+    return register
+
+
+@tree_of_arrays()
 @dataclass(frozen=True)
 class Condition:
     """Text as the network takes it.
@@ -31,12 +59,10 @@ class Condition:
       states: (b, s, d) hidden states of the text encoder, one row per token.
       pooled: (b, p) pooled text vector, for models that add it to the time embedding; else None.
       extra: further named arrays with a leading batch axis (SDXL's size and crop numbers, say).
-
-    All of them are arrays, or the shapes of arrays (`engine.rehearsal`).
     """
 
-    states: Float[Array, "b s d"] | Float[jax.ShapeDtypeStruct, "b s d"]
-    pooled: Float[Array, "b p"] | Float[jax.ShapeDtypeStruct, "b p"] | None = None
+    states: Float[Array, "b s d"]
+    pooled: Float[Array, "b p"] | None = None
     extra: Mapping[str, Array] = field(default_factory=dict)
 
 

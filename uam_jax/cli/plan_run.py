@@ -34,7 +34,7 @@ def run_plan(options: PlanOptions, console: Console) -> dict[str, Any]:
     # Programs are only compiled: no device is looked for but the CPU.
     backend.configure(device="cpu", precision=options.precision)
 
-    from uam_jax.evaluation.forecast.estimate import Target, forecast, job_cost, largest_batch
+    from uam_jax.evaluation.forecast.estimate import Target, fit, forecast, job_cost, largest_batch
     from uam_jax.evaluation.forecast.topology import absent_tpus
 
     target = Target(chip, topology, absent_tpus(topology) if topology else None)
@@ -52,9 +52,6 @@ def run_plan(options: PlanOptions, console: Console) -> dict[str, Any]:
             case, target, folder, lambda text: console.stage(f"batch {batch}: {text}")
         )
         record["cases"].append({"case": asdict(case), **outcome})
-        if fits := largest_batch(record["cases"], target):
-            record["fits"] = fits
-        known = [(case, row) for case, row in rows_of(record) if "seconds" in row]
         if options.images:
             record["jobs"] = [
                 {
@@ -62,21 +59,28 @@ def run_plan(options: PlanOptions, console: Console) -> dict[str, Any]:
                     "batch": case["batch"],
                     **job_cost(row, options.images, options.price),
                 }
-                for case, row in known
+                for case, row in rows_of(record)
+                if "seconds" in row
             ]
         record["measured"] = [found for each in measured for found in _against(record, *each)]
+
+    def write() -> None:
         for name, content in as_files(record).items():
             folder.write(name, content)
 
     for case in cases:
         add(case.batch)
-    fits = record.get("fits", {}).get("batch", 0)
-    if options.verify and fits and fits not in [case.batch for case in cases]:
-        add(fits)
-        record["fits"]["of"] += "; compiled"
+        if fits := largest_batch(record["cases"], target):
+            record["fits"] = fits
+        write()
+    fits = record.get("fits", {"batch": 0})
+    if options.verify and fits["batch"] and fits["batch"] not in [case.batch for case in cases]:
+        add(fits["batch"])
+        fits["compiled"] = fit(record["cases"][-1])
+        write()
     refused = [reason for _, row in rows_of(record) for reason in row.get("refused", ())]
-    if not any("seconds" in row for _, row in rows_of(record)):
-        raise InputError(f"nothing compiles for {target.name}: {refused[0]}")
+    if refused and not any("seconds" in row for _, row in rows_of(record)):
+        raise InputError(f"nothing fits or compiles for {target.name}: {refused[0]}")
     return _summary(record, folder)
 
 
@@ -97,14 +101,13 @@ def _summary(record: Mapping[str, Any], folder: Folder) -> dict[str, Any]:
                 else None,
             }
         )
-    jobs = [{key: job[key] for key in job} for job in record.get("jobs", ())]
     return {
         "command": "plan",
         "for": record["for"],
         "figures": "estimated, not measured",
         "rows": shown,
         **({"largest_batch": record["fits"]["batch"]} if "fits" in record else {}),
-        **({"jobs": jobs} if jobs else {}),
+        **({"jobs": record["jobs"]} if "jobs" in record else {}),
         **({"estimate_over_measured": record["measured"]} if record["measured"] else {}),
         "table": folder.path("plan.md"),
         "json": folder.path(RESULT),

@@ -6,7 +6,6 @@ target may differ, P = 1 - E (preserve) is 1 where the auxiliary branch's clean 
 Source: Algorithm 1 and §3.3.2 of arXiv 2411.19652; the rule "auto" is ours.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,17 +13,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from uam_jax.types import Latent, Scalar
+from uam_jax.types import Latent, Scalar, tree_of_arrays
 
 Rule = Literal["released", "algorithm1", "auto"]
 """The adaptive masks: two readings of the paper (`edit_mask`), or the image itself (`auto_mask`)."""
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["quantile"],
-    meta_fields=["rule", "radius", "source_line"],
-)
+@tree_of_arrays(static=("rule", "radius", "source_line"))
 @dataclass(frozen=True)
 class MaskRule:
     """How an edit finds its masks and what it does with them.
@@ -37,7 +32,7 @@ class MaskRule:
     """
 
     rule: Rule = "released"
-    quantile: Scalar | Float[jax.ShapeDtypeStruct, ""] = 0.5
+    quantile: Scalar = 0.5
     radius: int = 1
     source_line: bool = True
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from uam_jax.engine.rehearsal import Call, rehearsing, shapes_of
+from uam_jax.errors import InputError
 from uam_jax.evaluation import speed
 from uam_jax.evaluation.forecast.chips import Chip
 from uam_jax.evaluation.forecast.compiled import KINDS
@@ -49,8 +50,16 @@ class Target:
         return len(self.devices) // self.chip.devices if self.devices else 1
 
     def resolved(self, case: speed.Case) -> speed.Case:
-        """A case on this machine: the number of devices, and the dtype that "auto" is there."""
+        """A case on this machine: the number of devices, and the dtype that "auto" is there.
+
+        Raises:
+          InputError: the chip has no units for the dtype.
+        """
         dtype = usual_dtype(self.chip.platform) if case.dtype == "auto" else case.dtype
+        if self.chip.peak(dtype, case.precision) is None:
+            raise InputError(
+                f"--dtype {dtype}: a {self.chip.kind} does not multiply it: choose auto"
+            )
         devices = len(self.devices) if self.devices else 1
         return replace(case, dtype=dtype, devices=devices, device=self.chip.platform.name)
 
@@ -139,8 +148,9 @@ def _program(
         outcome = compile_for(lowered)
         kept.write(name, json.dumps(outcome, indent=1).encode())
     outcome = json.loads(kept.read(name) or b"")
-    if "refused" not in outcome:
+    if "cycles" in outcome:
         found["seconds"] = seconds_of(outcome, target.chip, case.dtype)
+    if "bytes" in outcome:
         found["held"] = bytes_of(outcome)
     return {**found, "key": key, **outcome}
 
@@ -148,7 +158,7 @@ def _program(
 def _total(
     programs: Sequence[Mapping[str, Any]],
     images: int,
-    counted: Mapping[str, int],
+    counted: Mapping[str, float],
     case: speed.Case,
     target: Target,
 ) -> dict[str, Any]:
@@ -158,8 +168,15 @@ def _total(
     tflop = devices * sum(each["calls"] * each["tflop"] for each in programs)
     row |= {"tflop": tflop, "tflop_per_image": tflop / images}
     refused = [f"{each['program']}: {each['refused']}" for each in programs if "refused" in each]
+    if target.devices and not refused:
+        exchanged: Counter[str] = Counter()
+        for each in programs:
+            exchanged.update(each["collectives"])
+        row["collectives"] = dict(exchanged)
     if refused:
-        return {**row, "refused": refused}
+        row["refused"] = refused
+    if not all("seconds" in each for each in programs):
+        return row
     by_kind: Counter[str] = Counter()
     for each in programs:
         for kind, seconds in each["seconds"].items():
@@ -173,15 +190,11 @@ def _total(
         "evaluations_per_second_per_chip": images / total / target.chips * row["evaluations"],
         "tflops_per_chip": tflop / total / target.chips,
     }
-    if peak := target.chip.peak(case.dtype, case.precision):
-        row["share_of_peak"] = tflop * 1e12 / total / devices / peak
+    peak = target.chip.peak(case.dtype, case.precision)
+    assert peak
+    row["share_of_peak"] = tflop * 1e12 / total / devices / peak
     if unknown := sum(each.get("unknown_loops", 0) for each in programs):
         row["unknown_loops"] = unknown
-    if target.devices:
-        exchanged: Counter[str] = Counter()
-        for each in programs:
-            exchanged.update(each["collectives"])
-        row["collectives"] = dict(exchanged)
     return row
 
 
@@ -226,6 +239,13 @@ def _machine(case: speed.Case, target: Target) -> dict[str, Any]:
     }
 
 
+def fit(entry: Mapping[str, Any]) -> bool:
+    """Whether all programs of a case compile and fit into a chip's memory."""
+    return all(
+        "refused" not in row and row.get("memory", {}).get("share", 0) <= 1 for row in entry["rows"]
+    )
+
+
 def largest_batch(entries: Sequence[Mapping[str, Any]], target: Target) -> dict[str, Any] | None:
     """The pictures per device that fit, by a line through the memory of two batches; None without two.
 
@@ -248,7 +268,7 @@ def largest_batch(entries: Sequence[Mapping[str, Any]], target: Target) -> dict[
     return {
         "batch": max(0, int((target.chip.memory - below) / slope + small)),
         "bytes_per_picture": slope,
-        "of": f"modelled: a line through the compiled batches of {small} and {large}",
+        "of": f"modelled: a line through the memory of batches of {small} and {large}",
     }
 
 

@@ -38,7 +38,8 @@ class Operation:
 
     def seconds(self, chip: Chip, dtype: str) -> float:
         """The least time, by the chip's peak rate or its memory's."""
-        peak = chip.peak(dtype) or math.inf
+        peak = chip.peak(dtype)
+        assert peak
         return max(self.flops / peak, self.bytes / chip.bandwidth)
 
 

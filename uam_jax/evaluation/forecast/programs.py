@@ -32,8 +32,8 @@ def compile_for(lowered: Any) -> dict[str, Any]:
     """Compiles a program, and reads its memory and the compiler's estimate.
 
     Returns:
-      Bytes of a device by purpose, cycles by kind, kernels with their shapes and counts, collectives, and the number of
-      loops of unknown length; or where the compiler refuses, its reason under the key `refused`.
+      Bytes of a device by purpose, cycles by kind if the compiler states any, kernels with their shapes and counts,
+      collectives, and the number of loops of unknown length; or if it refuses, its reason under the key `refused`.
     """
     import jax
 
@@ -56,7 +56,7 @@ def compile_for(lowered: Any) -> dict[str, Any]:
             "temporary": memory.temp_size_in_bytes,
             "code": memory.generated_code_size_in_bytes,
         },
-        "cycles": dict(costs.cycles),
+        **({"cycles": dict(costs.cycles)} if costs.cycles else {}),
         "kernels": [
             {
                 "origin": each.origin,

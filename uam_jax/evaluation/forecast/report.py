@@ -59,12 +59,14 @@ def _page(record: Mapping[str, Any]) -> str:
         for reason in row.get("refused", ()):
             lines += ["", f"Batch {case['batch']}, {row['task']}: it does not compile: {reason}"]
     if fits := record.get("fits"):
-        lines += ["", f"Largest batch per device that fits: {fits['batch']} ({fits['of']})."]
+        checked = {True: "; compiled: it fits", False: "; compiled: it does not fit", None: ""}
+        how = fits["of"] + checked[fits.get("compiled")]
+        lines += ["", f"Largest batch per device that should fit: {fits['batch']} ({how})."]
     for job in record.get("jobs", ()):
         cost = f", {job['cost']:,.2f} at the given price" if "cost" in job else ""
         lines += [
             "",
-            f"{job['images']:,} images ({job['task']}, batch {job['batch']}): {job['chip_hours']:,.1f} "
+            f"{job['images']:,} images ({job['task']}, batch {job['batch']}): {job['chip_hours']:,.4g} "
             f"chip-hours{cost}.",
         ]
     for each in record.get("measured", ()):
