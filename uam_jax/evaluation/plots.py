@@ -164,6 +164,7 @@ def stacks(
             )  # fmt: skip
         ends = {group: end + part for (group, end), part in zip(ends.items(), parts, strict=True)}
     axes.invert_yaxis()
+    axes.set_axisbelow(True)
     _finish(figure, axes, title, x, "")
     return _png(figure)
 
