@@ -17,7 +17,7 @@ from uam_jax.engine.rehearsal import Call, rehearsing, shapes_of
 from uam_jax.evaluation.forecast.chips import CHIPS
 from uam_jax.evaluation.forecast.programs import bytes_of, compile_for, seconds_of
 from uam_jax.evaluation.forecast.topology import absent_tpus
-from uam_jax.models.kernels.attention import attend
+from uam_jax.models.kernels.attention import attend, attention_backend
 
 pytestmark = [
     pytest.mark.tpu,
@@ -75,6 +75,19 @@ def test_a_loop_takes_as_many_turns_as_there_are_steps(editor: Editor) -> None:
 @program(static=[], batched={"q": 0, "k": 0, "v": 0}, out=0)
 def layer(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     return attend(q, k, v)
+
+
+@pytest.mark.parametrize("pixels", [4096, 256])
+def test_the_attention_kernel_is_where_it_belongs(pixels: int) -> None:
+    devices = absent_tpus("v5e:2x2")
+    x = jnp.zeros((4, pixels, 8, 40), jnp.bfloat16)
+    with rehearsing() as calls:
+        layer(x, x, x, on=devices)
+    [call] = calls
+    kernels = compile_for(call.lower())["kernels"]
+    chosen = attention_backend((1, *x.shape[1:]), x.dtype, devices.platform)
+    assert [each["runs"] for each in kernels] == ([1] if chosen == "flash" else [])
+    assert all("_attend" in each["origin"] for each in kernels)
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)

@@ -94,14 +94,7 @@ def forecast(
             run, images, counted = speed.prepare_task(task, editor, config, case)
             calls.clear()  # what prepares the task is not part of it
             run()
-        known = []
-        for number, (call, times) in enumerate(calls.items(), start=1):
-            label = f"{task}: {call.name}, program {number} of {len(calls)}"
-            known.append(
-                _program(
-                    call, times, case, target, kept, lambda text, label=label: say(f"{label}{text}")
-                )
-            )
+        known = _programs(calls, case, target, kept, lambda text, task=task: say(f"{task}: {text}"))
         programs += [{"task": task, **each} for each in known]
         rows.append(
             {"task": task, "images": images, **_total(known, images, counted, case, target)}
@@ -120,39 +113,50 @@ def _without_weights(editor: "Editor", target: Target) -> "Editor":
     return type(editor)(replace(editor.checkpoint, params=params), target.devices)
 
 
-def _program(
-    call: Call,
-    times: int,
+def _programs(
+    calls: Mapping[Call, int],
     case: speed.Case,
     target: Target,
     kept: Folder,
     say: Callable[[str], None],
-) -> dict[str, Any]:
-    """One program: what it does, and what it takes."""
-    work = operations_of(call.traced, target.chip.platform)
-    found: dict[str, Any] = {
-        "program": call.name,
-        "calls": times,
-        "evaluations": work.evaluations,
-        "tflop": work.flops / 1e12,
-    }
-    if target.devices is None:
-        seconds = work.seconds(target.chip, case.dtype)
-        return {**found, "seconds": {kind: seconds[kind] for kind in KINDS if seconds.get(kind)}}
+) -> list[dict[str, Any]]:
+    """What each program does and takes, in the order of their first calls."""
+    works = {call: operations_of(call.traced, target.chip.platform) for call in calls}
+    found = {}
+    # The largest first: what is known when the work is broken off is then most of it.
+    for number, call in enumerate(sorted(calls, key=lambda call: -works[call].flops), start=1):
+        if target.devices is None:
+            seconds = works[call].seconds(target.chip, case.dtype)
+            found[call] = {"seconds": {kind: seconds[kind] for kind in KINDS if kind in seconds}}
+            continue
+        say(f"compiling {call.name}, program {number} of {len(calls)}")
+        outcome = found[call] = _compiled(call, target.name, kept)
+        if "cycles" in outcome:
+            outcome["seconds"] = seconds_of(outcome, target.chip, case.dtype)
+        if "bytes" in outcome:
+            outcome["held"] = bytes_of(outcome)
+    return [
+        {
+            "program": call.name,
+            "calls": times,
+            "evaluations": works[call].evaluations,
+            "tflop": works[call].flops / 1e12,
+            **found[call],
+        }
+        for call, times in calls.items()
+    ]
+
+
+def _compiled(call: Call, target: str, kept: Folder) -> dict[str, Any]:
+    """The outcome of a program's compilation, now or before."""
     lowered = call.lower()
-    key = key_of(lowered, target.name)
+    key = key_of(lowered, target)
     name = f"programs/{call.name}-{key}.json"
-    before = kept.read(name)
-    if before is None:
-        say(", compiling")
-        outcome = compile_for(lowered)
-        kept.write(name, json.dumps(outcome, indent=1).encode())
-    outcome = json.loads(kept.read(name) or b"")
-    if "cycles" in outcome:
-        found["seconds"] = seconds_of(outcome, target.chip, case.dtype)
-    if "bytes" in outcome:
-        found["held"] = bytes_of(outcome)
-    return {**found, "key": key, **outcome}
+    content = kept.read(name)
+    if content is None:
+        content = json.dumps(compile_for(lowered), indent=1).encode()
+        kept.write(name, content)
+    return {"key": key, **json.loads(content)}
 
 
 def _total(
