@@ -11,8 +11,8 @@ from uam_jax.cli.bench_tables import RESULT as MEASURED
 from uam_jax.cli.console import Console
 from uam_jax.cli.plan import PlanOptions
 from uam_jax.errors import InputError
-from uam_jax.evaluation.forecast.chips import find_chip
-from uam_jax.evaluation.forecast.report import RESULT, as_files, rows_of
+from uam_jax.evaluation.chips import find_chip
+from uam_jax.evaluation.forecast_report import RESULT, as_files, rows_of
 from uam_jax.files import read_json
 from uam_jax.io.storage import Folder
 from uam_jax.runtime import backend
@@ -34,8 +34,8 @@ def run_plan(options: PlanOptions, console: Console) -> dict[str, Any]:
     # Programs are only compiled: no device is looked for but the CPU.
     backend.configure(device="cpu", precision=options.precision)
 
-    from uam_jax.evaluation.forecast.estimate import Target, fit, forecast, job_cost, largest_batch
-    from uam_jax.evaluation.forecast.topology import absent_tpus
+    from uam_jax.evaluation.forecast import Target, fit, forecast, job_cost, largest_batch
+    from uam_jax.evaluation.tpu_topology import absent_tpus
 
     target = Target(chip, topology, absent_tpus(topology) if topology else None)
     record: dict[str, Any] = {

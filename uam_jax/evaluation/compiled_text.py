@@ -172,7 +172,7 @@ class CompiledText:
         return total
 
     def _kind(self, each: Instruction) -> str:
-        """What an instruction mainly does. A product on a TPU is a convolution, too: its origin tells them apart."""
+        """The kind of an instruction. A product on a TPU is a convolution, too: its origin tells them apart."""
         parts = list(self._within(each))
         if _ATTENTION.search(each.origin):
             return "attention"

@@ -12,10 +12,10 @@ from program import uam
 
 from uam_jax import EditConfig, Editor
 from uam_jax.engine.parallel import Devices
-from uam_jax.evaluation.forecast import estimate, topology
-from uam_jax.evaluation.forecast.chips import CHIPS
-from uam_jax.evaluation.forecast.estimate import Target, job_cost, largest_batch
-from uam_jax.evaluation.forecast.report import as_files
+from uam_jax.evaluation import forecast, tpu_topology
+from uam_jax.evaluation.chips import CHIPS
+from uam_jax.evaluation.forecast import Target, job_cost, largest_batch
+from uam_jax.evaluation.forecast_report import as_files
 
 STEPS = ("--set", "steps=3")
 INVERT = (*STEPS, "--task", "invert")
@@ -97,8 +97,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append(lowered)
         return outcome(1_000_000, temporary=10**9 * sum(arg.shape[0] for arg in _batched(lowered)))
 
-    monkeypatch.setattr(topology, "absent_tpus", lambda name: Devices.local(4))
-    monkeypatch.setattr(estimate, "compile_for", compile_for)
+    monkeypatch.setattr(tpu_topology, "absent_tpus", lambda name: Devices.local(4))
+    monkeypatch.setattr(forecast, "compile_for", compile_for)
     return calls
 
 
@@ -147,7 +147,7 @@ def test_what_the_compiler_does_not_say_is_left_out(
     model: Path, tmp_path: Path, compiled: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     silent = {key: value for key, value in outcome(1).items() if key not in ("cycles", "bytes")}
-    monkeypatch.setattr(estimate, "compile_for", lambda lowered: silent)
+    monkeypatch.setattr(forecast, "compile_for", lambda lowered: silent)
     record = planned(tmp_path, "--for", "v6e:2x2", "--model", model, *INVERT)
     [row] = record["cases"][0]["rows"]
     assert {*row} == {"task", "images", "evaluations", "tflop", "tflop_per_image", "collectives"}
@@ -157,7 +157,7 @@ def test_what_the_compiler_does_not_say_is_left_out(
 def test_a_program_that_does_not_fit_is_told(
     model: Path, tmp_path: Path, compiled: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimate, "compile_for", lambda lowered: {"refused": "Ran out of HBM"})
+    monkeypatch.setattr(forecast, "compile_for", lambda lowered: {"refused": "Ran out of HBM"})
     result = uam("plan", "--for", "v5e:2x2", "--model", model, *INVERT, "--out", tmp_path)
     assert result.exit_code == 2 and "v5e:2x2: " in result.stderr and "out of HBM" in result.stderr
     assert "it does not compile: condition: Ran out of HBM" in (tmp_path / "plan.md").read_text()

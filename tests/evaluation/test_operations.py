@@ -12,8 +12,8 @@ from tiny import SMALL, TARGET, VARIANTS
 from uam_jax import Editor, InputError
 from uam_jax.engine.parallel import Devices
 from uam_jax.engine.rehearsal import rehearsing, shapes_of
-from uam_jax.evaluation.forecast.chips import CHIPS, find_chip
-from uam_jax.evaluation.forecast.operations import Operation, Operations, operations_of
+from uam_jax.evaluation.chips import CHIPS, find_chip
+from uam_jax.evaluation.operations import Operation, Operations, operations_of
 from uam_jax.models.kernels.attention import attend
 from uam_jax.runtime.platforms import Platform
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from uam_jax.evaluation.forecast.compiled import KINDS
+from uam_jax.evaluation.compiled_text import KINDS
 from uam_jax.evaluation.plots import stacks
 
 RESULT = "plan.json"

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from uam_jax.evaluation.forecast.chips import CHIPS
-from uam_jax.evaluation.forecast.compiled import CompiledText, Costs, Kernel
-from uam_jax.evaluation.forecast.programs import bytes_of, kernel_seconds, seconds_of
+from uam_jax.evaluation.chips import CHIPS
+from uam_jax.evaluation.compiled_text import CompiledText, Costs, Kernel
+from uam_jax.evaluation.tpu_programs import bytes_of, kernel_seconds, seconds_of
 
 
 def cycles(count: int) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from uam_jax.errors import shortened
-from uam_jax.evaluation.forecast.chips import Chip
-from uam_jax.evaluation.forecast.compiled import KINDS, CompiledText, Shape
+from uam_jax.evaluation.chips import Chip
+from uam_jax.evaluation.compiled_text import KINDS, CompiledText, Shape
 from uam_jax.runtime.backend import versions
 
 _BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8}

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from uam_jax.engine.rehearsal import Call, rehearsing, shapes_of
 from uam_jax.errors import InputError
 from uam_jax.evaluation import speed
-from uam_jax.evaluation.forecast.chips import Chip
-from uam_jax.evaluation.forecast.compiled import KINDS
-from uam_jax.evaluation.forecast.operations import operations_of
-from uam_jax.evaluation.forecast.programs import bytes_of, compile_for, key_of, seconds_of
+from uam_jax.evaluation.chips import Chip
+from uam_jax.evaluation.compiled_text import KINDS
+from uam_jax.evaluation.operations import operations_of
+from uam_jax.evaluation.tpu_programs import bytes_of, compile_for, key_of, seconds_of
 from uam_jax.io.storage import Folder
 from uam_jax.runtime import backend
 from uam_jax.runtime.platforms import Platform, usual_dtype
@@ -120,7 +120,7 @@ def _programs(
     kept: Folder,
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """What each program does and takes, in the order of their first calls."""
+    """Figures of each program, in the order of their first calls."""
     works = {call: operations_of(call.traced, target.chip.platform) for call in calls}
     found = {}
     # The largest first: what is known when the work is broken off is then most of it.

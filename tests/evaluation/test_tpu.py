@@ -14,9 +14,9 @@ from tiny import SMALL, TARGET
 from uam_jax import Editor
 from uam_jax.engine.parallel import program
 from uam_jax.engine.rehearsal import Call, rehearsing, shapes_of
-from uam_jax.evaluation.forecast.chips import CHIPS
-from uam_jax.evaluation.forecast.programs import bytes_of, compile_for, seconds_of
-from uam_jax.evaluation.forecast.topology import absent_tpus
+from uam_jax.evaluation.chips import CHIPS
+from uam_jax.evaluation.tpu_programs import bytes_of, compile_for, seconds_of
+from uam_jax.evaluation.tpu_topology import absent_tpus
 from uam_jax.models.kernels.attention import attend, attention_backend
 
 pytestmark = [

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from uam_jax.evaluation.forecast.chips import Chip
+from uam_jax.evaluation.chips import Chip
 from uam_jax.models.kernels.attention import attention_backend
 from uam_jax.runtime.platforms import Platform
 
@@ -27,7 +27,7 @@ class Operation:
     """One operation of a program.
 
     Attributes:
-      kind: one of `compiled.KINDS`.
+      kind: one of `compiled_text.KINDS`.
       flops: floating-point operations of its products.
       bytes: read and written.
     """
