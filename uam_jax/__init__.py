@@ -15,7 +15,7 @@ Rooms, each of which imports only rooms of earlier lines:
     engine, scenes                          the method on devices; the procedural world
     editor                                  `Editor`, the flow on one page
     jobs                                    edits of files and of data sets
-    evaluation                              quality, speed and forecasts of it, forecasts of it, plots, the demo and the check
+    evaluation                              quality, speed and forecasts of it, plots, the demo, the check
     cli                                     the command line
 """
 

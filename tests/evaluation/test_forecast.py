@@ -186,6 +186,12 @@ def test_an_estimate_is_shown_over_what_was_measured(model: Path, tmp_path: Path
     [found] = record["measured"]
     assert found["ratio"] == pytest.approx(4)
     assert "estimate ÷ measured = 4.00" in (tmp_path / "again" / "plan.md").read_text()
+    # Beside each other, the plan's column says that it is estimated, and nothing was compiled there.
+    compared = uam("bench", "compare", tmp_path, tmp_path / "plan", "--out", tmp_path / "two.md")
+    assert compared.exit_code == 0, compared.stderr
+    table = (tmp_path / "two.md").read_text()
+    assert "2. plan: gpu, bfloat16, estimated" in table and "| 1.00 | 4.00 |" in table
+    assert "| – | – |" in table
     # Another size is other work.
     measured["cases"][0]["model"] = entry["model"] | {"size": 640}
     (tmp_path / "bench.json").write_text(json.dumps(measured))

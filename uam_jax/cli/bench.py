@@ -129,7 +129,10 @@ def compare(
     console: Console,
     records: Annotated[
         tuple[LocalName, ...],
-        Argument(metavar="A.json B.json ...", help="Records of `uam bench`, or their folders."),
+        Argument(
+            metavar="A.json B.json ...",
+            help="Records of `uam bench` or `uam plan`, or their folders.",
+        ),
     ],
     out: Annotated[str | None, Option(help="File for the table, as Markdown.")] = None,
 ) -> dict[str, Any]:

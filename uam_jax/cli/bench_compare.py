@@ -5,9 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from uam_jax.cli.bench_agreement import Agreements, compare_edits
-from uam_jax.cli.bench_tables import FORMAT, RESULT, gigabytes_text, measured_rows, table_line
+from uam_jax.cli.bench_tables import (
+    RESULT,
+    compile_text,
+    gigabytes_text,
+    measured_rows,
+    read_record,
+    record_file,
+    table_line,
+)
 from uam_jax.errors import InputError
-from uam_jax.files import read_json
+from uam_jax.evaluation.forecast_report import RESULT as PLAN
 from uam_jax.io.storage import write_bytes
 
 _ByWork = Mapping[str, Mapping[str, Any]]
@@ -18,7 +26,8 @@ def run_compare(files: Sequence[str], out: str | None) -> dict[str, Any]:
     """Compares measurements: ratios to the first column, agreement of the edits with its edits, then the figures.
 
     Args:
-      files: `bench.json` files, or the folders that hold them.
+      files: `bench.json` or `plan.json` files, or the folders that hold them; a plan's columns say that they are
+        estimated.
       out: a file for the table, as Markdown.
 
     Returns:
@@ -31,11 +40,10 @@ def run_compare(files: Sequence[str], out: str | None) -> dict[str, Any]:
     by_work: dict[str, dict[str, Any]] = {}
     columns: dict[str, str] = {}
     for label, file in zip(_labels(files), files, strict=True):
-        path = Path(file) / RESULT if Path(file).is_dir() else Path(file)
-        for row in measured_rows([_read(path)]):
+        for row in measured_rows([read_record(file)]):
             column = f"{label}: {row['setup']}" if len(files) > 1 else row["setup"]
             columns[column] = row["machine"]
-            row["folder"] = path.parent
+            row["folder"] = record_file(file).parent
             by_work.setdefault(f"{row['task']}, {row['work']}", {})[column] = row
     shared = {work: found for work, found in by_work.items() if len(found) > 1}
     if not shared:
@@ -93,7 +101,7 @@ def _comparison(
     table(
         "Seconds of compilation, of programs that no earlier task of the case had compiled",
         shared,
-        lambda row: f"{row['compile_seconds']:.1f}",
+        compile_text,
     )
     table("Memory, GB", shared, gigabytes_text)
     return "\n".join(lines) + "\n"
@@ -108,15 +116,10 @@ def _ratios(found: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
 
 def _labels(files: Sequence[str]) -> list[str]:
     """Names each record by its folder or file, and by its whole path where two have the same name."""
-    paths = [Path(file).parent if Path(file).name == RESULT else Path(file) for file in files]
+    paths = [
+        Path(file).parent if Path(file).name in (RESULT, PLAN) else Path(file) for file in files
+    ]
     names = [path.resolve().name.removesuffix(".json") for path in paths]
     return [
         name if names.count(name) == 1 else file for name, file in zip(names, files, strict=True)
     ]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    record = read_json(path)
-    if record.get("format") != FORMAT or "cases" not in record:
-        raise InputError(f"{path}: not a record of `uam bench` (format {FORMAT})")
-    return record

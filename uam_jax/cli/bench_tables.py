@@ -2,10 +2,14 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from uam_jax.errors import InputError
+from uam_jax.evaluation.forecast_report import RESULT as PLAN
 from uam_jax.evaluation.plots import curves
 from uam_jax.evaluation.speed import TASKS
+from uam_jax.files import read_json
 
 FORMAT = 1
 """Version of the record's format."""
@@ -43,18 +47,21 @@ def work_name(case: Mapping[str, Any], model: Mapping[str, Any] | None = None) -
 
 
 def measured_rows(records: Sequence[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
-    """Yields the row of every measured task, with its case, setup, work and machine."""
+    """Yields the row of every measured or estimated task, with its case, setup, work and machine."""
     for record in records:
+        mark = ", estimated" if record.get("estimated") else ""
         for each in record["cases"]:
             if "refused" in each:
                 continue
             case, machine = each["case"], each["machine"]
             resolved = {**case, "device": machine["device"].partition(":")[0]}
             for row in each["rows"]:
+                if "images_per_second" not in row:  # of a plan, where something does not compile
+                    continue
                 yield {
                     **row,
                     "case": case,
-                    "setup": setup_name(resolved),
+                    "setup": setup_name(resolved) + mark,
                     "work": work_name(case, each["model"]),
                     "machine": _machine(machine),
                     "weights": each["model"]["weights"],
@@ -153,8 +160,35 @@ def _table(record: Mapping[str, Any]) -> str:
 
 def gigabytes_text(row: Mapping[str, Any]) -> str:
     """The memory of a row in GB, or a dash where it is not known."""
-    held = row["memory"]["gigabytes"]
+    held = row.get("memory", {}).get("gigabytes")
     return "–" if held is None else f"{held:.2f}"
+
+
+def compile_text(row: Mapping[str, Any]) -> str:
+    """The seconds of compilation of a row, or a dash where nothing was compiled on the machine itself."""
+    seconds = row.get("compile_seconds")
+    return "–" if seconds is None else f"{seconds:.1f}"
+
+
+def read_record(file: str) -> dict[str, Any]:
+    """Reads a record of `uam bench` or `uam plan`, named by its file or its folder.
+
+    Raises:
+      InputError: it is none.
+    """
+    path = record_file(file)
+    record = read_json(path)
+    if record.get("format") != FORMAT or "cases" not in record:
+        raise InputError(f"{path}: not a record of `uam bench` or `uam plan` (format {FORMAT})")
+    return record
+
+
+def record_file(file: str) -> Path:
+    """The file of a record that is named by its file or its folder."""
+    path = Path(file)
+    if not path.is_dir():
+        return path
+    return next((path / name for name in (RESULT, PLAN) if (path / name).exists()), path / RESULT)
 
 
 def table_line(cells: Iterable[str]) -> str:

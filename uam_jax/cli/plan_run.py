@@ -6,14 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from uam_jax.cli.bench_tables import FORMAT, measured_rows
-from uam_jax.cli.bench_tables import RESULT as MEASURED
+from uam_jax.cli.bench_tables import FORMAT, measured_rows, read_record
 from uam_jax.cli.console import Console
 from uam_jax.cli.plan import PlanOptions
 from uam_jax.errors import InputError
 from uam_jax.evaluation.chips import find_chip
 from uam_jax.evaluation.forecast_report import RESULT, as_files, rows_of
-from uam_jax.files import read_json
 from uam_jax.io.storage import Folder
 from uam_jax.runtime import backend
 
@@ -112,21 +110,6 @@ def _summary(record: Mapping[str, Any], folder: Folder) -> dict[str, Any]:
         "table": folder.path("plan.md"),
         "json": folder.path(RESULT),
     }
-
-
-def read_record(file: str) -> dict[str, Any]:
-    """Reads a record of `uam bench` or `uam plan`, named by its file or its folder.
-
-    Raises:
-      InputError: it is none.
-    """
-    path = Path(file)
-    if path.is_dir():
-        path = next((path / name for name in (MEASURED, RESULT) if (path / name).exists()), path)
-    record = read_json(path)
-    if record.get("format") != FORMAT or "cases" not in record:
-        raise InputError(f"{path}: not a record of `uam bench` or `uam plan` (format {FORMAT})")
-    return record
 
 
 def _against(

@@ -91,13 +91,13 @@ def forecast(
     for task in case.tasks:
         say(f"{task}: listing its programs")
         with rehearsing(None if target.devices else _UNFUSED) as calls:
-            run, images, counted = speed.prepare_task(task, editor, config, case)
+            work = speed.prepare_task(task, editor, config, case)
             calls.clear()  # what prepares the task is not part of it
-            run()
+            work.run()
         known = _programs(calls, case, target, kept, lambda text, task=task: say(f"{task}: {text}"))
         programs += [{"task": task, **each} for each in known]
         rows.append(
-            {"task": task, "images": images, **_total(known, images, counted, case, target)}
+            {"task": task, "images": work.images, **_total(known, work, case, target)}
         )
         rows[-1] |= _memory(known, editor, target)
     return {
@@ -161,13 +161,13 @@ def _compiled(call: Call, target: str, kept: Folder) -> dict[str, Any]:
 
 def _total(
     programs: Sequence[Mapping[str, Any]],
-    images: int,
-    counted: Mapping[str, float],
+    work: speed.Work,
     case: speed.Case,
     target: Target,
 ) -> dict[str, Any]:
     """The figures of a task."""
-    row: dict[str, Any] = {"evaluations": sum(counted.values())}
+    images = work.images
+    row: dict[str, Any] = {"evaluations": sum(work.evaluations.values())}
     devices = len(target.devices) if target.devices else 1
     tflop = devices * sum(each["calls"] * each["tflop"] for each in programs)
     row |= {"tflop": tflop, "tflop_per_image": tflop / images}
