@@ -154,7 +154,7 @@ def _program(each: Mapping[str, Any]) -> list[str]:
 
 def _against(each: Mapping[str, Any]) -> str:
     return (
-        f"Measured ({each['source']}: {each['work']}, batch {each['batch']}): {each['measured']:.4g} images/s; "
+        f"Measured ({each['source']}: {each['work']}): {each['measured']:.4g} images/s; "
         f"estimate ÷ measured = {each['ratio']:.2f}."
     )
 
