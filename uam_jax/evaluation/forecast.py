@@ -96,9 +96,7 @@ def forecast(
             work.run()
         known = _programs(calls, case, target, kept, lambda text, task=task: say(f"{task}: {text}"))
         programs += [{"task": task, **each} for each in known]
-        rows.append(
-            {"task": task, "images": work.images, **_total(known, work, case, target)}
-        )
+        rows.append({"task": task, "images": work.images, **_total(known, work, case, target)})
         rows[-1] |= _memory(known, editor, target)
     return {
         "machine": _machine(case, target),
