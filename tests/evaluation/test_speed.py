@@ -48,7 +48,7 @@ def test_all_combinations_are_measured_and_the_batch_varies_fastest() -> None:
     ("options", "message"),
     [
         (("--dtype", "float64"), "--dtype float64: choose auto, float32, bfloat16, float16"),
-        (("--attention", "flash"), "--attention flash: choose auto, xla"),
+        (("--attention", "splash"), "--attention splash: choose auto, xla"),
         (("--device", "npu"), "--device npu: choose cpu, gpu, tpu"),
         (("--task", "train"), "--task train: choose invert, edit, batch"),
         (("--shape", "sdxl"), "--shape sdxl: choose sd15, sd21"),
