@@ -47,10 +47,11 @@ def compiled(rows: int) -> str:
     from jax.experimental import topologies
     from jax.sharding import SingleDeviceSharding
 
-    from uam_jax.models import UNet, UNetConfig
+    from uam_jax.models import StableDiffusion, TextConfig, TextEncoder, UNet, UNetConfig
     from uam_jax.models.configs import PUBLISHED
     from uam_jax.models.layers import expected_params
     from uam_jax.runtime.platforms import Platform, tracing_for
+    from uam_jax.types import Condition
 
     try:
         from uam_jax.runtime.loops import scan
@@ -66,12 +67,16 @@ def compiled(rows: int) -> str:
     def shape(*sides: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(sides, dtype, sharding=place)
 
-    network = UNet(UNetConfig.from_dict(PUBLISHED["sd15"]["unet"]), jnp.bfloat16)
+    sd15 = PUBLISHED["sd15"]
+    network = UNet(UNetConfig.from_dict(sd15["unet"]), jnp.bfloat16)
+    encoder = TextEncoder(TextConfig.from_dict(sd15["text_encoder"]), jnp.bfloat16)
+    denoiser = StableDiffusion(network, encoder)
     params = jax.tree.map(lambda leaf: shape(*leaf.shape), expected_params(network))
 
     def run(params: Any, latent: Any, text: Any) -> Any:
         def turn(latent: Any, time: Any) -> Any:
-            return latent + network.apply({"params": params}, latent, time[None], text)[0], None
+            noise, _ = denoiser.predict({"unet": params}, latent, time, Condition(text))
+            return latent + noise, None
 
         return scan(turn, latent, jnp.arange(10))[0]
 

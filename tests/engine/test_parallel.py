@@ -21,6 +21,7 @@ from uam_jax.method.inversions import DDIMInversion
 from uam_jax.method.samplers import SAMPLERS
 from uam_jax.models import StableDiffusion
 from uam_jax.models.kernels.attention import attend
+from uam_jax.runtime.loops import scan
 from uam_jax.runtime.platforms import Platform
 
 COLLECTIVES = re.compile(
@@ -69,6 +70,30 @@ def test_a_collective_would_be_found() -> None:
     devices = Devices.local(2)
     summing = Program(lambda x: jax.lax.psum(x, "data"), static=[], batched={"x": 0}, out=None)
     assert COLLECTIVES.search(summing.lower(jnp.ones((2, 3)), on=devices).compile().as_text())
+
+
+@pytest.mark.parametrize("mode", ["shard_map", "pmap"])
+def test_a_loop_made_for_gpus_on_several_devices(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @program(static=[], batched={"text": 0, "x": 0}, out={"x": 0, "each": 1})
+    def looped(weights: jax.Array, text: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+        def turn(x: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+            x = jnp.tanh(x + step * (text @ weights.T).mean(axis=1))
+            return x, x + weights.T[0]
+
+        x, each = scan(turn, x, jnp.arange(3.0))
+        return {"x": x, "each": each}
+
+    weights, text, x = (
+        jax.random.normal(jax.random.key(i), shape)
+        for i, shape in enumerate([(4, 4), (6, 3, 4), (6, 4)])
+    )
+    expected = looped(weights, text, x)
+    monkeypatch.setattr(Platform, "of", lambda device: Platform("gpu", (9, 0)))
+    for on in (None, Devices.local(2, mode), Devices.local(4, mode)):
+        made = looped(weights, text, x, on=on)
+        jax.tree.map(assert_close, made, expected)
 
 
 @pytest.mark.parametrize("mode", ["shard_map", "pmap"])

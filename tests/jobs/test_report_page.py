@@ -181,9 +181,9 @@ def test_pages_turn_and_the_address_keeps_the_place(gallery: Gallery, page: Path
 
 def test_a_nonsensical_address_shows_the_first_page(gallery: Gallery) -> None:
     gallery.open("#page=99&per=7&sort=constructor&view=toString&gain=x&show=no&open=none")
-    assert gallery.summary() == "49–60 of 60 rows"
+    gallery.wait(lambda: gallery.summary() == "49–60 of 60 rows")
     gallery.open("#page=-3&q=%E0%A4%A")
-    assert "0 rows found" in gallery.summary()
+    gallery.wait(lambda: "0 rows found" in gallery.summary())
 
 
 def test_the_slider_uncovers_the_original(gallery: Gallery) -> None:

@@ -47,6 +47,34 @@ def test_what_is_alike_in_every_turn_stays_out_of_a_gpus_loop(
     assert inside.count("transpose") == turned
 
 
+def test_a_jitted_function_is_looked_into_wherever_it_is_called() -> None:
+    """The networks are jitted, so that all programs share their trace."""
+
+    @jax.jit
+    def network(text: Array, weights: Array, x: Array, step: Array) -> tuple[Array, Array]:
+        keys = jax.jit(jnp.matmul)(text, weights)
+        return jnp.tanh(x + step * keys), keys
+
+    def run(text: Array, weights: Array, x: Array) -> tuple[Array, Array]:
+        def turn(x: Array, step: Array) -> tuple[Array, Array]:
+            x, _ = network(text, weights, x, step)
+            x, keys = network(text, weights, x, step + 1)
+            return x, keys[0]
+
+        return scan(turn, x, jnp.linspace(0, 1, 10))
+
+    given = normal(0, 5, 4), normal(1, 4, 4), normal(2, 5, 4)
+    with tracing_for(GPU):
+        traced = jax.make_jaxpr(run)(*given)
+        made = run(*given)
+    assert "dot_general" in names(traced.jaxpr)
+    assert "dot_general" not in str(loop_of(traced))
+    expected = run(*given)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), made, expected
+    )
+
+
 def test_the_results_are_those_of_lax_scan_and_so_are_gradients() -> None:
     text, weights, x = normal(0, 5, 4), normal(1, 4, 4), normal(2, 3, 4)
 
