@@ -15,6 +15,7 @@ from uam_jax.evaluation.operations import operations_of
 from uam_jax.evaluation.tpu_programs import bytes_of, compile_for, key_of, seconds_of
 from uam_jax.io.storage import Folder
 from uam_jax.runtime import backend
+from uam_jax.runtime.loops import loops_as_written
 from uam_jax.runtime.platforms import Platform, usual_dtype
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def forecast(
     programs, rows = [], []
     for task in case.tasks:
         say(f"{task}: listing its programs")
-        with rehearsing(None if target.devices else _UNFUSED) as calls:
+        with loops_as_written(), rehearsing(None if target.devices else _UNFUSED) as calls:
             work = speed.prepare_task(task, editor, config, case)
             calls.clear()  # what prepares the task is not part of it
             work.run()

@@ -1,6 +1,7 @@
 """`lax.scan` whose body computes nothing anew in every turn that is the same in all of them."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -12,13 +13,21 @@ from uam_jax.runtime import platforms
 _WORTH_KEEPING = ("dot_general", "transpose")
 """Operations whose results are worth their memory: keys and values of a text, convolution kernels in another order."""
 
+# Part of the key of JAX's caches, as the platform is.
+_as_written = jax.make_user_context(False)
+
+
+def loops_as_written() -> AbstractContextManager[None]:
+    """Leaves every loop that is traced inside the `with` block as it is, to count what it does."""
+    return _as_written(True)
+
 
 def scan(body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
     """`lax.scan`, with products and transpositions of what no turn changes computed once, before the first.
 
     XLA's compilers for CPUs and TPUs move such work out of a loop; the one for GPUs does not.
     """
-    if platforms.current().name != "gpu":
+    if platforms.current().name != "gpu" or _as_written.value:
         return lax.scan(body, carry, xs)
     first = jax.tree.map(lambda x: x[0], xs)
     traced, result = jax.make_jaxpr(body, return_shape=True)(carry, first)
