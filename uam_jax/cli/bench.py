@@ -1,16 +1,14 @@
 """`uam bench` and `uam bench compare`: their options; `bench_run` and `bench_compare` do the work."""
 
 import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from typer import Argument, Option
 
 from uam_jax.cli.console import Console
-from uam_jax.cli.options import Precision, Settings, Variant
+from uam_jax.cli.options import Precision, Settings, Variant, check_one_model, check_values
 from uam_jax.cli.subcommand import LocalName
-from uam_jax.errors import InputError
 from uam_jax.runtime.backend import Device
 
 if TYPE_CHECKING:
@@ -79,20 +77,15 @@ class BenchOptions(Settings):
         """
         from uam_jax.evaluation.speed import TASKS, Case
 
-        if self.model and self.shape:
-            raise InputError("--model and --shape both choose the model: give one of them")
-        if self.variant and self.shape:
-            raise InputError(
-                "--variant chooses among a model's files, and --shape has none: give one of them"
-            )
-        _check("--device", self.device, get_args(Device))
-        _check("--dtype", self.dtype, _DTYPES)
-        _check("--attention", self.attention, _ATTENTION)
-        _check("--task", self.task, TASKS)
+        check_one_model(self.model, self.variant, self.shape)
+        check_values("--device", self.device, get_args(Device))
+        check_values("--dtype", self.dtype, _DTYPES)
+        check_values("--attention", self.attention, _ATTENTION)
+        check_values("--task", self.task, TASKS)
         if self.shape:
             from uam_jax.models.configs import PUBLISHED
 
-            _check("--shape", [self.shape], PUBLISHED)
+            check_values("--shape", [self.shape], PUBLISHED)
         self.check()
         base = Case(
             model=None if self.shape else self.model or "scenes",
@@ -107,12 +100,6 @@ class BenchOptions(Settings):
         )
         values = itertools.product(*(getattr(self, name) or (None,) for name in _VARIED))
         return [replace(base, **dict(zip(_VARIED, each, strict=True))) for each in values]
-
-
-def _check(option: str, given: Iterable[str], known: Iterable[str]) -> None:
-    for value in given:
-        if value not in known:
-            raise InputError(f"{option} {value}: choose {', '.join(known)}")
 
 
 def bench(console: Console, options: BenchOptions) -> dict[str, Any]:

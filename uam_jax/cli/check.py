@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from uam_jax.cli.console import Console
-from uam_jax.cli.options import SCENES, Compute, Settings, Size
+from uam_jax.cli.options import SCENES, Compute, Settings, Size, check_one_model
 from uam_jax.cli.subcommand import LocalName
 from uam_jax.errors import InputError
 
@@ -33,12 +33,7 @@ def check(
     compute: Compute,
 ) -> dict[str, Any]:
     """Reconstructs and edits four photographs with your model on your machine: a page and a JSON to send back."""
-    if model and shape:
-        raise InputError("--model and --shape both choose the model: give one of them")
-    if compute.variant and shape:
-        raise InputError(
-            "--variant chooses among a model's files, and --shape has none: give one of them"
-        )
+    check_one_model(model, compute.variant, shape)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file: give a folder")
     from uam_jax.io.outputs import check_places, write_files

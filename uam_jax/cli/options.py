@@ -1,6 +1,7 @@
 """Options that several subcommands share."""
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,6 +10,7 @@ from typer import Argument, Option
 
 from uam_jax.cli.console import Console
 from uam_jax.cli.subcommand import LocalName
+from uam_jax.errors import InputError
 from uam_jax.runtime import backend
 
 if TYPE_CHECKING:
@@ -147,3 +149,20 @@ class Compute:
         from uam_jax.editor import Editor
 
         return Editor(random_checkpoint(shape, dtype=self.dtype))
+
+
+def check_values(option: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises an `InputError` for the first value that is not known."""
+    for value in given:
+        if value not in known:
+            raise InputError(f"{option} {value}: choose {', '.join(known)}")
+
+
+def check_one_model(model: str | None, variant: str | None, shape: str | None) -> None:
+    """Raises an `InputError` where a shape of random weights excludes another option."""
+    if model and shape:
+        raise InputError("--model and --shape both choose the model: give one of them")
+    if variant and shape:
+        raise InputError(
+            "--variant chooses among a model's files, and --shape has none: give one of them"
+        )

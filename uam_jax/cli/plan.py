@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Option
 
 from uam_jax.cli.console import Console
-from uam_jax.cli.options import Precision, Settings, Variant
+from uam_jax.cli.options import Precision, Settings, Variant, check_one_model, check_values
 from uam_jax.cli.subcommand import LocalName
 from uam_jax.errors import InputError
 
@@ -78,20 +78,12 @@ class PlanOptions(Settings):
         """
         from uam_jax.evaluation.speed import TASKS, Case
 
-        if self.model and self.shape:
-            raise InputError("--model and --shape both choose the model: give one of them")
-        if self.variant and self.shape:
-            raise InputError(
-                "--variant chooses among a model's files, and --shape has none: give one of them"
-            )
-        for task in self.task:
-            if task not in TASKS:
-                raise InputError(f"--task {task}: choose {', '.join(TASKS)}")
+        check_one_model(self.model, self.variant, self.shape)
+        check_values("--task", self.task, TASKS)
         if self.shape:
             from uam_jax.models.configs import PUBLISHED
 
-            if self.shape not in PUBLISHED:
-                raise InputError(f"--shape {self.shape}: choose {', '.join(PUBLISHED)}")
+            check_values("--shape", [self.shape], PUBLISHED)
         if self.price is not None and self.images is None:
             raise InputError("--price is of a job: give its --images, too")
         self.check()
