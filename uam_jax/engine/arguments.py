@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from uam_jax.engine.inversion import Inversion
-from uam_jax.errors import InputError
+from uam_jax.errors import InputError, quoted
 from uam_jax.method.config import EditConfig
 from uam_jax.method.controls import Control
 from uam_jax.method.edits import Edit
@@ -72,7 +72,8 @@ def settle_context(config: EditConfig, source: Prompts | None) -> EditConfig:
 
     Guidance between the null prompt and itself is none, and takes no evaluation.
     """
-    if source is None or any(prompt_list(source)):
+    needed = config.inversion.method.replaces_null
+    if source is None or needed or any(prompt_list(source)):
         return config
     return config.updated({"source": {"condition": "null"}})
 
@@ -192,10 +193,20 @@ def prepare_control(control: Control, tokenizer: Any, edits: Sequence[Edit]) -> 
 
 
 def negative_prompts(edits: Sequence[Edit], config: EditConfig) -> list[str] | None:
-    """The negative prompt of each edit, where there is any; warns where guidance is 1, which leaves no use for them."""
+    """The negative prompt of each edit, where there is any; warns where guidance is 1, which leaves no use for them.
+
+    Raises:
+      InputError: the inversion has others in their place.
+    """
     negatives = [edit.negative if edit.negative.strip() else "" for edit in edits]
     if not any(negatives):
         return None
+    if config.inversion.method.replaces_null:
+        kind = config.inversion.to_dict()["kind"]
+        raise InputError(
+            f"negative is {quoted(next(filter(None, negatives)))}, and inversion.kind {kind} has another text in the "
+            "negative prompt's place: leave it out, or choose another inversion.kind"
+        )
     if config.guidance == 1:
         warnings.warn(
             "the negative prompts are ignored: guidance is 1, which leaves out the unguided half that they condition",

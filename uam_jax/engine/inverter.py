@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -151,12 +151,10 @@ class Inverter:
         self, count: int, prompts: Prompts, config: EditConfig, regions: Regions | None = None
     ) -> Keys:
         """The inversions that an edit of `count` images takes."""
-        own = config.inversion
-        uniform = replace(own, uniformity=config.auxiliary.uniformity)
         shared = {"steps": config.steps, "spacing": config.spacing, "sampler": config.sampler}
         return Keys(
-            source=self.key(count, prompts, own, regions=regions, **shared),
-            auxiliary=self.key(count, "", uniform, **shared),
+            source=self.key(count, prompts, config.source_inversion, regions=regions, **shared),
+            auxiliary=self.key(count, "", config.auxiliary_inversion, **shared),
         )
 
     def invert(
@@ -180,12 +178,16 @@ class Inverter:
     ) -> tuple[Latent, Float[Array, "last b h w c"] | None]:
         """Latents of level `depth` -> clean ones, and the clean estimates of the `last` steps."""
         key, latents = inversion.key, inversion.at(depth)
+        method = key.method.of_branch("alone").in_edit
+        data = method.per_step({"latents": inversion.latents, **inversion.data})
         return programs.denoise(
             self.model(key.spacing),
             self.checkpoint.params,
             latents,
             self._branch(key, latents.shape, inversion.regions),
+            {name: each[len(each) - depth :] for name, each in data.items()},
             course=_course(key),
+            method=method,
             depth=depth,
             last=last,
             on=self.devices,

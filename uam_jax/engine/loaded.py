@@ -242,7 +242,7 @@ class LoadedModel:
             kind = key.uniformity, any(key.prompts), key.rows, regions and key == keys.source
             names.append(("invert", *kind, *sampled, key.method, levels))
         if plan.depth:
-            kind = keys.auxiliary.uniformity, *sampled
+            kind = keys.auxiliary.uniformity, keys.auxiliary.method.in_edit, *sampled
             names.append(("denoise", plan.depth, plan.blended, *kind))
         return {(*name, size) for name in names}
 

@@ -6,7 +6,7 @@ branched on inside it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from uam_jax.method.edit import Branches, BranchPredictor
 from uam_jax.method.inversions import InversionMethod
 from uam_jax.method.plan import Row
 from uam_jax.method.samplers import Sampler
-from uam_jax.method.schedule import Schedule
+from uam_jax.method.schedule import Schedule, split
 from uam_jax.method.uniform import MixedMaps, UniformMaps
 from uam_jax.models import Denoiser
 from uam_jax.types import (
@@ -136,7 +136,7 @@ def branch_predictor(
       guidance: scale of both branches.
       control: gives the rules.
       control_data: from `Control.prepare`.
-      method: of the source's inversion; may change the conditions from step to step.
+      method: of the source's inversion, for its hooks before the step is taken.
     """
 
     def predict(
@@ -149,6 +149,7 @@ def branch_predictor(
         present = [row for row in rows if row.branch in latents]
         batch = latents["target"].shape[0]
         own = method.conditions(conditions, data or {}, step)
+        asked, start = method.query(latents, data or {}, step)
         condition = _stack([_rows(own[row.condition], batch) for row in present])
         rules = control.rules(present, batch, active, control_data)
         if uniformity is not None:
@@ -156,19 +157,66 @@ def branch_predictor(
             shares = [uniformity if row.branch == "target" else text for row in present]
             share = jnp.concatenate(shares)[None, ..., 0]
             rules = replace(rules, cross=MixedMaps(share, conditions["null"].states, rules.cross))
-        sample = jnp.concatenate([latents[row.branch] for row in present])
-        output, taps = model.denoiser.predict(params, sample, step.time, condition, rules)
+        sample = jnp.concatenate([asked[row.branch] for row in present])
+        output, taps = model.denoiser.predict(params, sample, start.time, condition, rules)
         outputs = dict(zip(present, jnp.split(output, len(present)), strict=True))
+        guided = {row.branch: each for row, each in outputs.items() if row.half == "guided"}
+        unguided = {row.branch: each for row, each in outputs.items() if row.half == "unguided"}
+        differences, recorded = method.guide(
+            {branch: guided[branch] - each for branch, each in unguided.items()}, step
+        )
         predictions = {}
         for branch, latent in latents.items():
-            halves = {row.half: each for row, each in outputs.items() if row.branch == branch}
-            combined = halves["guided"]
-            if "unguided" in halves:
-                combined = _guide(halves["unguided"], combined, guidance)
-            predictions[branch] = model.schedule.split(combined, latent, step)
-        return predictions, taps
+            output = guided[branch]
+            if branch in unguided:
+                output = unguided[branch] + guidance * differences[branch]
+            prediction = model.schedule.split(output, asked[branch], start)
+            if asked[branch] is not latent:
+                prediction = split(prediction.noise, latent, step, "epsilon")
+            predictions[branch] = prediction
+        return predictions, {**taps, **recorded}
 
     return predict
+
+
+def retracing(
+    predict: Predictor,
+    sampler: Sampler,
+    method: InversionMethod,
+    data: Mapping[str, Array],
+    steps: Step,
+) -> tuple[Predictor, Any]:
+    """The predictor and the sampler of a branch alone with the hooks of its inversion's method.
+
+    Args:
+      predict: the predictor of the inversion.
+      sampler: the rule of a step.
+      method: of the inversion, as of a branch alone.
+      data: of the steps, from `per_step`.
+      steps: those down.
+    """
+
+    def of(step: Step) -> Mapping[str, Array]:
+        return jax.tree.map(lambda each: each[step.index - steps.index[0]], data)
+
+    def led_predict(latent: Latent, step: Step) -> Prediction:
+        asked, start = method.query({"source": latent}, of(step), step)
+        if asked["source"] is latent:
+            return predict(latent, step)
+        found = predict(asked["source"], start)
+        return split(found.noise, latent, step, "epsilon")._replace(taps=found.taps)
+
+    class Led:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sampler, name)
+
+        def advance(self, state: Any, prediction: Prediction, step: Step) -> Any:
+            state = sampler.advance(state, prediction, step)
+            latent = sampler.latent(state)
+            led = method.after({"source": latent}, of(step), step)["source"]
+            return state if led is latent else sampler.moved(state, led)
+
+    return led_predict, Led()
 
 
 def _rows(condition: Condition, count: int) -> Condition:

@@ -14,7 +14,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from uam_jax.engine.parallel import platform_of, program
-from uam_jax.engine.predictors import Branch, Course, Model, branch_predictor, predictor
+from uam_jax.engine.predictors import (
+    Branch,
+    Course,
+    Model,
+    branch_predictor,
+    predictor,
+    retracing,
+)
 from uam_jax.errors import InputError
 from uam_jax.method import confidence, sample
 from uam_jax.method.confidence import Signals, edit_signals
@@ -111,8 +118,8 @@ def _check(data: Mapping[str, Array], method: InversionMethod, levels: int, batc
 
 
 @program(
-    static=["model", "course", "depth", "last"],
-    batched={"latent": 0, "branch": BRANCH_AXES},
+    static=["model", "course", "method", "depth", "last"],
+    batched={"latent": 0, "branch": BRANCH_AXES, "data": 1},
     out=(0, 1),
     donated=["latent"],
 )
@@ -121,17 +128,23 @@ def denoise(
     params: Params,
     latent: Latent,
     branch: Branch,
+    data: Mapping[str, Array],
     *,
     course: Course,
+    method: InversionMethod,
     depth: int,
     last: int,
 ) -> tuple[Latent, Float[Array, "last b h w c"] | None]:
-    """From level `depth` to 0; also the clean estimates of the `last` steps, if any."""
+    """From level `depth` to 0; also the clean estimates of the `last` steps, if any.
+
+    `method`, as of a branch alone, leads it with the `data` of these steps.
+    """
     predict = predictor(model, params, branch, course.uniformity, latent.shape[0])
     down = model.schedule.denoising(course.steps, depth)
+    predict, sampler = retracing(predict, course.sampler, method, data, down)
     if not last:
-        return sample.denoise(predict, latent, down, sampler=course.sampler), None
-    return sample.denoise_with_clean(predict, latent, down, last=last, sampler=course.sampler)
+        return sample.denoise(predict, latent, down, sampler=sampler), None
+    return sample.denoise_with_clean(predict, latent, down, last=last, sampler=sampler)
 
 
 class EditArrays(NamedTuple):
@@ -175,7 +188,7 @@ class EditCourse:
     @classmethod
     def of(cls, config: EditConfig, plan: Plan, *, keep_masks: bool = False) -> Self:
         """The part of an edit's settings and plan that decides its program."""
-        sampler, method = SAMPLERS[config.sampler], config.inversion.method.in_edit
+        sampler, method = SAMPLERS[config.sampler], config.source_inversion.method.in_edit
         return cls(plan.segments, plan.rows, sampler, config.control, method, keep_masks)
 
 

@@ -236,7 +236,7 @@ def prepare_task(task: str, editor: "Editor", config: "EditConfig", case: Case) 
 
 def evaluations_by_maps(config: "EditConfig", plan: "Plan", targets: int = 1) -> dict[str, int]:
     """`Plan.evaluations` of an image, divided into those with uniform maps and those with the text's."""
-    edit, inversion = targets * plan.edit_evaluations, plan.inversion_rows * plan.steps
+    edit, inversion = targets * plan.edit_evaluations, plan.inversion_evaluations
     counted = {"uniform": 0, "text": edit}
     counted["uniform" if config.inversion.uniformity == 1 else "text"] += inversion
     auxiliary = plan.evaluations(targets) - edit - inversion

@@ -8,7 +8,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -216,6 +216,18 @@ class EditConfig(Section):
         text = json.dumps(identity(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def source_inversion(self) -> InversionConfig:
+        """How the source is inverted, by the method as this edit needs it."""
+        own = self.inversion
+        return replace(own, method=own.method.of_branch(self.source.latents))
+
+    @property
+    def auxiliary_inversion(self) -> InversionConfig:
+        """How the auxiliary branch is inverted, under the null prompt."""
+        own, uniformity = self.inversion, self.auxiliary.uniformity
+        return replace(own, method=own.method.of_branch("alone"), uniformity=uniformity)
+
     def plan(self, timesteps: Sequence[int] | np.ndarray, *, user_mask: bool = False) -> Plan:
         """The evaluations that this edit takes.
 
@@ -224,9 +236,17 @@ class EditConfig(Section):
           user_mask: whether the user gives a mask.
 
         Raises:
-          InputError: the inversion does not work with the sampler.
+          InputError: the inversion does not work with the sampler, or needs a source prompt.
         """
-        self.inversion.method.check_sampler(self.sampler)
+        source, auxiliary = self.source_inversion, self.auxiliary_inversion
+        source.method.check_sampler(self.sampler)
+        prompted = self.source.condition == "prompt"
+        if source.method.replaces_null and not prompted:
+            raise InputError(
+                f"{type(source.method).__name__} puts the source's prompt or what it learns for it in the place of "
+                'the null prompt, and source.condition is "null": set source.condition=prompt, or choose another '
+                "inversion.kind"
+            )
         count = len(timesteps)
         never, always = range(0), range(count)
         late = range(sum(int(timestep) >= self.mask.t_mask for timestep in timesteps), count)
@@ -240,20 +260,15 @@ class EditConfig(Section):
             compared=always if self.target.outside_uniformity and not user_mask else never,
             anchored=self.source.latents == "anchored",
         )
-        prompted = self.source.condition == "prompt"
+        rows = branch_rows(guided=self.guidance != 1, source=self.source.condition)
         return Plan(
             segments=parts,
-            rows=self.control.branches(
-                branch_rows(guided=self.guidance != 1, source=self.source.condition)
-            ),
+            rows=self.control.branches(source.method.branches(rows)),
             auxiliary=self.auxiliary.latents,
-            shared_inversion=(
-                self.inversion.uniformity == self.auxiliary.uniformity
-                and not prompted
-                and not self.inversion.outside_uniformity
-            ),
-            inversion_rows=2 if prompted and self.inversion.guidance != 1 else 1,
-            inversion_cost=self.inversion.method.cost,
+            shared_inversion=source == auxiliary and not prompted and not source.outside_uniformity,
+            inversion_rows=2 if prompted and source.guidance != 1 else 1,
+            inversion_cost=source.method.cost,
+            auxiliary_cost=auxiliary.method.cost,
         )
 
 

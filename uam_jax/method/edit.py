@@ -1,7 +1,8 @@
 """The edit: source and target denoised side by side, blended with the auxiliary's clean estimates.
 
 One step, for each branch and in this order: guided prediction (noise and clean estimate), mask from the unblended
-estimates, blend, sampler's step with the branch's own noise. The auxiliary branch gets nothing back
+estimates, blend, sampler's step with the branch's own noise, what the inversion and then what the control does to the
+latents. The auxiliary branch gets nothing back
 from the other two, so it has run before (`sample.denoise_with_clean`) and comes in as data, as do
 the stored latents of an anchored source. Which steps do what is a tuple of `plan.Segment`s. Those
 that differ by their masks alone are one scan: the network in it takes long to compile, a mask does not.
@@ -271,9 +272,9 @@ def _advance(
         name: sampler.advance(state, predictions[name]._replace(clean=clean[name]), step)
         for name, state in started.items()
     }
-    latents = {name: sampler.latent(state) for name, state in states.items()} | below
-    control, changed = rules.control.after(carried.control, taps, latents, step)
-    changed = rules.method.after(changed, inverted, step)
+    latents = {name: sampler.latent(state) for name, state in states.items()}
+    led = rules.method.after(latents, {**inverted, **taps}, step)
+    control, changed = rules.control.after(carried.control, taps, led | below, step)
     for name in states:
         if changed[name] is not latents[name]:
             states[name] = sampler.moved(states[name], changed[name])

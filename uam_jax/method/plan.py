@@ -81,7 +81,8 @@ class Plan:
       shared_inversion: the source's inversion is the uniform one, so the auxiliary branch starts
         from its latent at level `depth` and needs no inversion of its own.
       inversion_rows: rows of a step of the source's inversion.
-      inversion_cost: evaluations of a row in a step of an inversion, see `InversionMethod`.
+      inversion_cost: evaluations of a row in its step, see `InversionMethod`.
+      auxiliary_cost: evaluations in a step of the auxiliary branch's inversion.
     """
 
     segments: tuple[Segment, ...]
@@ -90,6 +91,7 @@ class Plan:
     shared_inversion: bool
     inversion_rows: int = 1
     inversion_cost: int = 1
+    auxiliary_cost: int = 1
 
     @property
     def steps(self) -> int:
@@ -117,11 +119,15 @@ class Plan:
         """Single-sample network evaluations of the source and target branches, for one target."""
         return sum(len(part) * len(self.rows_in(part)) for part in self.segments)
 
+    @property
+    def inversion_evaluations(self) -> int:
+        """Single-sample network evaluations of the source's inversion."""
+        return self.inversion_rows * self.inversion_cost * self.steps
+
     def evaluations(self, targets: int = 1) -> int:
         """Single-sample network evaluations for one image; its targets share all but the edit."""
-        inversion = self.inversion_rows * self.inversion_cost * self.steps
-        auxiliary = self.depth * (1 if self.shared_inversion else 1 + self.inversion_cost)
-        return inversion + auxiliary + targets * self.edit_evaluations
+        auxiliary = self.depth * (1 if self.shared_inversion else 1 + self.auxiliary_cost)
+        return self.inversion_evaluations + auxiliary + targets * self.edit_evaluations
 
 
 def segments(

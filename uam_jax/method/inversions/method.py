@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from jaxtyping import Array
 
 from uam_jax.errors import InputError
+from uam_jax.method.plan import Row
 from uam_jax.method.samplers import Sampler
 from uam_jax.method.section import Section
-from uam_jax.types import Condition, Latent, Predictor, Step
+from uam_jax.types import Condition, Latent, Predictor, Step, Taps
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,16 @@ class InversionMethod(Section):
 
     A subclass is a frozen dataclass of settings with default values, see `section`. In a table they stand
     beside those that every inversion has, see `config.InversionConfig`. Its methods depend on nothing but its
-    fields and their arguments. `run`, `conditions` and `after` are called while programs are traced, `per_step`
-    and `figures` outside programs.
+    fields and their arguments. `run` and the hooks in the edit's steps (`conditions`, `query`, `guide`, `after`, in
+    this order) are called while programs are traced, the others outside programs.
     """
 
     prefix: ClassVar[str] = "inversion."
     samplers: ClassVar[tuple[str, ...]] = ()
     """The samplers that it works with, by name; empty: all."""
+    replaces_null: ClassVar[bool] = False
+    """Whether `conditions` puts others in the place of the null prompt and of the negative prompts: the source needs
+    a prompt then, and an edit may not have a negative prompt."""
 
     @property
     def cost(self) -> int:
@@ -46,9 +50,27 @@ class InversionMethod(Section):
 
         So edits whose inversions differ on the way up alone share the program.
         """
-        hooks = type(self).conditions, type(self).after
-        plain = hooks == (InversionMethod.conditions, InversionMethod.after)
-        return InversionMethod() if plain else self
+        hooks = ("conditions", "query", "guide", "after")
+        own = any(getattr(type(self), hook) is not getattr(InversionMethod, hook) for hook in hooks)
+        return self if own else InversionMethod()
+
+    def of_branch(self, branch: Literal["replay", "anchored", "alone"]) -> "InversionMethod":
+        """The method as one branch needs it, which may be a simpler one.
+
+        Args:
+          branch: the edit's source, "replay" or "anchored" on its latents as in `SourceConfig.latents`; or "alone": a
+            branch that goes down by itself with the inversion's own predictor, such as the auxiliary branch. Of the
+            hooks in the steps it gets `query` and `after` alone, and its latents are called "source".
+        """
+        return self
+
+    def branches(self, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+        """The rows of the edit's network call, of which some may not be needed.
+
+        Args:
+          rows: those that guidance and the source's condition ask for.
+        """
+        return rows
 
     def run(
         self,
@@ -104,14 +126,40 @@ class InversionMethod(Section):
         """
         return conditions
 
+    def query(
+        self, latents: dict[str, Latent], data: Mapping[str, Array], step: Step
+    ) -> tuple[dict[str, Latent], Step]:
+        """The latents at which the network is evaluated, and the step that starts at their level.
+
+        Its noise there is taken for that at the branches' own latents.
+
+        Args:
+          latents: (b, h, w, c) by branch.
+          data: this step's, from `per_step`.
+          step: that is about to be taken; its time is what the network is given.
+        """
+        return latents, step
+
+    def guide(self, differences: dict[str, Latent], step: Step) -> tuple[dict[str, Latent], Taps]:
+        """The differences between guided and unguided outputs, by branch, before they are scaled.
+
+        Args:
+          differences: (b, h, w, c) of the branches that are guided.
+          step: that is about to be taken.
+
+        Returns:
+          The differences in their place, and arrays that `after` gets among its data.
+        """
+        return differences, {}
+
     def after(
         self, latents: dict[str, Latent], data: Mapping[str, Array], step: Step
     ) -> dict[str, Latent]:
         """The branches' latents after a step of the edit.
 
         Args:
-          latents: (b, h, w, c) by branch, as sampler and control left them.
-          data: this step's, from `per_step`.
+          latents: (b, h, w, c) by branch, as the sampler left them; the source's only where it is replayed.
+          data: this step's, from `per_step`, and what `guide` returned beside the differences.
           step: that was taken.
         """
         return latents
