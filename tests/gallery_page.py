@@ -23,6 +23,9 @@ class Gallery:
         self.browser.get("about:blank")
         self.browser.get_log("browser")
         self.browser.get(self.page.as_uri() + place)
+        # The rows are unpacked after the page has loaded.
+        shown = "return performance.getEntriesByName('first page').length"
+        self.wait(lambda: self.run(shown))
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self.browser.execute_script(script, *arguments)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -95,6 +96,50 @@ def test_a_call_compiles_to_the_program_that_runs(editor: Editor) -> None:
     padded = jnp.concatenate([latents, latents[-1:]])
     given = jax.device_put((devices.replicate(editor.params), padded), compiled.input_shardings[0])
     np.testing.assert_allclose(compiled(*given)[:3], editor.decode(latents), atol=1e-5)
+
+
+@pytest.fixture
+def compiled() -> Iterator[list[str]]:
+    """A line for every program that JAX compiles."""
+    heard: list[str] = []
+
+    def hear(event: str, seconds: float, **_: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            heard.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(hear)
+    yield heard
+    jax.monitoring.unregister_event_duration_listener(hear)
+
+
+@pytest.mark.parametrize("devices", [None, 2])
+def test_work_finds_its_programs_compiled(
+    editor: Editor, devices: int | None, compiled: list[str]
+) -> None:
+    config = SMALL.updated({"steps": 3, **VARIANTS["default"]})
+    on = None if devices is None else Devices.local(devices)
+    expected = edit(editor.on(on), 3, config)
+    for each in ALL:
+        each.clear_cache()
+    own = editor.on(on)
+    own.compile("edit", lambda editor: edit(editor, 3, config))
+    assert len(compiled) >= 8
+    compiled.clear()
+    made = edit(own, 3, config)
+    assert not compiled
+    np.testing.assert_array_equal(made.images, expected.images)
+    own.compile("edit", lambda _: pytest.fail("the name is known"))
+
+
+def test_under_pmap_programs_are_compiled_as_they_come(editor: Editor) -> None:
+    own = editor.on(Devices.local(2, "pmap"))
+    own.compile("edit", lambda _: pytest.fail("no program can be rehearsed"))
+
+
+def test_what_work_raises_is_raised_and_not_remembered(editor: Editor) -> None:
+    for _ in range(2):
+        with pytest.raises(InputError, match="multiples of 4 pixels"):
+            editor.compile("edit", lambda editor: editor.encode(np.zeros((1, 3, 3, 3))))
 
 
 def test_equal_calls_are_one(editor: Editor) -> None:

@@ -144,14 +144,21 @@ class Program:
         static, arrays = self._split(args, kwargs)
         if instead := _instead.get():
             return instead(self, static, arrays, on)
+        placed, platform = self.placed(arrays, on)
+        result = self.jitted(on, platform, static)(*placed)
+        return result if on is None else self.cut(result, arrays)
+
+    def placed(self, arrays: Any, on: Devices | None) -> tuple[Any, Platform]:
+        """The arrays as the jitted function takes them: padded and where it runs; and its platform."""
         if on is None:
             place = place_of(arrays, self.axes)
-            arrays = jax.tree.map(functools.partial(_bring, place=place), arrays)
-            return self.jitted(on, platform_at(place), static)(*arrays)
-        count = batch_size(arrays, self.axes)
+            return jax.tree.map(functools.partial(_bring, place=place), arrays), platform_at(place)
         arrays = map_batched(arrays, self.axes, functools.partial(pad, multiple=len(on)))
-        arrays = _spread(arrays, self.axes, on)
-        result = self.jitted(on, on.platform, static)(*arrays)
+        return _spread(arrays, self.axes, on), on.platform
+
+    def cut(self, result: Any, arrays: Any) -> Any:
+        """The result for the examples of `arrays`, without the padding's."""
+        count = batch_size(arrays, self.axes)
         return map_batched(result, self.out, functools.partial(cut, count=count))
 
     def trace(
@@ -271,7 +278,7 @@ def program(
     return functools.partial(Program, static=static, batched=batched, out=out, donated=donated)
 
 
-def _is_placed(leaf: Any) -> bool:
+def is_placed(leaf: Any) -> bool:
     """Whether somebody has put an array where it is; others JAX takes along by itself."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf.sharding is not None
@@ -283,7 +290,7 @@ def place_of(arrays: Any, axes: Any) -> Sharding:
     """Where a program without devices runs: one device, or weights' mesh, all of it doing the same."""
     leaves = list(zip(jax.tree.leaves(arrays), leaf_axes(arrays, axes), strict=True))
     for leaf, axis in sorted(leaves, key=lambda each: each[1] is not None):
-        if not _is_placed(leaf):
+        if not is_placed(leaf):
             continue
         if len(leaf.sharding.device_set) == 1:
             return SingleDeviceSharding(*leaf.sharding.device_set)
@@ -297,7 +304,7 @@ def platform_at(place: Sharding) -> Platform:
 
 
 def _bring(leaf: Any, place: Sharding) -> Any:
-    elsewhere = _is_placed(leaf) and leaf.sharding.device_set != place.device_set
+    elsewhere = is_placed(leaf) and leaf.sharding.device_set != place.device_set
     return jax.device_put(leaf, place) if elsewhere else leaf
 
 
@@ -308,7 +315,7 @@ def _spread(arrays: Any, axes: Any, on: Devices) -> Any:
     places = {axis: NamedSharding(on.mesh, specs(axis)) for axis in set(along)}
 
     def spread(leaf: Any, place: Sharding) -> Any:
-        elsewhere = _is_placed(leaf) and leaf.sharding != place
+        elsewhere = is_placed(leaf) and leaf.sharding != place
         return jax.device_put(leaf, place) if elsewhere else leaf
 
     return tree.unflatten(

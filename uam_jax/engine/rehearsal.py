@@ -2,20 +2,24 @@
 
 Within `rehearsing` the flow runs as ever, but a program's call is only noted down, and zeros of its result's shapes
 are handed back. So the very code that will do the work says which programs it takes, of which shapes and how often:
-for a machine that isn't there, or to compile them all before the first picture. Weights may be shapes (`shapes_of`).
+for a machine that isn't there (`rehearsing`, where weights may be shapes), or for this one, to compile them together
+before the first picture (`compile_together`).
 
 What an editor computes once and keeps (the null prompt's condition) would stay zeros: rehearse with a copy of it.
 """
 
 import functools
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from uam_jax.engine.batch_axes import batch_size, cut, leaf_axes, map_batched, pad, specs
@@ -24,6 +28,7 @@ from uam_jax.engine.parallel import (
     Program,
     Static,
     instead_of_running,
+    is_placed,
     place_of,
     platform_at,
 )
@@ -67,12 +72,31 @@ class Call:
         return self.traced.lower(lowering_platforms=(self.platform.lowering,))
 
 
+def compile_together(work: Callable[[], Any]) -> None:
+    """Compiles the programs that some work will run, as many at a time as there are processors.
+
+    Afterwards the work finds them compiled. The arrays that it begins with are those of a real call, on their devices.
+
+    Args:
+      work: what will be done; its result is of zeros, and it is called once.
+    """
+    with rehearsing(here=True) as calls:
+        work()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # Lowering holds Python's lock, the compiler doesn't.
+        futures = [pool.submit(call.lower().compile) for call in calls]
+    for future in futures:
+        future.result()
+
+
 @contextmanager
-def rehearsing(platform: Platform | None = None) -> Iterator[Counter[Call]]:
+def rehearsing(platform: Platform | None = None, *, here: bool = False) -> Iterator[Counter[Call]]:
     """Runs no program in the `with` block, and counts the calls of each, in the order of their first.
 
     Args:
       platform: for which the programs are made, if not that of the devices on which they would run.
+      here: the devices are this process's and hold the arrays; a shape has a place just where its array was put on one,
+        as JAX tells compiled programs apart. Otherwise devices may be absent, and weights may be shapes.
 
     Raises:
       InputError: a program is to run under `jax.pmap`, whose programs can't be traced.
@@ -80,10 +104,17 @@ def rehearsing(platform: Platform | None = None) -> Iterator[Counter[Call]]:
     calls: Counter[Call] = Counter()
 
     def note(program: Program, static: Static, arrays: Any, on: Devices | None) -> Any:
-        call, count = _call(program, static, arrays, on, platform)
+        if on is not None and on.mode == "pmap":
+            raise InputError("programs under pmap can't be rehearsed: choose shard_map")
+        if here:
+            call, count = _call_here(program, static, arrays, on), None
+        else:
+            call, count = _call(program, static, arrays, on, platform)
         calls[call] += 1
         # The first of equal calls keeps its trace.
         call = next(each for each in calls if each == call)
+        if here:
+            return _zeros(call, arrays)
         made = call.traced.out_info
         if count is not None:
             made = map_batched(made, program.out, functools.partial(_shortened, count=count))
@@ -99,6 +130,38 @@ def shapes_of(tree: Any, devices: Devices | None = None) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
 
 
+def _call_here(program: Program, static: Static, arrays: Any, on: Devices | None) -> Call:
+    """The call as `Program.__call__` does it."""
+    placed, platform = program.placed(arrays, on)
+    leaves, tree = jax.tree.flatten(placed)
+    shapes = (
+        jax.ShapeDtypeStruct(
+            np.shape(leaf),
+            jax.typeof(leaf).dtype,
+            sharding=leaf.sharding if is_placed(leaf) else None,
+            weak_type=jax.typeof(leaf).weak_type,
+        )
+        for leaf in leaves
+    )
+    return Call(program, static, tuple(shapes), tree, on, platform)
+
+
+def _zeros(call: Call, arrays: Any) -> Any:
+    """Zeros in place of the result, where the program would leave it."""
+    program, on = call.program, call.on
+    zeros, tree = jax.tree.flatten(
+        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), call.traced.out_info)
+    )
+    if on is not None:
+        axes = leaf_axes(tree.unflatten(zeros), program.out)
+        places = [NamedSharding(on.mesh, specs(axis)) for axis in axes]
+        made = tree.unflatten(jax.device_put(zeros, places))
+        return program.cut(made, arrays)
+    if any(each.sharding for each in call.shapes):
+        zeros = jax.device_put(zeros, place_of(arrays, program.axes))
+    return tree.unflatten(zeros)
+
+
 def _call(
     program: Program, static: Static, arrays: Any, on: Devices | None, platform: Platform | None
 ) -> tuple[Call, int | None]:
@@ -110,8 +173,6 @@ def _call(
         own = place_of(arrays, program.axes)
         places = [own if isinstance(own, NamedSharding) else None] * len(axes)
         platform = platform or platform_at(own)
-    elif on.mode == "pmap":
-        raise InputError("programs under pmap can't be rehearsed: choose shard_map")
     else:
         count, whole = batch_size(shapes, axes), functools.partial(pad, multiple=len(on))
         shapes = jax.eval_shape(lambda given: map_batched(given, axes, whole), shapes)

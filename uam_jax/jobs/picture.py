@@ -87,15 +87,14 @@ def edit_picture(
     crop = Crop.of(within, shape, working=working, focus=focus)
     scaled = resize(crop.cut(pixels), working)[None]
     masks = None if within is None else resize(crop.cut(within), working, linear=True)[None]
-    # From the latents, since the original's pixels are put back at their own resolution.
-    images = editor.upload(scaled)
-    made = editor.edit_latents(
-        editor.encode(images, checked=True),
-        [[targets] if isinstance(targets, str | Edit) else list(targets)],
-        source,
-        masks=masks,
-        config=config,
-        images=images,
-    )
-    [result] = fetch([made])
+    edits = [targets] if isinstance(targets, str | Edit) else list(targets)
+
+    def work(editor: "Editor") -> "EditResult":
+        # From the latents, since the original's pixels are put back at their own resolution.
+        images = editor.upload(scaled)
+        z0 = editor.encode(images, checked=True)
+        return editor.edit_latents(z0, [edits], source, masks=masks, config=config, images=images)
+
+    editor.compile((working, config, len(edits), mask is None, source is None), work)
+    [result] = fetch([work(editor)])
     return PictureEdit(result, crop, pixels, within)

@@ -29,6 +29,7 @@ from uam_jax.runtime.host_memory import Budget
 if TYPE_CHECKING:
     from uam_jax.editor import Editor
     from uam_jax.engine.inversion import Inversion
+    from uam_jax.engine.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,16 @@ class EditWorker:
                 sources, config=config, shape=z0.shape, masks=masks
             )
             inversions = self.cache.load(digests, needed, np.asarray(z0))
-        prepared = self.editor.prepare(
-            z0, sources, masks=masks, inversions=inversions, config=config, images=images
-        )
-        results = [
-            self.editor.edit_prepared(prepared, [item.edits[number] for item in items])
-            for number in range(batch.bucket.targets)
-        ]
+        shared = {"masks": masks, "inversions": inversions, "config": config, "images": images}
+
+        def work(editor: "Editor", *, targets: int) -> "tuple[Prepared, list[EditResult]]":
+            prepared = editor.prepare(z0, sources, **shared)
+            edits = ([item.edits[number] for item in items] for number in range(targets))
+            return prepared, [editor.edit_prepared(prepared, each) for each in edits]
+
+        if not inversions:  # which would not be those of the zeros that a rehearsal computes
+            self.editor.compile(batch.bucket, functools.partial(work, targets=1))
+        prepared, results = work(self.editor, targets=batch.bucket.targets)
         jax.block_until_ready([(each.images, each.masks, each.signals) for each in results])
         seconds = time.perf_counter() - began
         made = None if inversions else prepared.inversions

@@ -146,7 +146,7 @@ def join_processes(
 
 
 class CompileClock:
-    """Measures the seconds that JAX traces and compiles inside a `with` block."""
+    """Measures the seconds in which JAX traces or compiles inside a `with` block, several programs at once or not."""
 
     def __init__(self) -> None:
         self._spans: list[tuple[float, float]] = []
@@ -154,7 +154,12 @@ class CompileClock:
     @property
     def seconds(self) -> float:
         """Seconds of tracing and compiling so far."""
-        return sum(end - start for start, end in self._spans)
+        # A program may be traced within another or compiled beside it: no second counts twice.
+        total = last = 0.0
+        for start, end in sorted(self._spans):
+            total += max(end, last) - max(start, last)
+            last = max(end, last)
+        return total
 
     def __enter__(self) -> Self:
         import jax.monitoring
@@ -175,10 +180,7 @@ class CompileClock:
     def _hear(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event.startswith("/jax/core/compile/"):
             end = time.perf_counter()
-            start = end - duration_secs
-            # A program that is traced within another is reported before it, and its time is part of the other's.
-            self._spans = [span for span in self._spans if span[0] < start]
-            self._spans.append((start, end))
+            self._spans.append((end - duration_secs, end))
 
 
 def version() -> str:
