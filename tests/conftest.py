@@ -17,10 +17,13 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 # A test that asks the network is wrong: the hub's client answers from its cache or fails.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# Most of the time goes to compiling small programs that run once: code that is made fast is made slowly, and the
-# newer emitters of fused operations take about as long as all the rest. UAM_TESTS_OPTIMISED=1 leaves these flags
-# out: then the tests run the programs that users run.
-QUICKLY = "--xla_backend_optimization_level=0 --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+# Most of the time goes to compiling small programs that run once: code that is made fast is made slowly, the newer
+# emitters of fused operations take about as long as all the rest, and splitting a program for several threads is work,
+# too. UAM_TESTS_OPTIMISED=1 leaves these flags out: then the tests run the programs that users run.
+QUICKLY = (
+    "--xla_backend_optimization_level=0 --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
 if not os.environ.get("UAM_TESTS_OPTIMISED"):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY}"
 # What one process has compiled the others need not: a cache of this run alone, which passes cold. Workers
@@ -30,7 +33,7 @@ if IS_FIRST:
     os.environ["UAM_TESTS_RUN"] = tempfile.mkdtemp(prefix="uam-tests-")
 RUN = Path(os.environ["UAM_TESTS_RUN"])
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(RUN / "compiled")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 OPT_IN = ("slow", "gpu", "tpu")
 """Markers whose tests run only where `-m` names them."""

@@ -27,6 +27,9 @@ class FakeEditor:
     def evaluations(self, config: EditConfig, *, targets: int = 1, user_mask: bool = False) -> int:
         return config.steps * (2 + targets)
 
+    def compile(self, name: Any, work: Any) -> None:
+        """Has no programs."""
+
     def edit_latents(
         self, latents: np.ndarray, target: Any, source: Any, **options: Any
     ) -> EditResult:

@@ -40,7 +40,7 @@ def edit(editor: Editor, count: int, config: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("name", "devices"),
-    [("default", 2), ("default", None), ("prompt", 2), ("anchored source", None), ("of a user", 2)],
+    [("default", 2), ("anchored source", None), ("of a user", 2)],
 )
 def test_the_programs_are_those_that_an_edit_runs(
     editor: Editor, name: str, devices: int | None, monkeypatch: pytest.MonkeyPatch
