@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
-from uam_jax.method.controls import Control
+from uam_jax.method.controls import Control, Moment
 from uam_jax.method.inversions import InversionMethod
 from uam_jax.method.sample import invert
 from uam_jax.method.section import Between
@@ -30,13 +30,14 @@ class MyControl(Control):
     def windows(self, steps: int) -> dict[str, range]:
         return {"draw": range(steps)}
 
-    def rules(self, rows: Any, batch: int, active: frozenset[str], data: Any) -> Rules:
-        return Rules(cross=Watched()) if active else Rules()
+    def rules(self, rows: Any, batch: int, data: Any, moment: Moment) -> Rules:
+        return Rules(cross=Watched()) if moment.active else Rules()
 
     def start(self, latents: Any) -> Any:
         return jnp.zeros_like(latents["target"][:, 0, 0, 0])
 
-    def after(self, state: Any, taps: Any, latents: Any, step: Any) -> Any:
+    def after(self, taps: Any, latents: Any, moment: Moment) -> Any:
+        state = moment.state
         if "size" not in taps:
             return state, latents
         state = state + taps["size"][-len(state) :]

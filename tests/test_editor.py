@@ -14,6 +14,7 @@ from uam_jax.engine import programs
 from uam_jax.engine.parallel import Program
 from uam_jax.engine.predictors import branch_predictor
 from uam_jax.method.confidence import MASKED
+from uam_jax.method.controls import Moment
 from uam_jax.method.inversions import DDIMInversion
 from uam_jax.method.masks import edit_mask, threshold
 from uam_jax.method.schedule import Schedule
@@ -141,7 +142,7 @@ def test_a_batch_equals_its_singles_in_every_step(editor: Editor) -> None:
             control_data={},
             method=DDIMInversion(),
         )
-        predictions, _ = predict(latents, step, frozenset(SMALL.control.windows(6)))
+        predictions, _ = predict(latents, Moment(step, 6, frozenset(SMALL.control.windows(6))))
         return [predictions[k].clean for k in latents]
 
     source, edited = cleaned(latents, target)

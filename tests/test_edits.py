@@ -1,5 +1,6 @@
 """Edits as values: a text stands for one, negative prompts act on the target alone, and sources belong to images."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from tiny import SMALL, SOURCE, TARGET, assert_close
 
 from uam_jax import Edit, Editor, InputError
+from uam_jax.method.edits import Words
 
 PROMPTED = SMALL.updated({"source": {"condition": "prompt"}})
 
@@ -73,6 +75,7 @@ def test_an_edit_gives_its_images_source(editor: Editor, images: np.ndarray) -> 
         (Edit(TARGET, negative=3), "a prompt is 3"),  # type: ignore[arg-type]
         (Edit(TARGET, source=3), "a prompt is 3"),  # type: ignore[arg-type]
         (Edit(TARGET, words="cube"), "words is 'cube': give a list"),  # type: ignore[arg-type]
+        (Edit(TARGET, words={"blends": ["a"]}), "give a list of words, or a table with blend, sub"),  # type: ignore[arg-type]
     ],
 )
 def test_faults_of_an_edit(editor: Editor, images: np.ndarray, edit: Edit, message: str) -> None:
@@ -87,9 +90,38 @@ def test_a_manifest_has_the_same_fields(tmp_path: Path) -> None:
     file.write_text('{"image": "a.png", "target": ["b", "c"], "negative": "d", "words": ["e"]}\n')
     (item,) = read_manifest(str(file))
     assert item.edits == (
-        Edit("b", words=("e",), negative="d"),
-        Edit("c", words=("e",), negative="d"),
+        Edit("b", words=Words(("e",)), negative="d"),
+        Edit("c", words=Words(("e",)), negative="d"),
     )
     file.write_text('{"image": "a.png", "target": "b", "words": "e"}\n')
     with pytest.raises(InputError, match="words is 'e': give a list"):
         read_manifest(str(file))
+
+
+def test_words_of_a_manifest(tmp_path: Path) -> None:
+    from uam_jax.jobs.manifest import read_manifest
+
+    table = {"blend": ["e"], "weights": {"e": 2}, "windows": {"f": [0, 0.5]}}
+    file = tmp_path / "m.jsonl"
+    file.write_text(json.dumps({"image": "a.png", "target": "b", "words": table}) + "\n")
+    (item,) = read_manifest(str(file))
+    assert item.words == Words(("e",), (), {"e": 2.0}, {"f": (0.0, 0.5)})
+    assert Words.of(item.words.to_json()) == item.words
+    assert Words().to_json() is None and Words(("e",)).to_json() == ["e"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a", 3], r"words.blend is \['a', 3\]: give a list of words"),
+        ({"subtract": "a"}, "words.subtract is 'a': give a list"),
+        ({"weights": ["a"]}, r"words.weights is \['a'\]: give a table by word"),
+        ({"weights": {"a": "2"}}, "the weight of 'a' is '2': it must be a finite number"),
+        ({"weights": {"a": float("nan")}}, "it must be a finite number"),
+        ({"windows": {"a": 0.5}}, "the window of 'a' is 0.5: give two shares"),
+        ({"windows": {"a": [0.5, 0.2]}}, "must begin and end from 0 to 1, in order"),
+    ],
+)
+def test_faults_of_words(words: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Words.of(words)

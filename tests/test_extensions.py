@@ -16,6 +16,7 @@ from program import picture, pixels
 from tiny import SMALL, TARGET, assert_close
 
 from uam_jax import Edit, EditConfig, Editor, InputError
+from uam_jax.method.edits import Words
 from uam_jax.method.inversions import DDIMInversion
 
 
@@ -158,12 +159,15 @@ def test_a_control_gets_the_source_prompts(editor: Editor, images: np.ndarray) -
 
     @dataclass(frozen=True)
     class Listening(MyControl):
+        takes_words = True
+
         def prepare(self, tokenizer: Any, edits: Any) -> Any:
             seen.extend(edits)
-            return {"rows": np.zeros((len(edits) - len(seen) // 4, 1))}
+            return {"rows": np.zeros((len(edits) - len(seen) // 6, 1))}
 
     config = replace(SMALL, control=Listening()).updated({"source": {"condition": "prompt"}})
-    editor.edit(images, [Edit(TARGET, words=("ball",)), TARGET], "a red cube", config=config)
-    assert seen == [Edit(TARGET, "a red cube", ("ball",)), Edit(TARGET, "a red cube")]
+    editor.edit(images, [Edit(TARGET, words=Words(("ball",))), TARGET], "a red cube", config=config)
+    # Before any computation, and for the program.
+    assert seen == [Edit(TARGET, "a red cube", Words(("ball",))), Edit(TARGET, "a red cube")] * 2
     with pytest.raises(InputError, match="prepare returned rows with 1 rows for 2 edits"):
         editor.edit(images, [TARGET, TARGET], "a red cube", config=config)

@@ -15,28 +15,30 @@ from jaxtyping import Array
 
 from uam_jax.engine import programs
 from uam_jax.engine.arguments import (
-    Prompts,
-    Targets,
     checked_images,
     checked_latents,
     checked_number,
     checked_regions,
-    flatten_edits,
     inversion_regions,
     latent_masks,
     listed,
-    prepare_control,
-    prompt_list,
-    settle_context,
-    source_of_edits,
-    source_prompts,
-    with_sources,
 )
 from uam_jax.engine.delivery import EditResult
 from uam_jax.engine.inversion import Inversion
 from uam_jax.engine.inverter import Regions
 from uam_jax.engine.loaded import LoadedModel
 from uam_jax.engine.prepared import Prepared
+from uam_jax.engine.prompts import (
+    Prompts,
+    Targets,
+    checked_source,
+    flatten_edits,
+    prepare_control,
+    prompt_list,
+    settle_context,
+    source_prompts,
+    with_sources,
+)
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig, InversionConfig
 from uam_jax.method.edit import EditInputs
@@ -76,12 +78,12 @@ class Editor(LoadedModel):
         """
         config = self.default_config if config is None else config
         originals = checked_images(images, multiple=self.size_multiple, model=self.name)
-        edits, index = flatten_edits(target, len(originals))  # its errors come before the encoder
+        source = checked_source(target, source, len(originals), config, self.checkpoint.tokenizer)
         images = jnp.asarray(originals)
         z0 = self.encode(images, checked=True)
         prepared = self.prepare(
             z0,
-            source_of_edits(edits, index, source),
+            source,
             masks=masks,
             inversions=inversions,
             config=config,
@@ -220,10 +222,11 @@ class Editor(LoadedModel):
         `images`, if given, are those of `z0`: see `prepare`.
         """
         z0 = self._latents(z0)
-        edits, index = flatten_edits(target, len(z0))  # its errors come before any computation
+        config = self.default_config if config is None else config
+        source = checked_source(target, source, len(z0), config, self.checkpoint.tokenizer)
         prepared = self.prepare(
             z0,
-            source_of_edits(edits, index, source),
+            source,
             masks=masks,
             inversions=inversions,
             config=config,
@@ -336,9 +339,10 @@ class Editor(LoadedModel):
                     config.control,
                     self.checkpoint.tokenizer,
                     with_sources(edits, source_index, prepared.sources),
+                    per_target(prepared.masks),
                 ),
             ),
-            course=programs.EditCourse.of(config, plan, keep_masks=keep_masks),
+            course=programs.EditCourse.of(config, plan, self.sites, keep_masks=keep_masks),
             on=self.devices,
         )
         edited = self.decode(trace.target)

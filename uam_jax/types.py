@@ -108,6 +108,10 @@ class Predictor(Protocol):
     def __call__(self, latent: Latent, step: Step) -> Prediction: ...
 
 
+Part = Literal["down", "middle", "up"]
+"""Of a network that contracts and expands."""
+
+
 class Site(NamedTuple):
     """A place in the network where a rule is called.
 
@@ -117,12 +121,14 @@ class Site(NamedTuple):
       level: how many times the latent's sides have been halved.
       kind: a self-attention layer ("own"), a cross-attention layer ("cross") or a ResNet block ("residual").
       channels: the number of channels of the hidden state.
+      part: the contracting part of the network, its middle, or the expanding part.
     """
 
     number: int
     level: int
     kind: Literal["own", "cross", "residual"]
     channels: int
+    part: Part
 
 
 class AttentionSite(Protocol):
@@ -135,6 +141,7 @@ class AttentionSite(Protocol):
     level: int
     kind: Literal["own", "cross", "residual"]
     channels: int
+    part: Part
 
     def query(self, x: Float[Array, "b n c"]) -> Float[Array, "b n heads d"]:
         """Q, a head at a time."""

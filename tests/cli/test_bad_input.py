@@ -54,6 +54,9 @@ from uam_jax.runtime import backend
         (["{in}", "--target", "x", "--out", "{new}", "--size", "0"], "--size"),
         (["{in}", "--target", "x", "--out", "{new}", "--dtype", "int8"], "--dtype"),
         (["{in}", "--out", "{new}"], "--target"),
+        (["{in}", "--target", "x", "--out", "{new}", "--weight", "x"], "as WORD=NUMBER"),
+        (["{in}", "--target", "x", "--out", "{new}", "--weight", "x=two"], "two is no number"),
+        (["{in}", "--target", "x", "--out", "{new}", "--window", "x=0.5"], "give two shares"),
     ],
 )
 def test_bad_input_is_refused_before_anything_happens(

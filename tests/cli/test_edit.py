@@ -10,7 +10,7 @@ from PIL import Image
 from program import files, picture, pixels, uam
 
 from uam_jax.method.config import EditConfig
-from uam_jax.method.edits import Edit
+from uam_jax.method.edits import Edit, Words
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,14 @@ def test_the_editor_gets_what_was_asked(tmp_path: Path, editor: FakeEditor, imag
         "edit", image, "--target", "a", "--target", "b", "--source", "c", "--out", tmp_path / "out",
         "--mask", tmp_path / "mask.png", "--size", 128, "--config", "default",
         "--set", "steps=7", "--set", "source.condition=prompt", "--save-mask",
+        "--blend", "a, red cube", "--subtract", "sky", "--weight", "a=2", "--weight", "b=-0.5", "--window", "a=0:0.3",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     assert "28 network evaluations per picture" in result.stderr
     [call] = editor.calls
-    assert call["target"] == [[Edit("a"), Edit("b")]] and call["source"] == "c"
+    words = Words(("a", "red cube"), ("sky",), {"a": 2.0, "b": -0.5}, {"a": (0.0, 0.3)})
+    assert call["target"] == [[Edit("a", words=words), Edit("b", words=words)]]
+    assert call["source"] == "c"
     assert call["config"].steps == 7
     assert call["images"].shape == (1, 96, 168, 3)
     assert call["masks"].shape == (1, 96, 168)

@@ -10,12 +10,10 @@ from uam_jax.engine.arguments import (
     checked_images,
     checked_latents,
     checked_number,
-    flatten_edits,
     latent_masks,
     listed,
-    prompt_list,
-    settle_context,
 )
+from uam_jax.engine.prompts import flatten_edits, prompt_list, settle_context
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig
 from uam_jax.method.edits import Edit

@@ -17,7 +17,7 @@ from uam_jax.errors import InputError
 from uam_jax.jobs.manifest import Item
 from uam_jax.jobs.plan import JobSettings, plan_job
 from uam_jax.method.config import EditConfig, InversionConfig
-from uam_jax.method.controls import Control, NoControl
+from uam_jax.method.controls import Control, Moment, NoControl
 from uam_jax.method.section import Between, Section, code
 from uam_jax.types import Step
 
@@ -259,6 +259,6 @@ def test_a_control_without_hooks_does_nothing() -> None:
     control, latents = NoControl(), {"target": jnp.zeros((1, 2, 2, 1))}
     step = Step(jnp.int32(0), jnp.int32(1), *map(jnp.float32, (0.3, 0.7, 0.5, 0.5)))
     assert control.windows(50) == {} and control.prepare(None, []) == {}
-    rules = control.rules([], 1, frozenset(), {})
+    rules = control.rules([], 1, {}, Moment(step, 50))
     assert (rules.cross, rules.own, rules.residual) == (None, None, None)
-    assert control.after(control.start(latents), {}, latents, step) == ((), latents)
+    assert control.after({}, latents, Moment(step, 50)) == ((), latents)

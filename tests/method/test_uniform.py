@@ -114,7 +114,7 @@ def test_uniform_maps_need_one_value_and_no_query_or_key() -> None:
 
 
 def test_uniform_maps_are_rounded_once_in_half_precision() -> None:
-    layer = Attention(0, 0, "cross", channels=8, heads=2, dtype=jnp.bfloat16)
+    layer = Attention(0, 0, "cross", channels=8, part="up", heads=2, dtype=jnp.bfloat16)
     weights = {
         "to_v": {"kernel": normal(0, 6, 8)},
         "to_out_0": {"kernel": normal(1, 8, 8), "bias": normal(2, 8)},

@@ -36,7 +36,7 @@ def test_sites_are_those_that_the_unet_calls_in_its_order() -> None:
     called, paths = [], []
 
     def attention(site: AttentionSite, x: Array, context: Array) -> Array:
-        called.append(Site(site.number, site.level, site.kind, site.channels))
+        called.append(Site(site.number, site.level, site.kind, site.channels, site.part))
         paths.append(".".join(site.path))
         assert x.shape == (3, 8 * 4 // 4**site.level, site.channels)
         assert context.shape == (x.shape if site.kind == "own" else STATES.shape)
@@ -64,10 +64,11 @@ def test_stable_diffusion_has_its_published_sites() -> None:
     assert [site.number for site in cross] == list(range(16))
     assert [site.level for site in cross] == [0, 0, 1, 1, 2, 2, 3, 2, 2, 2, 1, 1, 1, 0, 0, 0]
     assert [site for site in sites if site.kind == "own"] == [c._replace(kind="own") for c in cross]
+    assert [site.part for site in cross] == ["down"] * 6 + ["middle"] + ["up"] * 9
     residual = [site for site in sites if site.kind == "residual"]
     assert [site.number for site in residual] == list(range(8 + 2 + 12))
     # Plug-and-Play's: the second ResNet block of the second level on the way up.
-    assert residual[8 + 2 + 3 + 1] == Site(14, 2, "residual", 1280)
+    assert residual[8 + 2 + 3 + 1] == Site(14, 2, "residual", 1280, "up")
 
 
 def test_no_rule_is_the_plain_rule_to_the_bit() -> None:
@@ -107,7 +108,7 @@ def test_own_rules_tap_beside_cross_rules() -> None:
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_maps_are_those_that_attention_applies(dtype: Any) -> None:
-    site = Attention(*Site(0, 0, "own", 6), heads=2, dtype=dtype)
+    site = Attention(*Site(0, 0, "own", 6, "up"), heads=2, dtype=dtype)
     q, k, v = (
         jax.random.normal(key, (2, 5, 2, 3), dtype)
         for key in jax.random.split(jax.random.key(0), 3)

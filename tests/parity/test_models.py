@@ -151,7 +151,7 @@ def timed(block: Any, x: jax.Array, more: Any) -> jax.Array:
 
 
 def site(kind: Any, width: int) -> Site:
-    return Site(0, 0, kind, width)
+    return Site(0, 0, kind, width, "middle")
 
 
 OWN, CROSS = partial(site, "own"), partial(site, "cross")

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_files import INDEX, SCHEDULER, TEXT, VAE, write_json
 
 from uam_jax import EditConfig, Editor
 from uam_jax.engine.predictors import Model, branch_predictor
@@ -24,27 +23,16 @@ from uam_jax.method.edit import edit as run_branches
 from uam_jax.method.inversions import DDIMInversion
 from uam_jax.method.masks import MaskRule, quantiles
 from uam_jax.method.plan import Plan, Segment
-from uam_jax.scenes.bpe import train_tokenizer
 from uam_jax.types import Condition, Params, Step
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
-from parity import torch_networks as both  # noqa: E402 (needs the three)
+from parity import thin_model  # noqa: E402 (needs the three)
+from parity import torch_networks as both  # noqa: E402
 
 pytestmark = pytest.mark.parity
-
-UNET = {
-    "_class_name": "UNet2DConditionModel",
-    "attention_head_dim": 2,
-    "block_out_channels": [16, 16, 32, 32],
-    "cross_attention_dim": TEXT["hidden_size"],
-    "layers_per_block": 2,
-    "norm_num_groups": 8,
-    "sample_size": 8,
-}
-"""Stable Diffusion's sixteen transformer blocks, with its default block types, but thin."""
 
 SOURCE = "a red cube"
 TARGETS = ["a blue ball", "a red ball", "a blue cube"]
@@ -198,38 +186,6 @@ def dilated(mask: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.max_pool2d(mask.float(), 3, stride=1, padding=1)
 
 
-@torch.no_grad()
-def random_unet() -> Any:
-    """Random weights with which fifty steps stay finite and the prompt makes a difference."""
-    generator = torch.Generator().manual_seed(0)
-    unet = diffusers.UNet2DConditionModel.from_config(UNET).eval()
-    for name, weight in unet.named_parameters():
-        weight.normal_(generator=generator)
-        if weight.ndim > 1:
-            weight /= weight[0].numel() ** 0.5
-        else:
-            weight.mul_(0.2).add_(0.0 if name.endswith("bias") else 1.0)
-        if name.startswith("conv_out"):
-            weight *= 0.3
-        if "attn2.to_out" in name:
-            weight *= 2
-    # Numbered in the order in which they are executed.
-    order: list[str] = []
-    handles = [
-        module.register_forward_hook(lambda *_, name=name: order.append(name))
-        for name, module in unet.named_modules()
-        if name.endswith("attn1")
-    ]
-    unet(torch.zeros(1, 4, 8, 8), 1, torch.zeros(1, 77, TEXT["hidden_size"]))
-    for handle in handles:
-        handle.remove()
-    assert len(order) == 16
-    for block, name in enumerate(order):
-        unet.get_submodule(name).processor = Processor(block)
-        unet.get_submodule(name.replace("attn1", "attn2")).processor = Processor(block)
-    return unet
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _exact_products() -> Iterator[None]:
     with jax.default_matmul_precision("highest"):
@@ -238,26 +194,13 @@ def _exact_products() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def unet() -> Any:
-    return random_unet()
+    return thin_model.random_unet(Processor)
 
 
 @pytest.fixture(scope="module")
 def editor(unet: Any, tmp_path_factory: pytest.TempPathFactory) -> Editor:
     """The same weights, through the files of a checkpoint."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(0)
-    networks = {
-        "unet": unet,
-        "vae": diffusers.AutoencoderKL.from_config(VAE),
-        "text_encoder": transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT)),
-    }
-    for component, network in networks.items():
-        network.save_pretrained(folder / component)
-    write_json(folder / "model_index.json", INDEX)
-    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    train_tokenizer([SOURCE, *TARGETS], folder / "tokenizer", vocab_size=TEXT["vocab_size"])
-    with pytest.warns(UserWarning, match="belong to no token"):  # these few words make no more
-        return Editor.load(folder)
+    return thin_model.load_editor(unet, [SOURCE, *TARGETS], tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")

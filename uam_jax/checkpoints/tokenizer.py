@@ -144,6 +144,17 @@ class Tokenizer:
         """The largest id plus one."""
         return max(self.vocabulary.values()) + 1
 
+    def tokens(self, text: str) -> list[tuple[int, int, int]]:
+        """The tokens of a prompt that fit, without start, end and padding.
+
+        Returns:
+          Of each its id, its first character in `text` and the one after its last.
+        """
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        room = self.length - 2
+        found = zip(encoding.ids, encoding.offsets, strict=True)
+        return [(id_, *span) for id_, span in list(found)[:room]]
+
     def encode(self, texts: Sequence[str]) -> Int[np.ndarray, "b s"]:
         """Turns prompts into int32 ids (b, `length`); `""` becomes start, end and padding.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from uam_jax.cli.console import Console
-from uam_jax.cli.options import SCENES, Compute, Focused, Model, Settings, Size
+from uam_jax.cli.options import SCENES, Compute, Focused, Model, Settings, Size, WordOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +115,17 @@ class BatchOptions:
 
 
 def batch(
-    console: Console, options: BatchOptions, settings: Settings, *, compute: Compute
+    console: Console,
+    options: BatchOptions,
+    word_options: WordOptions,
+    settings: Settings,
+    *,
+    compute: Compute,
 ) -> dict[str, Any]:
     """Edits a whole data set; can be killed and started again at any time."""
     from uam_jax.cli.batch_run import run_batch
 
-    return {"command": "batch", **run_batch(options, settings, compute, console)}
+    return {
+        "command": "batch",
+        **run_batch(options, word_options.words, settings, compute, console),
+    }

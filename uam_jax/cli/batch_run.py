@@ -28,6 +28,7 @@ from uam_jax.jobs.manifest import Item, read_folder, read_manifest
 from uam_jax.jobs.plan import JobPlan, JobSettings, check_items, plan_job
 from uam_jax.jobs.runner import Monitor, Progress, Stop
 from uam_jax.jobs.sizes import working_sizes
+from uam_jax.method.edits import Words
 from uam_jax.method.section import code
 from uam_jax.runtime import backend
 from uam_jax.runtime.host_memory import Budget, resident_bytes
@@ -38,12 +39,17 @@ if TYPE_CHECKING:
 
 
 def run_batch(
-    options: BatchOptions, settings: Settings, compute: Compute, console: Console
+    options: BatchOptions,
+    words: Words,
+    settings: Settings,
+    compute: Compute,
+    console: Console,
 ) -> dict[str, Any]:
     """Runs a job, or with `--dry-run` estimates its cost.
 
     Args:
       options: the options of `uam batch`.
+      words: of the prompts of a folder's pictures.
       settings: the options that choose the edit's settings.
       compute: the options that choose device and precision.
       console: shows progress, messages and warnings.
@@ -64,7 +70,7 @@ def run_batch(
     if options.cache:
         Folder(str(options.cache)).check()
     suffix = _suffix(options)
-    items = _items(options)
+    items = _items(options, words)
     settings.check()
     console.stage(f"looking at {len(items)} pictures")
     numbers = itertools.count(1)
@@ -84,6 +90,7 @@ def run_batch(
     editor = editor.on(Devices.local(options.devices, options.parallel))
     config = settings.of(editor)
     plan = plan_job(items, sizes, config, _job_settings(options, compute, editor, config, suffix))
+    plan.check_edits(editor.checkpoint.tokenizer)
     if not options.allow_change:
         remedy = ", or add --allow-change to continue with the new ones"
         job.refuse_other(plan.settings, remedy)
@@ -222,7 +229,7 @@ def _estimate(plan: JobPlan, editor: "Editor", buckets: list[dict[str, Any]]) ->
     return round(seconds * work, 3)
 
 
-def _items(options: BatchOptions) -> list[Item]:
+def _items(options: BatchOptions, words: Words) -> list[Item]:
     """Reads the manifest, or lists the pictures of a folder."""
     if is_folder(options.manifest):
         if not options.target or not all(text.strip() for text in options.target):
@@ -234,11 +241,13 @@ def _items(options: BatchOptions) -> list[Item]:
             options.target,
             source=options.source,
             negative=options.negative,
+            words=words,
             besides=options.out,
         )
-    if options.target or options.source or options.negative:
+    if options.target or options.source or options.negative or words:
         raise InputError(
-            "--target, --source and --negative are for a folder of pictures; a manifest has its own columns for them"
+            "--target, --source, --negative and options for words are for a folder of pictures; a manifest has its own "
+            "columns for them"
         )
     return read_manifest(options.manifest, besides=options.out)
 

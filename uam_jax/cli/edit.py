@@ -16,6 +16,7 @@ from uam_jax.cli.options import (
     ResultPlace,
     Settings,
     Size,
+    WordOptions,
 )
 from uam_jax.cli.pictures import process_pictures
 from uam_jax.errors import InputError
@@ -42,6 +43,7 @@ def edit(
     ] = "",
     model: Model = SCENES,
     *,
+    word_options: WordOptions,
     settings: Settings,
     mask: Annotated[
         Path | None,
@@ -67,6 +69,7 @@ def edit(
 
     if not all(text.strip() for text in target):
         raise InputError("--target is empty: describe the result")
+    words = word_options.words
     check_focus(focus, masked=mask is not None)
     plans = plan_files(
         images, out, targets=len(target), mask=mask, save_mask=save_mask, report=report,
@@ -80,7 +83,7 @@ def edit(
     console.say(f"{evaluations} network evaluations per picture")
 
     def work(plan: "PictureFiles") -> "tuple[Files, Rows]":
-        edits = [Edit(text, negative=negative) for text in target]
+        edits = [Edit(text, words=words, negative=negative) for text in target]
         return edit_file(
             editor, plan, edits=edits, source=source, config=config, size=size, focus=focus
         )

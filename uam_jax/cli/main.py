@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from uam_jax.cli.attention import attention
 from uam_jax.cli.batch import batch
 from uam_jax.cli.bench import bench, compare
 from uam_jax.cli.check import check
@@ -19,7 +20,7 @@ from uam_jax.cli.subcommand import add_subcommand
 from uam_jax.runtime import backend
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for function in (demo, edit, reconstruct, batch, merge, plan, convert, info, check):
+for function in (demo, edit, reconstruct, attention, batch, merge, plan, convert, info, check):
     add_subcommand(function, to=app)
 
 evaluations = typer.Typer(

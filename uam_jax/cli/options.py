@@ -16,6 +16,7 @@ from uam_jax.runtime import backend
 if TYPE_CHECKING:
     from uam_jax.editor import Editor
     from uam_jax.method.config import EditConfig
+    from uam_jax.method.edits import Words
 
 SCENES = LocalName("scenes")
 """The smaller embedded model, which is the default of every `--model`."""
@@ -93,6 +94,80 @@ class Settings:
         if self.config is None:
             return editor.default_config.overridden(self.overrides)
         return self._without_model
+
+
+@dataclass(frozen=True)
+class WordOptions:
+    """Options for controls that act on single words of the prompts."""
+
+    blend: Annotated[
+        str | None,
+        Option(
+            metavar="WORD,WORD",
+            help="Words of the prompts to whose place the edit is limited, for controls that act on words.",
+        ),
+    ] = None
+    subtract: Annotated[
+        str | None, Option(metavar="WORD,WORD", help="Words whose place it must leave as it is.")
+    ] = None
+    weight: Annotated[
+        tuple[str, ...],
+        Option(
+            metavar="WORD=NUMBER",
+            help="Factor of the attention to a word of the target. Can be repeated.",
+        ),
+    ] = ()
+    window: Annotated[
+        tuple[str, ...],
+        Option(
+            metavar="WORD=FROM:TO",
+            help="Share of the steps from and to which a word of the target takes its attention from the source. "
+            "Can be repeated.",
+        ),
+    ] = ()
+
+    @functools.cached_property
+    def words(self) -> "Words":
+        """The words as a value.
+
+        Raises:
+          InputError: an option can't be read, or gives a word twice.
+        """
+        from uam_jax.method.edits import Words
+
+        def listed(text: str | None) -> list[str]:
+            return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+        windows = {
+            word: [_number("--window", word, end) for end in ends.split(":")]
+            for word, ends in _pairs("--window", self.window, "WORD=FROM:TO").items()
+        }
+        weights = {
+            word: _number("--weight", word, factor)
+            for word, factor in _pairs("--weight", self.weight, "WORD=NUMBER").items()
+        }
+        lists = {"blend": listed(self.blend), "subtract": listed(self.subtract)}
+        return Words.of({**lists, "weights": weights, "windows": windows})
+
+
+def _pairs(option: str, given: Iterable[str], form: str) -> dict[str, str]:
+    """Each word and its value."""
+    found: dict[str, str] = {}
+    for text in given:
+        word, equals, value = (part.strip() for part in text.rpartition("="))
+        if not (word and equals and value):
+            raise InputError(f"{option} {text}: write it as {form}")
+        if word in found:
+            raise InputError(f"{option} {text}: the word has a value already")
+        found[word] = value
+    return found
+
+
+def _number(option: str, word: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{option} {word}={text}: {text} is no number") from None
 
 
 @dataclass(frozen=True)

@@ -1,81 +1,21 @@
 """Validates and normalises the arguments of `Editor`."""
 
 import math
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from uam_jax.engine.inversion import Inversion
-from uam_jax.errors import InputError, quoted
+from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig
-from uam_jax.method.controls import Control
-from uam_jax.method.edits import Edit
 from uam_jax.types import Condition, ImageLike, Latent, LatentLike, MaskLike
-
-Prompts = str | Sequence[str]
-Targets = Sequence[str | Edit | Sequence[str | Edit]]
-
 
 ROUNDING = 1e-3
 """How far beyond [-1, 1] a picture's values may lie: 1 in half precision may be this much more."""
-
-
-def prompt_list(prompts: Any) -> list[str]:
-    """One prompt or several as a list; blank ones, which are the null prompt, as "".
-
-    Raises:
-      InputError: there are none, or something is no text.
-    """
-    texts = [prompts] if isinstance(prompts, str) else _entries("prompts", prompts)
-    if not texts:
-        raise InputError("there are no prompts: give one for all images or one each")
-    return [text if text.strip() else "" for text in map(_text, texts)]
-
-
-def _entries(name: str, given: Any) -> list[Any]:
-    if isinstance(given, bytes) or not hasattr(given, "__iter__"):
-        raise InputError(f"{name} is {given!r}: give a text or a list of texts")
-    return list(given)
-
-
-def _text(given: Any) -> str:
-    if not isinstance(given, str):
-        raise InputError(f"a prompt is {given!r}: it must be a text")
-    return str(given)
-
-
-def source_prompts(source: Prompts | None, config: EditConfig) -> Prompts:
-    """The prompts of the source branch and of its inversion."""
-    if config.source.condition == "null":
-        if source is not None:
-            warnings.warn(
-                'the source prompt is ignored: source.condition is "null"; set it to "prompt" to use it',
-                UserWarning,
-                stacklevel=4,
-            )
-        return ""
-    if source is None:
-        raise InputError(
-            'source.condition is "prompt": give the source prompt, or set it to "null"'
-        )
-    return source
-
-
-def settle_context(config: EditConfig, source: Prompts | None) -> EditConfig:
-    """`config` with the null context where no source prompt says anything, as if none had been asked for.
-
-    Guidance between the null prompt and itself is none, and takes no evaluation.
-    """
-    needed = config.inversion.method.replaces_null
-    if source is None or needed or any(prompt_list(source)):
-        return config
-    return config.updated({"source": {"condition": "null"}})
 
 
 def per_image(condition: Condition, count: int) -> Condition:
@@ -102,119 +42,6 @@ def checked_number(name: str, given: Any) -> float:
     if not math.isfinite(found):
         raise InputError(f"{name} is {given!r}: it must be a finite number")
     return found
-
-
-def flatten_edits(target: Any, count: int) -> tuple[list[Edit], np.ndarray]:
-    """All edits in one list, and the image that each belongs to.
-
-    Raises:
-      InputError: no prompt or `Edit`, or no list of them, per image; or a text of one is not valid.
-    """
-    entries = [target] if isinstance(target, str | Edit) else _entries("target", target)
-    if isinstance(target, str | Edit) or len(entries) != count:
-        raise InputError(
-            f"target has {len(entries)} entries for {count} images: "
-            "give a list with a prompt, or a list of prompts, per image"
-        )
-    nested = [
-        [entry] if isinstance(entry, str | Edit) else _entries("a target", entry)
-        for entry in entries
-    ]
-    edits = [_edit(each) for entry in nested for each in entry]
-    if not all(nested) or not all(edit.target.strip() for edit in edits):
-        raise InputError("a target prompt is empty: describe the edited image")
-    return edits, np.repeat(np.arange(count), [len(entry) for entry in nested])
-
-
-def _edit(given: Any) -> Edit:
-    """An edit whose texts are texts."""
-    edit = given if isinstance(given, Edit) else Edit(_text(given))
-    for text in (edit.target, edit.negative, *([] if edit.source is None else [edit.source])):
-        _text(text)
-    if isinstance(edit.words, str) or not all(isinstance(word, str) for word in edit.words):
-        raise InputError(f"words is {edit.words!r}: give a list of words of the target")
-    return edit
-
-
-def source_of_edits(
-    edits: Sequence[Edit], index: np.ndarray, source: Prompts | None
-) -> Prompts | None:
-    """The source prompts, which the edits may give in place of the argument `source`.
-
-    Args:
-      edits: of all images.
-      index: the image that each belongs to.
-      source: the argument.
-
-    Raises:
-      InputError: both give them, only some edits do, or two edits of one image differ.
-    """
-    if all(edit.source is None for edit in edits):
-        return source
-    if source is not None:
-        raise InputError("the source prompt is given twice: as source, and in an Edit")
-    prompts: dict[int, str] = {}
-    for image, edit in zip(index.tolist(), edits, strict=True):
-        if edit.source is None or prompts.setdefault(image, edit.source) != edit.source:
-            raise InputError(
-                f"the edits of image {image} give no common source prompt: an image is inverted once for all its edits"
-            )
-    return list(prompts.values())
-
-
-def with_sources(edits: Sequence[Edit], index: np.ndarray, sources: Sequence[str]) -> list[Edit]:
-    """The edits with their images' source prompts.
-
-    Args:
-      edits: of all images.
-      index: the image that each belongs to.
-      sources: one for all images or one each.
-    """
-    images = index.tolist()
-    return [
-        replace(edit, source=sources[image if len(sources) > 1 else 0])
-        for edit, image in zip(edits, images, strict=True)
-    ]
-
-
-def prepare_control(control: Control, tokenizer: Any, edits: Sequence[Edit]) -> Mapping[str, Array]:
-    """The arrays that a control prepares for its hooks, with a row per edit.
-
-    Raises:
-      InputError: an array has another number of rows.
-    """
-    found = jax.tree.map(jnp.asarray, control.prepare(tokenizer, edits))
-    for name, array in found.items():
-        if len(array) != len(edits):
-            raise InputError(
-                f"{type(control).__name__}.prepare returned {name} with {len(array)} rows for {len(edits)} edits"
-            )
-    return found
-
-
-def negative_prompts(edits: Sequence[Edit], config: EditConfig) -> list[str] | None:
-    """The negative prompt of each edit, where there is any; warns where guidance is 1, which leaves no use for them.
-
-    Raises:
-      InputError: the inversion has others in their place.
-    """
-    negatives = [edit.negative if edit.negative.strip() else "" for edit in edits]
-    if not any(negatives):
-        return None
-    if config.inversion.method.replaces_null:
-        kind = config.inversion.to_dict()["kind"]
-        raise InputError(
-            f"negative is {quoted(next(filter(None, negatives)))}, and inversion.kind {kind} has another text in the "
-            "negative prompt's place: leave it out, or choose another inversion.kind"
-        )
-    if config.guidance == 1:
-        warnings.warn(
-            "the negative prompts are ignored: guidance is 1, which leaves out the unguided half that they condition",
-            UserWarning,
-            stacklevel=4,
-        )
-        return None
-    return negatives
 
 
 def checked_images(

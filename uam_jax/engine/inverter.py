@@ -13,10 +13,11 @@ from jaxtyping import Array, Float
 from uam_jax.checkpoints.load import Checkpoint
 from uam_jax.checkpoints.model_hash import differences
 from uam_jax.engine import programs
-from uam_jax.engine.arguments import Prompts, negative_prompts, per_image, prompt_list
+from uam_jax.engine.arguments import per_image
 from uam_jax.engine.inversion import Inversion, InversionKey
 from uam_jax.engine.parallel import Devices
 from uam_jax.engine.predictors import Branch, Course, Model
+from uam_jax.engine.prompts import Prompts, negative_prompts, prompt_list
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig, InversionConfig
 from uam_jax.method.edits import Edit

@@ -14,22 +14,17 @@ from uam_jax.checkpoints.load import Checkpoint, load_checkpoint
 from uam_jax.checkpoints.recommended import Recommended, recommended_by
 from uam_jax.checkpoints.tokenizer import unknown_words
 from uam_jax.engine import programs
-from uam_jax.engine.arguments import (
-    Prompts,
-    inversion_regions,
-    latent_masks,
-    settle_context,
-    source_prompts,
-)
+from uam_jax.engine.arguments import inversion_regions, latent_masks
 from uam_jax.engine.inversion import InversionKey
 from uam_jax.engine.inverter import Inverter
 from uam_jax.engine.parallel import Devices, gather, platform_of
+from uam_jax.engine.prompts import Prompts, settle_context, source_prompts
 from uam_jax.engine.rehearsal import compile_together
 from uam_jax.method.confidence import Calibration
 from uam_jax.method.config import EditConfig
 from uam_jax.method.plan import Plan
 from uam_jax.runtime.platforms import Platform
-from uam_jax.types import MaskLike, Params
+from uam_jax.types import MaskLike, Params, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +145,11 @@ class LoadedModel:
         """Sides of latents are multiples of this."""
         return self.checkpoint.denoiser.side_multiple
 
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where the network calls rules, in execution order."""
+        return self.checkpoint.denoiser.sites
+
     @functools.cached_property
     def recommended(self) -> Recommended:
         """The settings that ship beside the weights."""
@@ -250,7 +250,7 @@ class LoadedModel:
         keys = self.inverter.keys(1, prompts, config)
         regions = user_mask and config.inversion.outside_uniformity > 0
         mask, regional = config.mask, config.target.outside_uniformity > 0
-        course = programs.EditCourse.of(config, plan)
+        course = programs.EditCourse.of(config, plan, self.sites)
         details = mask.to_rule().rule, mask.radius, mask.source_line, regional
         sampled = config.steps, config.sampler, keys.source.spacing
         replayed = config.source.latents == "replay"

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from uam_jax.method.controls import Control
+from uam_jax.method.controls import Control, Moment
 from uam_jax.method.edit import Branches, BranchPredictor
 from uam_jax.method.inversions import InversionMethod
 from uam_jax.method.plan import Row
@@ -141,17 +141,17 @@ def branch_predictor(
 
     def predict(
         latents: Branches,
-        step: Step,
-        active: frozenset[str] = frozenset(),
+        moment: Moment,
         uniformity: Float[Array, "b h w 1"] | None = None,
         data: Mapping[str, Array] | None = None,
     ) -> tuple[dict[str, Prediction], Taps]:
+        step = moment.step
         present = [row for row in rows if row.branch in latents]
         batch = latents["target"].shape[0]
         own = method.conditions(conditions, data or {}, step)
         asked, start = method.query(latents, data or {}, step)
         condition = _stack([_rows(own[row.condition], batch) for row in present])
-        rules = control.rules(present, batch, active, control_data)
+        rules = control.rules(present, batch, control_data, moment)
         if uniformity is not None:
             text = jnp.zeros_like(uniformity)
             shares = [uniformity if row.branch == "target" else text for row in present]

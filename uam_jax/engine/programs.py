@@ -29,6 +29,7 @@ from uam_jax.method.config import EditConfig
 from uam_jax.method.controls import Control
 from uam_jax.method.edit import EditInputs, EditRules, EditTrace
 from uam_jax.method.edit import edit as run_branches
+from uam_jax.method.heat_maps import HeatMaps, WordHeat, heat_maps
 from uam_jax.method.inversions import InversionMethod
 from uam_jax.method.masks import MaskRule
 from uam_jax.method.plan import Plan, Row, Segment
@@ -37,7 +38,7 @@ from uam_jax.method.schedule import at_own_times
 from uam_jax.method.uniform import UniformMaps
 from uam_jax.models import VAE, Denoiser, decode_in_tiles, encode_in_tiles
 from uam_jax.runtime.platforms import tracing_for
-from uam_jax.types import Condition, Image, Latent, Params, Rules, Scalar
+from uam_jax.types import Condition, Image, Latent, Params, Prediction, Rules, Scalar, Site, Step
 
 TILED_ABOVE = 1024 * 1024
 """Pixels of a picture above which the VAE runs in tiles: slower, the same up to rounding, in little memory."""
@@ -147,6 +148,29 @@ def denoise(
     return sample.denoise_with_clean(predict, latent, down, last=last, sampler=sampler)
 
 
+@program(static=["model", "course"], batched={"z0": 0, "condition": 0, "words": 0}, out=0)
+def attention(
+    model: Model,
+    params: Params,
+    z0: Latent,
+    condition: Condition,
+    words: Float[Array, "b words s"],
+    *,
+    course: Course,
+) -> HeatMaps:
+    """Attention to the words while the latents are inverted under a text, see `heat_maps.heat_maps`."""
+    rules = Rules(cross=WordHeat(z0.shape[1:3], words))
+
+    def predict(latent: Latent, step: Step) -> Prediction:
+        output, taps = model.denoiser.predict(params, latent, step.time, condition, rules)
+        return model.schedule.split(output, latent, step)._replace(taps=taps)
+
+    up = model.schedule.inverting(course.steps, course.steps)
+    up = at_own_times(up) if course.sampler.own_times else up
+    layers = sum(site.kind == "cross" for site in model.denoiser.sites)
+    return heat_maps(predict, z0, up, sampler=course.sampler, words=words.shape[1], layers=layers)
+
+
 class EditArrays(NamedTuple):
     """The arrays of an edit besides weights and start.
 
@@ -186,10 +210,13 @@ class EditCourse:
     keep_masks: bool = False
 
     @classmethod
-    def of(cls, config: EditConfig, plan: Plan, *, keep_masks: bool = False) -> Self:
-        """The part of an edit's settings and plan that decides its program."""
+    def of(
+        cls, config: EditConfig, plan: Plan, sites: Sequence[Site], *, keep_masks: bool = False
+    ) -> Self:
+        """The part of an edit's settings and plan, and of the network's sites, that decides its program."""
         sampler, method = SAMPLERS[config.sampler], config.source_inversion.method.in_edit
-        return cls(plan.segments, plan.rows, sampler, config.control, method, keep_masks)
+        control = config.control.fitted(sites)
+        return cls(plan.segments, plan.rows, sampler, control, method, keep_masks)
 
 
 @program(

@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
 COLOURS = mpl.colormaps["tab20"].colors[::2] + mpl.colormaps["tab20"].colors[1::2]  # type: ignore[attr-defined]
@@ -186,6 +187,39 @@ def reliability(
         )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(0, 1))
     _finish(figure, axes, title, "confidence", "share of edits that were right")
+    return _png(figure)
+
+
+def heat_grid(
+    picture: Float[np.ndarray, "height width 3"],
+    maps: Mapping[str, Float[np.ndarray, "h w"]],
+    *,
+    title: str,
+) -> bytes:
+    """Draws a picture, and over a grey copy of it a heat map for every name, each up to its own maximum.
+
+    Args:
+      picture: in [-1, 1].
+      maps: shares by name, of the picture's proportions.
+      title: of the figure.
+    """
+    columns = min(len(maps) + 1, 5)
+    rows = -(-(len(maps) + 1) // columns)
+    height, width = picture.shape[:2]
+    side = 2.2 * min(width / height, 1.6), 2.2 * min(width / height, 1.6) * height / width + 0.4
+    figure = Figure(figsize=(columns * side[0], rows * side[1] + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    shown = np.clip((picture + 1) / 2, 0, 1)
+    extent = (0, width, height, 0)
+    axes[0].imshow(shown, extent=extent)
+    axes[0].set_title("picture", fontsize=10)
+    for axis, (name, heat) in zip(axes[1:], maps.items(), strict=False):
+        axis.imshow(shown.mean(axis=-1), cmap="gray", vmin=0, vmax=1, extent=extent)
+        axis.imshow(heat, cmap="inferno", vmin=0, vmax=heat.max() or 1, alpha=0.7, extent=extent)
+        axis.set_title(f"{name}  (up to {heat.max():.1%})", fontsize=10)
+    for axis in axes:
+        axis.set_axis_off()
     return _png(figure)
 
 

@@ -207,7 +207,7 @@ def _inputs(plan: JobPlan) -> Iterator[tuple[str, Row]]:
                         "target": target,
                         "source": item.source,
                         "negative": item.negative,
-                        "words": list(item.words) or None,
+                        "words": item.words.to_json(),
                         "given_mask": _file(item.mask),
                         "config": config,
                         "image": _file(item.image),

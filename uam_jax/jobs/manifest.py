@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from uam_jax.errors import InputError, quoted, shortened
@@ -20,7 +20,7 @@ from uam_jax.io.formats import readable_suffixes
 from uam_jax.io.storage import read_bytes
 from uam_jax.jobs.folders import find_pictures, refuse_results
 from uam_jax.jobs.names import fault, folded, own_id, result_file
-from uam_jax.method.edits import Edit
+from uam_jax.method.edits import Edit, Words
 
 _KEYS = {"image", "target", "source", "negative", "words", "id", "mask", "set"}
 _SHOWN = 5
@@ -39,7 +39,7 @@ class Item:
       mask: the user's mask, a path or URL.
       settings: "key=value", as for `--set`, with the value in TOML, sorted.
       negative: a prompt in place of the null prompt in the target's unguided half.
-      words: of the targets, for controls that act on single words.
+      words: of the prompts, for controls that act on single words.
     """
 
     id: str
@@ -49,7 +49,7 @@ class Item:
     mask: str | None = None
     settings: tuple[str, ...] = ()
     negative: str | None = None
-    words: tuple[str, ...] = ()
+    words: Words = field(default_factory=Words)
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -68,8 +68,9 @@ class Item:
 def read_manifest(url: str, *, besides: str = "") -> list[Item]:
     """The items of a JSONL or Parquet manifest, in order.
 
-    A line has `image`, `target` (one or a list), and if wanted `source`, `negative`, `words` (a list), `id`, `mask`
-    and `set` (a table of settings). Pictures and masks are found from the manifest's folder.
+    A line has `image`, `target` (one or a list), and if wanted `source`, `negative`, `words` (a list of words to
+    blend, or a table, see `Words`), `id`, `mask` and `set` (a table of settings). Pictures and masks are found from the
+    manifest's folder.
 
     Args:
       url: the manifest.
@@ -104,6 +105,7 @@ def read_folder(
     *,
     source: str | None = None,
     negative: str | None = None,
+    words: Words | None = None,
     besides: str = "",
 ) -> list[Item]:
     """The pictures of a folder and its subfolders, each with the same prompts, in the order of their names.
@@ -113,6 +115,7 @@ def read_folder(
       targets: of every picture.
       source: of every picture.
       negative: prompt of every picture.
+      words: of every picture's prompts.
       besides: the folder of the results, which does not count if it lies inside.
 
     Raises:
@@ -124,7 +127,14 @@ def read_folder(
     if not names:
         raise InputError(f"{url} holds no pictures{f' ({left_out})' if left_out else ''}")
     items = [
-        Item(own_id(name), join(url, name), tuple(targets), source, negative=negative)
+        Item(
+            own_id(name),
+            join(url, name),
+            tuple(targets),
+            source,
+            negative=negative,
+            words=words or Words(),
+        )
         for name in names
     ]
     return checked(items, url)
@@ -185,10 +195,9 @@ def _item(row: Any, folder: str) -> Item:
     targets = tuple(listed) if isinstance(listed, list) else ()
     if not targets or not all(isinstance(text, str) and text.strip() for text in targets):
         raise InputError("no `target`: say what the result shows, in a text or a list of texts")
-    words = row.get("words", [])
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise InputError(f"words is {quoted(words)}: give a list of words of the target")
-    for text in (*targets, row.get("source", ""), row.get("negative", ""), *words):
+    words = Words.of(row.get("words", []))
+    own = (*words.blend, *words.subtract, *words.weights, *words.windows)
+    for text in (*targets, row.get("source", ""), row.get("negative", ""), *own):
         if any(unicodedata.category(char) == "Cs" for char in text):
             raise InputError(
                 f"the prompt {quoted(text)} is no valid Unicode text: half a character is in it"
@@ -212,7 +221,7 @@ def _item(row: Any, folder: str) -> Item:
             for key, value in sorted(chosen, key=lambda pair: (not pair[0].endswith(".kind"), pair))
         ),
         negative=row.get("negative"),
-        words=tuple(words),
+        words=words,
     )
 
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from uam_jax.engine.arguments import source_prompts
+import numpy as np
+
+from uam_jax.engine.prompts import check_edits, source_prompts
 from uam_jax.errors import InputError
 from uam_jax.files import base_name
 from uam_jax.io.encoding import default_suffix, output_format
@@ -104,6 +106,21 @@ class JobPlan:
         """The settings of a bucket's edits: the job's, with the items' own."""
         return self.config.overridden(bucket.settings, imports=False)
 
+    def check_edits(self, tokenizer: Any) -> None:
+        """Raises an `InputError` that names the first items whose prompts or words the control can't work with."""
+        faults = []
+        for members in self.groups:
+            config = self.config_of(members.bucket)
+            for item in members.items:
+                own = np.zeros(len(item.edits), int)
+                try:
+                    check_edits(config, tokenizer, item.edits, own, item.source)
+                except InputError as error:
+                    faults.append(f"item {item.id}: {error}")
+        if faults:
+            more = [f"and {len(faults) - 5} more"] * (len(faults) > 5)
+            raise InputError("; ".join([*faults[:5], *more]))
+
     def describe(self, editor: "Editor", done: int) -> dict[str, Any]:
         """The job's cost, before it runs: shapes, programs to compile, and evaluations, in all and by bucket."""
         rows, programs = [], set()
@@ -164,7 +181,7 @@ def plan_job(
         first = members.items[0]
         try:
             own = plan.config_of(members.bucket)
-            own.inversion.method.check_sampler(own.sampler)
+            own.check(user_mask=members.bucket.masked)
             own.fingerprint()  # of settings that have none, it says so before the work
         except InputError as error:
             raise InputError(f"item {first.id}: {error}") from None

@@ -228,7 +228,7 @@ class EditWorker:
             "target": item.targets[number],
             "source": item.source,
             "negative": item.negative,
-            "words": list(item.words) or None,
+            "words": item.words.to_json(),
             "given_mask": item.mask,
             "output": None,
             "shown": None,

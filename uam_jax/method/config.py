@@ -228,6 +228,30 @@ class EditConfig(Section):
         own, uniformity = self.inversion, self.auxiliary.uniformity
         return replace(own, method=own.method.of_branch("alone"), uniformity=uniformity)
 
+    def check(self, *, user_mask: bool = False) -> None:
+        """Raises an `InputError` where settings do not fit each other or the edit.
+
+        Args:
+          user_mask: whether the user gives a mask.
+        """
+        method, prompted = self.source_inversion.method, self.source.condition == "prompt"
+        method.check_sampler(self.sampler)
+        if method.replaces_null and not prompted:
+            raise InputError(
+                f"{type(method).__name__} puts the source's prompt or what it learns for it in the place of "
+                'the null prompt, and source.condition is "null": set source.condition=prompt, or choose another '
+                "inversion.kind"
+            )
+        if self.control.compares_prompts and not prompted:
+            raise InputError(
+                f"{type(self.control).__name__} compares the prompts of source and target, and the source has none: "
+                'set source.condition="prompt" and give the prompt that describes the picture (--source)'
+            )
+        if self.control.needs_mask and not user_mask:
+            raise InputError(
+                f"{type(self.control).__name__} works with the user's mask here, and there is none: give a mask"
+            )
+
     def plan(self, timesteps: Sequence[int] | np.ndarray, *, user_mask: bool = False) -> Plan:
         """The evaluations that this edit takes.
 
@@ -236,17 +260,11 @@ class EditConfig(Section):
           user_mask: whether the user gives a mask.
 
         Raises:
-          InputError: the inversion does not work with the sampler, or needs a source prompt.
+          InputError: as of `check`.
         """
+        self.check(user_mask=user_mask)
         source, auxiliary = self.source_inversion, self.auxiliary_inversion
-        source.method.check_sampler(self.sampler)
         prompted = self.source.condition == "prompt"
-        if source.method.replaces_null and not prompted:
-            raise InputError(
-                f"{type(source.method).__name__} puts the source's prompt or what it learns for it in the place of "
-                'the null prompt, and source.condition is "null": set source.condition=prompt, or choose another '
-                "inversion.kind"
-            )
         count = len(timesteps)
         never, always = range(0), range(count)
         late = range(sum(int(timestep) >= self.mask.t_mask for timestep in timesteps), count)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from uam_jax.method.controls import Control, NoControl
+from uam_jax.method.controls import Control, Moment, NoControl
 from uam_jax.method.inversions import InversionMethod
 from uam_jax.method.masks import MaskRule, auto_mask, blend, edit_mask, quantiles
 from uam_jax.method.plan import Segment
@@ -38,7 +38,7 @@ PerPixel = Float[Array, "b h w 1"]
 class BranchPredictor(Protocol):
     """The guided prediction of each branch given, from one network call, so that a control may share.
 
-    "source" is absent where it is not evaluated. `active`: the control's open windows, static.
+    "source" is absent where it is not evaluated. `moment`: the step and what the control knows of it.
     `uniformity`, given where the maps are regional: of the target's cross-attention maps, from the text's (0) to the
     null prompt's uniform ones (1). `data`: of the inversion, this step's.
     """
@@ -46,8 +46,7 @@ class BranchPredictor(Protocol):
     def __call__(
         self,
         latents: Branches,
-        step: Step,
-        active: frozenset[str] = frozenset(),
+        moment: Moment,
         uniformity: PerPixel | None = None,
         data: Mapping[str, Array] | None = None,
     ) -> tuple[dict[str, Prediction], Mapping[str, Array]]:
@@ -208,6 +207,7 @@ def edit(
             _advance,
             predict=predict,
             parts=parts,
+            count=count,
             first_blended=first_blended,
             inputs=inputs,
             rules=rules,
@@ -233,6 +233,7 @@ def _advance(
     *,
     predict: BranchPredictor,
     parts: tuple[Segment, ...],
+    count: int,
     first_blended: int,
     inputs: EditInputs,
     rules: EditRules,
@@ -255,7 +256,8 @@ def _advance(
     branches = {name: sampler.query(state) for name, state in started.items()}
     branches |= above if parts[0].source else {}
     uniformity = _uniformity(carried.change, inputs, mask.radius)
-    predictions, taps = predict(branches, step, parts[0].active, uniformity, inverted)
+    moment = Moment(step, count, parts[0].active, carried.control)
+    predictions, taps = predict(branches, moment, uniformity, inverted)
     clean = {name: prediction.clean for name, prediction in predictions.items()}
     change, difference = carried.change, jnp.zeros_like(clean["target"])
     if "source" in clean:
@@ -274,7 +276,7 @@ def _advance(
     }
     latents = {name: sampler.latent(state) for name, state in states.items()}
     led = rules.method.after(latents, {**inverted, **taps}, step)
-    control, changed = rules.control.after(carried.control, taps, led | below, step)
+    control, changed = rules.control.after(taps, led | below, moment)
     for name in states:
         if changed[name] is not latents[name]:
             states[name] = sampler.moved(states[name], changed[name])

@@ -64,12 +64,12 @@ class MixedMaps:
         share: Any = self.uniformity
         if jnp.ndim(share):
             own = share[min(site.number, share.shape[0] - 1)]
-            share = _at_level(own, site.level).astype(text.dtype)
+            share = at_level(own, site.level).astype(text.dtype)
         mixed = (1 - share) * text + share * uniform
         return mixed if taps is None else (mixed, taps)
 
 
-def _at_level(share: Float[Array, "#b h w"], level: int) -> Float[Array, "#b #n 1"]:
+def at_level(share: Float[Array, "#b h w"], level: int) -> Float[Array, "#b #n 1"]:
     """A latent's map at a level, row by row."""
     if share.shape[1:] != (1, 1):
         # Every level halves both sides; an odd one is filled up with its border.

@@ -8,18 +8,20 @@ from jaxtyping import Array, Float
 
 from uam_jax.models.kernels.attention import Backend, attend, attention_maps
 from uam_jax.models.layers import FromHeads, ToHeads, at_least
+from uam_jax.types import Part
 
 
 class Attention(nn.Module):
     """Multi-head attention's four projections, offered one by one to a rule: an `AttentionSite`.
 
-    The first four fields are those of a `Site`.
+    The first five fields are those of a `Site`.
     """
 
     number: int
     level: int
     kind: Literal["own", "cross", "residual"]
     channels: int
+    part: Part
     heads: int
     dtype: Any
     qkv_bias: bool = False

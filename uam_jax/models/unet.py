@@ -21,7 +21,7 @@ from uam_jax.models.layers import (
     Upsample,
 )
 from uam_jax.models.rules import RuleCalls
-from uam_jax.types import PLAIN, Rules, Site, Taps
+from uam_jax.types import PLAIN, Part, Rules, Site, Taps
 
 
 def sites_of(config: UNetConfig) -> tuple[Site, ...]:
@@ -30,15 +30,22 @@ def sites_of(config: UNetConfig) -> tuple[Site, ...]:
     With SD's shape the transformer blocks are: down 0-5, mid 6, up 7-15.
     """
     levels, layers = range(len(config.channels)), config.layers_per_block
-    down = [(level, config.attends[level]) for level in levels for _ in range(layers)]
-    middle = [(levels[-1], True), (levels[-1], False)]
-    up = [(level, config.attends[level]) for level in levels[::-1] for _ in range(layers + 1)]
+    resnets: list[tuple[Part, int, bool]] = [
+        *[("down", level, config.attends[level]) for level in levels for _ in range(layers)],
+        *[("middle", levels[-1], attends) for attends in (True, False)],
+        *[
+            ("up", level, config.attends[level])
+            for level in levels[::-1]
+            for _ in range(layers + 1)
+        ],
+    ]
     sites, block = list[Site](), 0
-    for number, (level, attends) in enumerate(down + middle + up):
+    for number, (part, level, attends) in enumerate(resnets):
         channels = config.channels[level]
-        sites.append(Site(number, level, "residual", channels))
+        sites.append(Site(number, level, "residual", channels, part))
         if attends:
-            sites += Site(block, level, "own", channels), Site(block, level, "cross", channels)
+            sites.append(Site(block, level, "own", channels, part))
+            sites.append(Site(block, level, "cross", channels, part))
             block += 1
     return tuple(sites)
 

@@ -73,7 +73,7 @@ class _Middle(nn.Module):
             )
 
         attention = _PixelAttention(
-            *Site(0, 0, "own", self.features),
+            *Site(0, 0, "own", self.features, "middle"),
             heads=1,
             dtype=self.dtype,
             qkv_bias=True,

@@ -2,13 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, Self
 
+import numpy as np
 from jaxtyping import Array
 
+from uam_jax.method.edits import Edit
 from uam_jax.method.plan import Row
 from uam_jax.method.section import Section
-from uam_jax.types import Latent, Rules, Step
+from uam_jax.types import Latent, Rules, Site, Step
+
+
+class Moment(NamedTuple):
+    """The step of an edit in which a hook is called.
+
+    Attributes:
+      step: that is taken.
+      steps: how many denoising steps there are in all; static.
+      active: the names of the control's windows that the step lies in; static.
+      state: the control's, before the step.
+    """
+
+    step: Step
+    steps: int
+    active: frozenset[str] = frozenset()
+    state: Any = ()
 
 
 @dataclass(frozen=True)
@@ -22,6 +40,21 @@ class Control(Section):
 
     prefix: ClassVar[str] = "control."
 
+    @property
+    def compares_prompts(self) -> bool:
+        """Whether it works with the prompts of both branches, so that the source must have a real one."""
+        return False
+
+    @property
+    def takes_words(self) -> bool:
+        """Whether it acts on the single words of an edit."""
+        return False
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether it works with the user's mask, which its rules then find as "user_mask" in their data."""
+        return False
+
     def branches(self, rows: tuple[Row, ...]) -> tuple[Row, ...]:
         """The rows of a network call: which branch, under which condition, in which half of the guidance.
 
@@ -29,6 +62,14 @@ class Control(Section):
           rows: those that guidance and the source's condition ask for.
         """
         return rows
+
+    def fitted(self, sites: Sequence[Site]) -> Self:
+        """The control as it acts in a network, with what its settings leave to the network's structure.
+
+        Args:
+          sites: of the network, in execution order.
+        """
+        return self
 
     def windows(self, steps: int) -> Mapping[str, range]:
         """Named ranges of denoising steps, counted from the noisiest; the source is evaluated in all of them.
@@ -38,7 +79,7 @@ class Control(Section):
         """
         return {}
 
-    def prepare(self, tokenizer: Any, edits: Sequence[Any]) -> dict[str, Array]:
+    def prepare(self, tokenizer: Any, edits: Sequence[Edit]) -> Mapping[str, Array | np.ndarray]:
         """Arrays that the hooks need of the edits' prompts, each of shape (b, ...) with one row per edit.
 
         Args:
@@ -51,8 +92,8 @@ class Control(Section):
         self,
         rows: Sequence[Row],
         batch: int,
-        active: frozenset[str],
         data: Mapping[str, Array],
+        moment: Moment,
     ) -> Rules:
         """The rules of a network call.
 
@@ -60,8 +101,8 @@ class Control(Section):
           rows: of the call, whose batch axis has len(rows) * batch samples: those of the first row, of the
             second, and so on.
           batch: the number of examples.
-          active: the names of the windows that the step lies in.
-          data: from `prepare`.
+          data: from `prepare`; with it "user_mask", (b, h, w, 1) at the latent's size, if it `needs_mask`.
+          moment: the step whose prediction is wanted.
         """
         return Rules()
 
@@ -77,18 +118,17 @@ class Control(Section):
         return ()
 
     def after(
-        self, state: Any, taps: Mapping[str, Array], latents: dict[str, Latent], step: Step
+        self, taps: Mapping[str, Array], latents: dict[str, Latent], moment: Moment
     ) -> tuple[Any, dict[str, Latent]]:
         """The state and the latents after a step of the sampler.
 
         Args:
-          state: before the step.
           taps: that the rules of the step's network call returned, summed by name over the layers.
           latents: (b, h, w, c) by branch, as the sampler left them; the source's only where it is replayed or
             anchored on stored latents, which stay as they are.
-          step: that was taken.
+          moment: the step that was taken.
         """
-        return state, latents
+        return moment.state, latents
 
 
 @dataclass(frozen=True)
