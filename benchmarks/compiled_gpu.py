@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-BANDWIDTH = 3.35e12
-"""Bytes a second of an H100 SXM: NVIDIA's data sheet."""
+from uam_jax.evaluation.chips import CHIPS
+
 TARGET = """gpu_device_info {
   cuda_compute_capability { major: 9 } threads_per_block_limit: 1024 threads_per_warp: 32
   shared_memory_per_block: 49152 shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
@@ -153,7 +153,7 @@ def table(trees: dict[str, dict[str, Any]], rows: int) -> list[str]:
     least = [
         sum(each["gigabytes"] for kind, each in found.items() if kind not in PRODUCTS)
         * 1e12
-        / BANDWIDTH
+        / CHIPS["h100"].bandwidth
         for found in trees.values()
     ]
     kernels = [sum(each["kernels"] for each in found.values()) for found in trees.values()]

@@ -9,7 +9,6 @@ What an editor computes once and keeps (the null prompt's condition) would stay 
 """
 
 import functools
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from uam_jax.engine.parallel import (
     platform_at,
 )
 from uam_jax.errors import InputError
+from uam_jax.runtime import backend
 from uam_jax.runtime.platforms import Platform
 
 
@@ -73,7 +73,7 @@ class Call:
 
 
 def compile_together(work: Callable[[], Any]) -> None:
-    """Compiles the programs that some work will run, as many at a time as there are processors.
+    """Compiles the programs that some work will run, as many at a time as there are processor cores.
 
     Afterwards the work finds them compiled. The arrays that it begins with are those of a real call, on their devices.
 
@@ -82,7 +82,7 @@ def compile_together(work: Callable[[], Any]) -> None:
     """
     with rehearsing(here=True) as calls:
         work()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(backend.cores()) as pool:
         # Lowering holds Python's lock, the compiler doesn't.
         futures = [pool.submit(call.lower().compile) for call in calls]
     for future in futures:

@@ -202,16 +202,22 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def cores() -> int:
+    """Returns the number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def describe_host() -> dict[str, Any]:
     """Describes the processor, the cores that this process may use, the system and Python, for a summary."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.partition(": ")[2] for line in lines if "model name" in line), name)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": name,
-        "cores": cores,
+        "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
