@@ -184,7 +184,7 @@ def check_edits(
         )
     if config.source.condition == "prompt" and source is not None:
         sources = prompt_list(source)
-        if any(sources) and len(sources) in (1, index.max() + 1):  # else other errors say more
+        if len(sources) in (1, index.max() + 1):  # else another error says more
             prepare_control(control, tokenizer, with_sources(edits, index, sources))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from uam_jax.method.samplers import Sampler
@@ -38,7 +39,8 @@ class WordHeat:
         query, key, value = site.query(x), site.key(context), site.value(context)
         maps, factor = site.maps(query, key), 2**site.level
         out = jnp.einsum("bhns,bshd->bnhd", maps, value.astype(maps.dtype)).astype(query.dtype)
-        heat = jnp.einsum("bns,bws->bwn", maps.mean(axis=1), self.words)
+        mean = maps.mean(axis=1)
+        heat = jnp.einsum("bns,bws->bwn", mean, self.words, precision=lax.Precision.HIGHEST)
         height, width = self.size
         heat = heat.reshape(*heat.shape[:2], -(-height // factor), -(-width // factor))
         for axis in (2, 3):

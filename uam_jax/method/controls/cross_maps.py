@@ -104,4 +104,4 @@ def word_maps(
       words: 1 at the places of the words' tokens.
     """
     mean = maps.mean(axis=1).reshape(2, words.shape[0], *maps.shape[2:])
-    return jnp.einsum("rbns,bkrs->bkrn", mean, words)
+    return jnp.einsum("rbns,bkrs->bkrn", mean, words, precision=lax.Precision.HIGHEST)
