@@ -40,7 +40,7 @@ RESERVED = {
     "jinja2": {"jobs"},
     "typer": {"cli"},
     "rich": {"cli"},
-    "optax": set(),
+    "optax": {"method"},
     "torch": set(),
     "diffusers": set(),
     "transformers": set(),

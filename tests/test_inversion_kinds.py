@@ -7,11 +7,17 @@ import pytest
 from tiny import SMALL, SOURCE, TARGET, assert_close
 
 from uam_jax import Edit, EditConfig, Editor, InputError
-from uam_jax.method.inversions import ResidualInversion
+from uam_jax.method.inversions import BELMInversion, ResidualInversion
 
 KINDS: dict[str, dict[str, Any]] = {
     "negative-prompt": {"inversion": "negative-prompt"},
     "residual": {"inversion": "residual"},
+    "direct": {"inversion": "direct"},
+    "edit-friendly": {"inversion": "edit-friendly", "sampler": "ddpm"},
+    "belm": {"inversion": "belm", "sampler": "belm"},
+    "proxnpi": {"inversion": {"kind": "proximal", "form": "proxnpi"}},
+    "null-text": {"inversion": "null-text"},
+    "gradient": {"inversion": {"kind": "fixed_point", "solver": "gradient", "iterations": 2}},
 }
 SHORT = SMALL.updated(
     {
@@ -50,7 +56,7 @@ def test_an_edit_counts_its_evaluations_and_shows_its_figures(
     assert not np.allclose(other.latents[1], found.latents[1], atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["residual"])
+@pytest.mark.parametrize("kind", ["residual", "edit-friendly", "belm"])
 def test_an_edit_with_an_anchored_source_and_a_mask(
     editor: Editor, images: np.ndarray, kind: str
 ) -> None:
@@ -87,6 +93,29 @@ def test_a_negative_prompt_of_an_edit_is_refused_where_another_takes_its_place(
     edits = [Edit(TARGET, negative="ugly")]
     with pytest.raises(InputError, match="negative is 'ugly', and inversion.kind negative-prompt"):
         editor.edit(images[:1], edits, SOURCE, config=own("negative-prompt"))
+
+
+def test_directs_offsets_do_what_an_anchored_source_does(
+    editor: Editor, images: np.ndarray
+) -> None:
+    config = own("direct")
+    offsets = editor.edit(images[:2], [TARGET] * 2, SOURCE, config=config)
+    assert_close(offsets.source_latents, editor.encode(images[:2]))
+    assert (offsets.figures["source_step_error"] > 1e-3).all()
+    anchored = config.updated({"source": {"latents": "anchored"}})
+    cleaner = editor.edit(images[:2], [TARGET] * 2, SOURCE, config=anchored)
+    assert_close(offsets.latents, cleaner.latents)
+    # Two more evaluations of the inversion; and the source in the step before the control's window.
+    assert offsets.evaluations - cleaner.evaluations == 2 * (4 * 2 + 1 * 2)
+
+
+def test_belm_returns_after_fifty_steps(editor: Editor, images: np.ndarray) -> None:
+    shape = np.asarray(editor.encode(images[:2])).shape
+    z0 = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    inversion = editor.invert(z0, SOURCE, sampler="belm", method=BELMInversion())
+    error = np.abs(editor.reconstruct_latents(inversion) - z0).max()
+    assert error <= 1e-4 * np.abs(z0).max()
+    assert (np.asarray(inversion.figures["bend"]) > 0).all()
 
 
 def test_the_residual_inversion_returns_exactly(editor: Editor, images: np.ndarray) -> None:

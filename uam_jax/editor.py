@@ -147,6 +147,7 @@ class Editor(LoadedModel):
         regions: Regions | None = None,
         sampler: str = "ddim",
         method: InversionMethod | None = None,
+        edit_guidance: float = 7.5,
     ) -> Inversion:
         """Clean latents -> noise (method: §3.3.1).
 
@@ -158,10 +159,10 @@ class Editor(LoadedModel):
           steps: of the sampler.
           spacing: as in `EditConfig`.
           keep: "all" latents, or those that reconstruction and an edit by `default_config` need.
-          regions: in place of `uniformity`, one for every transformer block, image and pixel of the
-            latent (an axis of 1 serves all), towards the null prompt's uniform maps.
+          regions: in place of `uniformity`, towards the null prompt's uniform maps; an axis of 1 serves all.
           sampler: as in `EditConfig`.
           method: the algorithm, see `method.inversions`; DDIM if not given.
+          edit_guidance: scale of the edit that follows, for a method that needs it.
 
         Raises:
           InputError: one of them can't be; the message names the remedy.
@@ -173,9 +174,6 @@ class Editor(LoadedModel):
             raise InputError(f"uniformity is {uniformity}: it must be from 0 to 1")
         if keep not in ("needed", "all"):
             raise InputError(f"keep is {keep!r}: choose needed or all")
-        config = replace(self.default_config, steps=steps, spacing=spacing)
-        everything = keep == "all" or config.source.latents == "anchored"
-        levels = range(steps + 1) if everything else sorted({0, self.plan(config).depth, steps})
         key = self.inverter.key(
             z0.shape[0],
             prompts,
@@ -184,8 +182,11 @@ class Editor(LoadedModel):
             spacing=spacing,
             sampler=sampler,
             regions=regions,
+            edit_guidance=checked_number("edit_guidance", edit_guidance),
         )
-        return self.inverter.invert(z0, key, tuple(levels), regions)
+        plan = self.plan(replace(self.default_config, steps=steps, spacing=spacing))
+        every = keep == "all" or self.default_config.source.latents == "anchored"
+        return self.inverter.invert(z0, key, key.levels(None if every else plan.depth), regions)
 
     def reconstruct_latents(self, inversion: Inversion, *, guidance: float | None = None) -> Latent:
         """Noise -> clean latents, with the prompts and maps of the inversion.
@@ -198,8 +199,7 @@ class Editor(LoadedModel):
         if guidance is not None:
             scale = checked_number("guidance", guidance)
             inversion = replace(inversion, key=replace(inversion.key, guidance=scale))
-        latents, _ = self.inverter.denoise(inversion, inversion.key.steps)
-        return latents
+        return self.inverter.denoise(inversion, max(inversion.levels))[0]
 
     def reconstruct(self, inversion: Inversion, *, guidance: float | None = None) -> Image:
         """`reconstruct_latents`, as pictures."""
@@ -277,8 +277,9 @@ class Editor(LoadedModel):
             config=config,
             plan=plan,
             z0=z0,
-            start=origin.at(config.steps),
-            anchors=origin.latents[::-1] if config.source.latents == "anchored" else None,
+            start=origin.at(plan.start),
+            below=tuple(map(origin.at, keys.source.starts(plan.start)[1:])),
+            anchors=origin.anchors if config.source.latents == "anchored" else None,
             inverted=origin.per_step,
             sources=keys.source.prompts,
             condition=self.inverter.condition_of(keys.source, z0.shape[0]),
@@ -318,20 +319,20 @@ class Editor(LoadedModel):
             return x if x is None or index is None else jnp.take(x, index, axis)
 
         start, over_steps = per_target(prepared.start), functools.partial(per_target, axis=1)
+        source = jax.tree.map(per_target, prepared.condition)
         trace = programs.edit(
             self.inverter.model(config.spacing),
             self.params,
             jnp.copy(start),
             programs.EditArrays(
-                conditions=self.inverter.conditions(
-                    edits, jax.tree.map(per_target, prepared.condition), config
-                ),
+                conditions=self.inverter.conditions(edits, source, config),
                 inputs=EditInputs(
                     auxiliary_clean=over_steps(prepared.auxiliary_clean),
                     user_mask=per_target(prepared.masks),
                     outside_uniformity=config.target.outside_uniformity or None,
                     anchors=over_steps(prepared.anchors),
                     inverted=jax.tree.map(over_steps, prepared.inverted),
+                    below=jax.tree.map(per_target, prepared.below),
                 ),
                 mask=config.mask.to_rule(),
                 guidance=config.guidance,
@@ -355,14 +356,13 @@ class Editor(LoadedModel):
             on=self.devices,
         )
         t, h, w = trace.free.shape
+        size = t, h * self.size_factor, w * self.size_factor
         return EditResult(
             images=edited,
             latents=trace.target,
             source_latents=trace.source,
             auxiliary_latents=prepared.auxiliary,
-            masks=jax.image.resize(
-                trace.free, (t, h * self.size_factor, w * self.size_factor), "linear"
-            ),
+            masks=jax.image.resize(trace.free, size, "linear"),
             evaluations=prepared.evaluations + len(edits) * plan.edit_evaluations,
             source_index=source_index,
             error_map=prepared.error_map,

@@ -109,7 +109,7 @@ def test_overrides_are_toml_values_or_bare_words_and_the_last_wins() -> None:
         ("inversion=3", ["inversion is 3", "a table"]),
         ("inversion=none", ["inversion.kind is 'none'", "ddim, fixed_point"]),
         ("inversion.iterations=1", ["belongs to the kind fixed_point", "inversion is ddim"]),
-        ("inversion={kind='fixed_point', iterations=21}", ["inversion.iterations is 21"]),
+        ("inversion={kind='fixed_point', iterations=51}", ["inversion.iterations is 51"]),
         ("inversion.method=ddim", ["unknown key inversion.method", "inversion.kind"]),
         ("source=replay", ["source is now source.latents"]),
         ("source_context=null", ["source_context is now source.condition"]),
@@ -244,7 +244,7 @@ def test_the_keys_of_an_inversion_stand_beside_those_that_all_have() -> None:
     )
     table = config.to_dict()["inversion"]
     assert table == {
-        "kind": "fixed_point", "iterations": 3, "anderson": False,
+        "kind": "fixed_point", "iterations": 3, "solver": "iteration", "anderson": False,
         "uniformity": 1.0, "guidance": 1.0, "outside_uniformity": 0.0,
     }  # fmt: skip
     assert EditConfig().updated(config.to_dict()) == config

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from uam_jax.errors import InputError
 from uam_jax.method.inversions import INVERSIONS, DDIMInversion, InversionMethod
+from uam_jax.method.samplers import SAMPLERS
 from uam_jax.method.section import Kinds, identity
 from uam_jax.types import Latent
 
@@ -32,6 +34,8 @@ class InversionKey:
     """Of the timesteps, where it is not the model's own."""
     sampler: str = "ddim"
     method: InversionMethod = field(default_factory=DDIMInversion)
+    edit_guidance: float = 1.0
+    """The edit's, where the method needs its source branch."""
 
     def of(self, index: int) -> Self:
         """The key of one image of a batch."""
@@ -41,18 +45,38 @@ class InversionKey:
             if len(values := getattr(self, name)) > 1
         }
         key = replace(self, **own)
-        return (
-            key if any(key.prompts) else replace(key, guidance=1.0)
-        )  # as of the null prompt alone
+        # As of the null prompt alone.
+        return key if any(key.prompts) else replace(key, guidance=1.0, edit_guidance=1.0)
 
     @property
     def rows(self) -> int:
         """Samples of a network call for each image: two where guidance has two conditions to scale between."""
         return 2 if self.guidance != 1 and any(self.prompts) else 1
 
+    @property
+    def source_rows(self) -> int:
+        """Likewise of the edit's source branch."""
+        return 2 if self.edit_guidance != 1 and any(self.prompts) else 1
+
+    @property
+    def top(self) -> int:
+        """The noisiest level from which an edit starts."""
+        return self.steps - self.method.first(self.steps)
+
+    def starts(self, level: int) -> tuple[int, ...]:
+        """The levels whose latents a branch needs to go down from `level`."""
+        return (level, level - 1) if SAMPLERS[self.sampler].pair else (level,)
+
+    def levels(self, depth: int | None) -> tuple[int, ...]:
+        """The levels that reconstruction needs, and an auxiliary branch from level `depth`; None: all."""
+        if depth is None:
+            return tuple(range(self.top + 1))
+        auxiliary = self.starts(min(depth, self.top)) if depth else ()
+        return tuple(sorted({0, *self.starts(self.top), *auxiliary}))
+
     def evaluations(self, steps: int) -> int:
-        """Single-sample network evaluations of `steps` steps, for one image."""
-        return self.rows * self.method.cost * steps
+        """Single-sample network evaluations of `steps` steps, for one image: as many, or at most."""
+        return (self.rows * self.method.cost + self.method.source_cost(self.source_rows)) * steps
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -68,6 +92,8 @@ class InversionKey:
         kind, *values = self.settings.items()
         method = " ".join([kind[1], *(f"{name}={value}" for name, value in values)])
         described = f"{prompts}, uniformity {uniformity}, guidance {self.guidance:g}, {steps}"
+        if self.method.needs_source:
+            described += f", for edits of guidance {self.edit_guidance:g}"
         return described if self.method == DDIMInversion() else f"{method}, {described}"
 
     def fingerprint(self) -> str:
@@ -88,7 +114,7 @@ class Inversion:
     Attributes:
       latents: (levels, b, h, w, c), scaled; `latents[0]` is z0.
       key: the model, prompts and settings that it was made with.
-      levels: which levels are kept, in ascending order: 0 is clean, `key.steps` the noisiest.
+      levels: which levels are kept, in ascending order: 0 is clean, `key.steps` the noisiest of all.
       regions: uniformity of every transformer block, example and pixel of the latent, where it was not
         the same for all.
       data: further arrays that the method recorded, (steps or levels, b, ...), by name.
@@ -115,15 +141,20 @@ class Inversion:
     @property
     def per_step(self) -> Mapping[str, Array]:
         """The method's data for every step of an edit, most noise first."""
-        method = self.key.method
+        method, steps = self.key.method, self.key.steps
         found = method.per_step({"latents": self.latents, **self.data})
         for name, array in found.items():
-            if len(array) != self.key.steps:
+            if len(array) != self.key.top:
                 raise InputError(
                     f"{type(method).__name__}.per_step returned {name} for {len(array)} steps: an edit has "
-                    f"{self.key.steps}"
+                    f"{self.key.top}"
                 )
-        return found
+        return {name: _filled(array, steps) for name, array in found.items()}
+
+    @property
+    def anchors(self) -> Float[Array, "levels b h w c"]:
+        """The latents of every level, most noise first; zeros for those from which no edit starts."""
+        return _filled(self.latents[::-1], self.key.steps + 1)
 
     @property
     def figures(self) -> Mapping[str, Float[Array, "b"]]:
@@ -141,3 +172,9 @@ class Inversion:
                     f"for each example, {(count,)} here"
                 )
         return found
+
+
+def _filled(array: Float[Array, "n b *rest"], count: int) -> Float[Array, "count b *rest"]:
+    """The array with zeros before it, so that its first axis is `count` long."""
+    missing = jnp.zeros_like(array, shape=(count - len(array), *array.shape[1:]))
+    return jnp.concatenate([missing, array]) if len(missing) else array

@@ -38,11 +38,12 @@ class Keys(NamedTuple):
 
     def levels(self, plan: Plan, config: EditConfig) -> dict[InversionKey, tuple[int, ...]]:
         """The levels that the edit needs of each."""
-        levels: dict[InversionKey, set[int]] = {self.source: {0, config.steps}}
+        levels = {self.source: {0, *self.source.starts(plan.start)}}
         if config.source.latents == "anchored":
-            levels[self.source].update(range(config.steps))
+            levels[self.source].update(range(plan.start))
         if plan.depth:
-            levels.setdefault(self.auxiliary, set()).update({0, plan.depth})
+            needed = {0, *self.auxiliary.starts(plan.depth)}
+            levels.setdefault(self.auxiliary, set()).update(needed)
         return {key: tuple(sorted(values)) for key, values in levels.items()}
 
     def figures(self, made: Mapping[InversionKey, Inversion]) -> dict[str, Float[Array, "b"]]:
@@ -107,6 +108,7 @@ class Inverter:
         spacing: str = "",
         sampler: str = "ddim",
         regions: Regions | None = None,
+        edit_guidance: float = 1.0,
     ) -> InversionKey:
         """All that decides an inversion of `count` images besides them.
 
@@ -120,6 +122,7 @@ class Inverter:
           spacing: as in `EditConfig`.
           sampler: as in `EditConfig`.
           regions: in place of the uniformity.
+          edit_guidance: of the edit that follows.
 
         Raises:
           InputError: neither one prompt for all nor one each; or the method does not work with the sampler.
@@ -146,6 +149,7 @@ class Inverter:
             "" if spacing == schedule.timestep_spacing else spacing,
             sampler,
             method,
+            edit_guidance if method.needs_source and any(texts) else 1.0,
         )
 
     def keys(
@@ -153,8 +157,9 @@ class Inverter:
     ) -> Keys:
         """The inversions that an edit of `count` images takes."""
         shared = {"steps": config.steps, "spacing": config.spacing, "sampler": config.sampler}
+        own = {"regions": regions, "edit_guidance": config.guidance}
         return Keys(
-            source=self.key(count, prompts, config.source_inversion, regions=regions, **shared),
+            source=self.key(count, prompts, config.source_inversion, **own, **shared),
             auxiliary=self.key(count, "", config.auxiliary_inversion, **shared),
         )
 
@@ -167,6 +172,7 @@ class Inverter:
             self.checkpoint.params,
             jnp.asarray(z0),
             self._branch(key, z0.shape, regions),
+            self._source_branch(key, len(z0)),
             course=_course(key),
             method=key.method,
             levels=levels,
@@ -187,6 +193,7 @@ class Inverter:
             latents,
             self._branch(key, latents.shape, inversion.regions),
             {name: each[len(each) - depth :] for name, each in data.items()},
+            tuple(inversion.at(level) for level in key.starts(depth)[1:]),
             course=_course(key),
             method=method,
             depth=depth,
@@ -268,6 +275,15 @@ class Inverter:
         spread = (len(regions), count, height, width)
         regions = jnp.broadcast_to(jnp.asarray(regions, jnp.float32), spread)
         return Branch(condition, null, key.guidance, regions, self.null)
+
+    def _source_branch(self, key: InversionKey, count: int) -> Branch:
+        """The conditions of the edit's source branch, if the method needs them."""
+        if not key.method.needs_source:
+            return Branch(None, None)
+        if not any(key.prompts):
+            return Branch(None, self.null)
+        null = self.null if key.source_rows == 2 else None
+        return Branch(self.condition_of(key, count), null, key.edit_guidance)
 
 
 def _course(key: InversionKey) -> Course:

@@ -263,7 +263,7 @@ class LoadedModel:
         ]
         for key, levels in keys.levels(plan, config).items():
             kind = key.uniformity, any(key.prompts), key.rows, regions and key == keys.source
-            names.append(("invert", *kind, *sampled, key.method, levels))
+            names.append(("invert", *kind, *sampled, key.method, key.source_rows, levels))
         if plan.depth:
             kind = keys.auxiliary.uniformity, keys.auxiliary.method.in_edit, *sampled
             names.append(("denoise", plan.depth, plan.blended, *kind))

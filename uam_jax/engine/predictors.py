@@ -4,7 +4,7 @@ Each function here is a partial of one network, chosen when the loop is traced; 
 branched on inside it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from uam_jax.method.controls import Control, Moment
 from uam_jax.method.edit import Branches, BranchPredictor
-from uam_jax.method.inversions import InversionMethod
+from uam_jax.method.inversions import InversionMethod, SourceBranch
 from uam_jax.method.plan import Row
 from uam_jax.method.samplers import Sampler
 from uam_jax.method.schedule import Schedule, split
@@ -115,6 +115,30 @@ def predictor(
     return predict
 
 
+def source_branch(model: Model, params: Params, branch: Branch, batch: int) -> SourceBranch:
+    """The edit's source branch without a control, for an inversion.
+
+    Args:
+      model: the denoiser and its schedule.
+      params: of the checkpoint.
+      branch: its conditions.
+      batch: the number of examples.
+    """
+    given = [each for each in (branch.null, branch.condition) if each is not None]
+    null, condition = (_rows(each, batch) for each in (given[0], given[-1]))
+
+    def under(condition: Condition) -> Predictor:
+        return predictor(model, params, Branch(condition, None), 0.0, batch)
+
+    return SourceBranch(
+        predictor(model, params, branch, 0.0, batch),
+        under,
+        condition,
+        null if len(given) == 2 else None,
+        branch.guidance,
+    )
+
+
 def branch_predictor(
     model: Model,
     params: Params,
@@ -185,6 +209,7 @@ def retracing(
     method: InversionMethod,
     data: Mapping[str, Array],
     steps: Step,
+    below: Sequence[Latent] = (),
 ) -> tuple[Predictor, Any]:
     """The predictor and the sampler of a branch alone with the hooks of its inversion's method.
 
@@ -194,6 +219,7 @@ def retracing(
       method: of the inversion, as of a branch alone.
       data: of the steps, from `per_step`.
       steps: those down.
+      below: further latents from which the sampler starts.
     """
 
     def of(step: Step) -> Mapping[str, Array]:
@@ -206,17 +232,31 @@ def retracing(
         found = predict(asked["source"], start)
         return split(found.noise, latent, step, "epsilon")._replace(taps=found.taps)
 
-    class Led:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(sampler, name)
+    def lead(latent: Latent, step: Step) -> Latent:
+        return method.after({"source": latent}, of(step), step)["source"]
 
-        def advance(self, state: Any, prediction: Prediction, step: Step) -> Any:
-            state = sampler.advance(state, prediction, step)
-            latent = sampler.latent(state)
-            led = method.after({"source": latent}, of(step), step)["source"]
-            return state if led is latent else sampler.moved(state, led)
+    return led_predict, _Led(sampler, lead, below)
 
-    return led_predict, Led()
+
+@dataclass(frozen=True)
+class _Led:
+    """A sampler whose latent is led after every step, and that starts from further latents."""
+
+    sampler: Sampler
+    lead: Callable[[Latent, Step], Latent]
+    below: Sequence[Latent]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sampler, name)
+
+    def start(self, latent: Latent) -> Any:
+        return self.sampler.start(latent, *self.below)
+
+    def advance(self, state: Any, prediction: Prediction, step: Step) -> Any:
+        state = self.sampler.advance(state, prediction, step)
+        latent = self.sampler.latent(state)
+        led = self.lead(latent, step)
+        return state if led is latent else self.sampler.moved(state, led)
 
 
 def _rows(condition: Condition, count: int) -> Condition:

@@ -19,7 +19,8 @@ class Prepared:
       config: the edits' settings.
       plan: their evaluations.
       z0: (b, h/f, w/f, c), the pictures' latents.
-      start: the source's noisiest latent.
+      start: the source's latent at which the edit starts.
+      below: further latents of the source, of the levels below, for a sampler that starts from them too.
       anchors: the source's latents of every level, most noise first, if it is anchored on them.
       inverted: the inversion's data of every step, most noise first.
       sources: the source prompts, one for all pictures or one each.
@@ -39,6 +40,7 @@ class Prepared:
     plan: Plan
     z0: Latent
     start: Latent
+    below: tuple[Latent, ...]
     anchors: Float[Array, "levels b h w c"] | None
     inverted: Mapping[str, Float[Array, "n b *rest"]]
     sources: Sequence[str]

@@ -21,6 +21,7 @@ from uam_jax.engine.predictors import (
     branch_predictor,
     predictor,
     retracing,
+    source_branch,
 )
 from uam_jax.errors import InputError
 from uam_jax.method import confidence, sample
@@ -82,7 +83,7 @@ BRANCH_AXES = Branch(condition=0, null=None, guidance=None, regions=1, regions_n
 
 @program(
     static=["model", "course", "method", "levels"],
-    batched={"z0": 0, "branch": BRANCH_AXES},
+    batched={"z0": 0, "branch": BRANCH_AXES, "source": BRANCH_AXES},
     out=1,
 )
 def invert(
@@ -90,17 +91,22 @@ def invert(
     params: Params,
     z0: Latent,
     branch: Branch,
+    source: Branch,
     *,
     course: Course,
     method: InversionMethod,
     levels: tuple[int, ...],
 ) -> dict[str, Array]:
-    """The data of an inversion: the latents of some levels, and further arrays that the method records."""
+    """The data of an inversion: the latents of some levels, and further arrays that the method records.
+
+    `source` are the conditions of the edit's source branch, without any where the method does not need it.
+    """
     predict = predictor(model, params, branch, course.uniformity, z0.shape[0])
     up = model.schedule.inverting(course.steps, max(levels))
     if course.sampler.own_times:
         up = at_own_times(up)
-    data = method.run(predict, z0, up, sampler=course.sampler, keep=levels)
+    more = {"source": source_branch(model, params, source, len(z0))} if method.needs_source else {}
+    data = method.run(predict, z0, up, sampler=course.sampler, keep=levels, **more)
     _check(data, method, len(levels), z0.shape[0])
     return data
 
@@ -120,7 +126,7 @@ def _check(data: Mapping[str, Array], method: InversionMethod, levels: int, batc
 
 @program(
     static=["model", "course", "method", "depth", "last"],
-    batched={"latent": 0, "branch": BRANCH_AXES, "data": 1},
+    batched={"latent": 0, "branch": BRANCH_AXES, "data": 1, "below": 0},
     out=(0, 1),
     donated=["latent"],
 )
@@ -130,6 +136,7 @@ def denoise(
     latent: Latent,
     branch: Branch,
     data: Mapping[str, Array],
+    below: tuple[Latent, ...],
     *,
     course: Course,
     method: InversionMethod,
@@ -138,11 +145,11 @@ def denoise(
 ) -> tuple[Latent, Float[Array, "last b h w c"] | None]:
     """From level `depth` to 0; also the clean estimates of the `last` steps, if any.
 
-    `method`, as of a branch alone, leads it with the `data` of these steps.
+    `method`, as of a branch alone, leads it with the `data` of these steps; `below` are further latents to start from.
     """
     predict = predictor(model, params, branch, course.uniformity, latent.shape[0])
     down = model.schedule.denoising(course.steps, depth)
-    predict, sampler = retracing(predict, course.sampler, method, data, down)
+    predict, sampler = retracing(predict, course.sampler, method, data, down, below)
     if not last:
         return sample.denoise(predict, latent, down, sampler=sampler), None
     return sample.denoise_with_clean(predict, latent, down, last=last, sampler=sampler)
@@ -226,7 +233,12 @@ class EditCourse:
         "arrays": EditArrays(
             conditions={"null": None, "negative": 0, "source": 0, "target": 0},
             inputs=EditInputs(
-                auxiliary_clean=1, user_mask=0, outside_uniformity=None, anchors=1, inverted=1
+                auxiliary_clean=1,
+                user_mask=0,
+                outside_uniformity=None,
+                anchors=1,
+                inverted=1,
+                below=0,
             ),
             mask=None,
             guidance=None,

@@ -132,7 +132,7 @@ class _EditWorker(ChunkWorker[ScenesStudy]):
                 continue
             kept = self._inversions.get(key)
             if kept is None:
-                every = tuple(range(key.steps + 1))
+                every = tuple(range(key.top + 1))
                 kept = self._inversions[key] = editor.inverter.invert(chunk.z0, key, every)
             made.append(kept)
         return made

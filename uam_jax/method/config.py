@@ -161,8 +161,9 @@ class EditConfig(Section):
         "whether unedited parts are kept in the latent only, or also bit-exact in the pixels",
     ] = "pixels"
     sampler: Annotated[
-        Literal["ddim", "dpm++2m"],
-        "rule of a step, in denoising and inversion: DDIM, or DPM-Solver++ of second order",
+        Literal["ddim", "dpm++2m", "ddpm", "belm"],
+        "rule of a step, in denoising and inversion: DDIM, or DPM-Solver++ of second order; ddpm and belm are those of "
+        "the inversions edit-friendly and belm",
     ] = "ddim"
     source: Annotated[SourceConfig, "the source branch"] = SourceConfig()
     inversion: Annotated[InversionConfig, "how the source is inverted"] = InversionConfig()
@@ -277,6 +278,7 @@ class EditConfig(Section):
             windows=self.control.windows(count),
             compared=always if self.target.outside_uniformity and not user_mask else never,
             anchored=self.source.latents == "anchored",
+            first=source.method.first(count),
         )
         rows = branch_rows(guided=self.guidance != 1, source=self.source.condition)
         return Plan(
@@ -286,6 +288,7 @@ class EditConfig(Section):
             shared_inversion=source == auxiliary and not prompted and not source.outside_uniformity,
             inversion_rows=2 if prompted and source.guidance != 1 else 1,
             inversion_cost=source.method.cost,
+            source_cost=source.method.source_cost(2 if prompted and self.guidance != 1 else 1),
             auxiliary_cost=auxiliary.method.cost,
         )
 

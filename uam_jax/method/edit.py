@@ -89,6 +89,7 @@ class EditInputs(NamedTuple):
       anchors: the source's stored latents of all n + 1 levels, most noise first, if it is anchored on them:
         `invert(..., keep="all")[::-1]`.
       inverted: the inversion's data of every step, most noise first (`InversionMethod.per_step`).
+      below: further latents of the source from which the sampler starts, of the levels below the first.
     """
 
     auxiliary_clean: Float[Array, "m b h w c"] | None = None
@@ -96,6 +97,7 @@ class EditInputs(NamedTuple):
     outside_uniformity: Scalar | None = None
     anchors: Float[Array, "n+1 b h w c"] | None = None
     inverted: Mapping[str, Float[Array, "n b *rest"]] | None = None
+    below: tuple[Latent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def edit(
         name: latents[name] for name in latents if name == "target" or inputs.anchors is None
     }
     carried = _Carried(
-        {name: rules.sampler.start(latent) for name, latent in started.items()},
+        {name: rules.sampler.start(latent, *inputs.below) for name, latent in started.items()},
         rules.control.start(latents),
         jnp.zeros_like(target[..., :1]),
         jnp.zeros_like(target, shape=(blended, *target.shape)),

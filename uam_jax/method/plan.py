@@ -82,6 +82,7 @@ class Plan:
         from its latent at level `depth` and needs no inversion of its own.
       inversion_rows: rows of a step of the source's inversion.
       inversion_cost: evaluations of a row in its step, see `InversionMethod`.
+      source_cost: evaluations in its step with the edit's source branch.
       auxiliary_cost: evaluations in a step of the auxiliary branch's inversion.
     """
 
@@ -91,12 +92,18 @@ class Plan:
     shared_inversion: bool
     inversion_rows: int = 1
     inversion_cost: int = 1
+    source_cost: int = 0
     auxiliary_cost: int = 1
 
     @property
     def steps(self) -> int:
         """Denoising steps in all."""
         return self.segments[-1].stop
+
+    @property
+    def start(self) -> int:
+        """The level at which the edit starts."""
+        return self.steps - self.segments[0].start
 
     @property
     def blended(self) -> int:
@@ -108,7 +115,7 @@ class Plan:
         """The level from which the auxiliary branch is denoised; 0: it is not evaluated."""
         if self.auxiliary == "original" or not self.blended:
             return 0
-        return self.steps if self.auxiliary == "replay" else self.blended
+        return self.start if self.auxiliary == "replay" else self.blended
 
     def rows_in(self, segment: Segment) -> tuple[Row, ...]:
         """The rows that are evaluated in a segment."""
@@ -122,7 +129,7 @@ class Plan:
     @property
     def inversion_evaluations(self) -> int:
         """Single-sample network evaluations of the source's inversion."""
-        return self.inversion_rows * self.inversion_cost * self.steps
+        return (self.inversion_rows * self.inversion_cost + self.source_cost) * self.start
 
     def evaluations(self, targets: int = 1) -> int:
         """Single-sample network evaluations for one image; its targets share all but the edit."""
@@ -138,6 +145,7 @@ def segments(
     windows: Mapping[str, range],
     anchored: bool,
     compared: range = range(0),
+    first: int = 0,
 ) -> tuple[Segment, ...]:
     """Cuts `steps` where what is done in them changes.
 
@@ -149,6 +157,7 @@ def segments(
       anchored: the source's latents are stored ones, so that it is evaluated only where it is
         needed; else it is replayed, and evaluated in every step up to the last that needs it.
       compared: further steps that need the source, to find where the branches differ.
+      first: the step at which the edit starts; those before it are left out.
     """
     parts: Sequence[range] = (adaptive, compared, *windows.values())
     needed = [any(step in part for part in parts) for step in range(steps)]
@@ -158,5 +167,5 @@ def segments(
         active = frozenset(name for name, part in windows.items() if step in part)
         return source, active, step in adaptive, step in user
 
-    runs = [(flags, list(run)) for flags, run in groupby(range(steps), key=program)]
+    runs = [(flags, list(run)) for flags, run in groupby(range(first, steps), key=program)]
     return tuple(Segment(run[0], run[-1] + 1, *flags) for flags, run in runs)

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from closed_form import predictor
 
-from uam_jax.method.inversions.fixed_point import implicit
+from uam_jax import InputError
+from uam_jax.method.inversions import FixedPointInversion
+from uam_jax.method.inversions.fixed_point import averaged, descended, implicit
 from uam_jax.method.sample import denoise, invert
+from uam_jax.method.samplers import SAMPLERS
 from uam_jax.method.schedule import Schedule
 from uam_jax.types import Latent, Predictor, Step
 
@@ -105,3 +108,70 @@ def test_every_step_takes_one_evaluation_more_for_each_iteration(latent: Latent)
     jax.block_until_ready(invert(implicit(counted, 3), latent, UP))
     jax.effects_barrier()
     assert len(calls) == 4 * 10
+
+
+def step_of(time: int) -> Step:
+    """An inverting step whose network call has this timestep."""
+    step = jax.tree.map(lambda part: part[5], UP)
+    return step._replace(time=jnp.asarray(time))
+
+
+@pytest.mark.parametrize(("time", "first", "last"), [(249, 0, 5), (251, 8, 10)])
+def test_an_average_is_of_the_published_iterates(
+    latent: Latent, time: int, first: int, last: int
+) -> None:
+    """With ε = c·z and f(z') = A + B·z', the iterates are z_{j+1} = A + B·z_j."""
+    c, step = 0.4, step_of(time)
+    ratio = step.signal_next / step.signal
+    reached, noises = np.asarray(latent, np.float64), []
+    for _ in range(10):
+        noises.append(c * reached)
+        reached = ratio * latent + (step.sigma_next - step.sigma * ratio) * c * reached
+    found = averaged(linear(c), 9)(latent, step)
+    np.testing.assert_allclose(found.noise, np.mean(noises[first:last], axis=0), rtol=1e-5)
+    assert found.taps["residual"].shape == (3,)
+    assert averaged(nonlinear, 0) is nonlinear
+
+
+def test_descent_is_the_float64_loop(latent: Latent) -> None:
+    """AdamW on the mean of (A + B·z - z)², whose slope is 2(B - 1)(A + (B - 1)z)/n, with torch's defaults."""
+    c, step, updates = 2.0, step_of(500), 6
+    ratio = float(step.signal_next / step.signal)
+    slope = c * (float(step.sigma_next) - float(step.sigma) * ratio)
+    # The third example begins nearer than where it may stop: it moves once.
+    given = latent * jnp.asarray([1.0, 0.3, 1e-3])[:, None, None, None]
+    found = descended(linear(c), updates)(given, step)
+    for i in range(3):
+        below = np.asarray(given[i], np.float64)
+        z, first, second, taken = ratio * below + slope * below, 0.0, 0.0, 0
+        for number in range(1, updates + 1):
+            residual = ratio * below + slope * z - z
+            grown = 2 * (slope - 1) * residual / residual.size
+            first, second = 0.9 * first + 0.1 * grown, 0.999 * second + 0.001 * grown**2
+            size = np.sqrt(second / (1 - 0.999**number)) + 1e-8
+            z = z - 1e-3 * (first / (1 - 0.9**number) / size + 0.01 * z)
+            taken = number
+            if np.mean(residual**2) < 5e-6:
+                break
+        reached = ratio * given[i] + (slope / c) * found.noise[i]
+        np.testing.assert_allclose(reached, z, atol=2e-5)
+        assert i == 1 or taken == (1 if i == 2 else updates)
+
+
+@pytest.mark.parametrize("solver", ["average", "gradient"])
+def test_a_solver_lessens_the_error_and_counts_each_example_alone(
+    latent: Latent, solver: str
+) -> None:
+    method = FixedPointInversion(iterations=9, solver=solver)
+    options = {"sampler": SAMPLERS["ddim"], "keep": (0, 10)}
+    data = method.run(nonlinear, latent, UP, **options)
+    plain = round_trip(nonlinear, latent, 0)
+    assert float(jnp.abs(denoise(nonlinear, data["latents"][1], DOWN) - latent).max()) < plain
+    alone = method.run(nonlinear, latent[1:2], UP, **options)
+    np.testing.assert_allclose(alone["latents"][:, 0], data["latents"][:, 1], atol=1e-5)
+    assert method.cost == 10 and method.figures(data)["residual"].shape == (3,)
+
+
+def test_only_the_iteration_is_accelerated() -> None:
+    with pytest.raises(InputError, match="set anderson to false"):
+        FixedPointInversion(solver="average", anderson=True)

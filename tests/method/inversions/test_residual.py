@@ -7,7 +7,7 @@ import pytest
 
 from uam_jax.engine.predictors import retracing
 from uam_jax.method.inversions import ResidualInversion
-from uam_jax.method.inversions.way_up import whole_way
+from uam_jax.method.inversions.way_up import estimated_residual, whole_way
 from uam_jax.method.sample import denoise
 from uam_jax.method.samplers import SAMPLERS
 from uam_jax.method.schedule import Schedule, split
@@ -53,7 +53,8 @@ def test_a_branch_beside_the_sources_is_asked_beside_its_input(latent: Latent) -
 
 def test_the_residual_is_estimated_from_the_next_steps_noise(latent: Latent) -> None:
     predict = nonlinear("epsilon")
-    way, residual = whole_way(predict, latent, UP, sampler=DDIM)
+    way, noise = whole_way(predict, latent, UP, sampler=DDIM)
+    residual = estimated_residual(way, noise, UP)
     assert residual.shape == (10, 3) and not residual[-1].any()
     step = jax.tree.map(lambda part: part[6], UP)
     other = predict(way[7], jax.tree.map(lambda part: part[7], UP)).noise

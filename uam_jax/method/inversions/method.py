@@ -1,16 +1,34 @@
 """The base class of inversions: settings, the way up, and hooks in the edit that follows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from jaxtyping import Array
 
 from uam_jax.errors import InputError
 from uam_jax.method.plan import Row
-from uam_jax.method.samplers import Sampler
+from uam_jax.method.samplers import SAMPLERS, Sampler
 from uam_jax.method.section import Section
-from uam_jax.types import Condition, Latent, Predictor, Step, Taps
+from uam_jax.types import Condition, Latent, Predictor, Scalar, Step, Taps
+
+
+class SourceBranch(NamedTuple):
+    """The edit's source branch as it will go down, with the text's maps and without a control.
+
+    Attributes:
+      predict: its guided prediction.
+      under: the predictor under a condition alone, which has a row for each example.
+      condition: the source's, a row for each example.
+      null: the null prompt's, likewise; None where the branch is not guided.
+      guidance: the edit's scale.
+    """
+
+    predict: Predictor
+    under: Callable[[Condition], Predictor]
+    condition: Condition
+    null: Condition | None
+    guidance: Scalar
 
 
 @dataclass(frozen=True)
@@ -25,24 +43,44 @@ class InversionMethod(Section):
 
     prefix: ClassVar[str] = "inversion."
     samplers: ClassVar[tuple[str, ...]] = ()
-    """The samplers that it works with, by name; empty: all."""
+    """The samplers that it works with, by name; empty: all that are general, see `Sampler`."""
     replaces_null: ClassVar[bool] = False
     """Whether `conditions` puts others in the place of the null prompt and of the negative prompts: the source needs
     a prompt then, and an edit may not have a negative prompt."""
 
+    needs_source: ClassVar[bool] = False
+    """Whether `run` also gets the keyword `source`, the edit's `SourceBranch`."""
+
     @property
     def cost(self) -> int:
-        """Network evaluations of a step, for each row."""
+        """Network evaluations of a step with the inversion's predictor, for each row: as many, or at most."""
         return 1
+
+    def source_cost(self, rows: int) -> int:
+        """Further evaluations of a step with the `SourceBranch`, for each example: as many, or at most.
+
+        Args:
+          rows: of that branch: 2 if it is guided, else 1.
+        """
+        return 0
 
     def check_sampler(self, name: str) -> None:
         """Raises an `InputError` for a sampler that the method does not work with."""
-        if self.samplers and name not in self.samplers:
-            works = " or ".join(self.samplers)
+        works = self.samplers or [each for each, sampler in SAMPLERS.items() if sampler.general]
+        if name not in works:
+            works = " or ".join(works)
             raise InputError(
                 f"sampler is {name}, and {type(self).__name__} works with {works}: set sampler={works}, or choose "
                 "another inversion.kind"
             )
+
+    def first(self, steps: int) -> int:
+        """The denoising step at which an edit starts; neither it nor the inversion takes those before.
+
+        Args:
+          steps: the number of denoising steps.
+        """
+        return 0
 
     @property
     def in_edit(self) -> "InversionMethod":
@@ -80,6 +118,7 @@ class InversionMethod(Section):
         *,
         sampler: Sampler,
         keep: Sequence[int],
+        **source: Any,
     ) -> dict[str, Array]:
         """The way up.
 
@@ -89,6 +128,7 @@ class InversionMethod(Section):
           steps: inverting steps, lowest noise first.
           sampler: the rule of a step.
           keep: the levels whose latents are wanted, in ascending order; 0 is `z0`.
+          source: the keyword `source` alone, see `needs_source`.
 
         Returns:
           "latents", (levels, b, h, w, c), and whatever else an edit needs of it; of every array the first axis is
@@ -97,7 +137,7 @@ class InversionMethod(Section):
         raise InputError(f"{type(self).__name__} has no method run: an inversion needs one")
 
     def per_step(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
-        """The data that the hooks below get, for each of all denoising steps, most noise first.
+        """The data that the hooks below get, for each denoising step from the first on, most noise first.
 
         Args:
           data: from `run`.

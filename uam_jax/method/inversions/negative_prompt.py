@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from uam_jax.method.inversions.ddim import DDIMInversion
 from uam_jax.method.inversions.method import InversionMethod
-from uam_jax.method.inversions.way_up import whole_way
+from uam_jax.method.inversions.way_up import estimated_residual, whole_way
 from uam_jax.method.plan import Row
 from uam_jax.method.samplers import Sampler
 from uam_jax.method.section import Share
@@ -50,12 +50,15 @@ class NegativePromptInversion(InversionMethod):
         sampler: Sampler,
         keep: Sequence[int],
     ) -> dict[str, Array]:
-        """The sampler's steps upwards; "latents", and "residual" (steps, b), see `whole_way`."""
-        way, residual = whole_way(predict, z0, steps, sampler=sampler)
-        return {"latents": way[jnp.asarray(keep)], "residual": residual}
+        """The sampler's steps upwards; "latents", and "residual" (steps, b), see `estimated_residual`."""
+        way, noise = whole_way(predict, z0, steps, sampler=sampler)
+        return {
+            "latents": way[jnp.asarray(keep)],
+            "residual": estimated_residual(way, noise, steps),
+        }
 
     def figures(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
-        """`estimated_residual`: the largest of all steps, see `whole_way`."""
+        """`estimated_residual`: the largest of all steps, see `estimated_residual`."""
         return {"estimated_residual": data["residual"].max(axis=0)}
 
     def conditions(

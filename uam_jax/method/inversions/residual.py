@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from uam_jax.method.inversions.method import InversionMethod
-from uam_jax.method.inversions.way_up import whole_way
+from uam_jax.method.inversions.way_up import estimated_residual, whole_way
 from uam_jax.method.samplers import Sampler
 from uam_jax.method.schedule import turned
 from uam_jax.types import Latent, Predictor, Step
@@ -36,22 +36,22 @@ class ResidualInversion(InversionMethod):
         sampler: Sampler,
         keep: Sequence[int],
     ) -> dict[str, Array]:
-        """DDIM's steps upwards; "latents", "shift" (steps, b, h, w, c) and "residual" (steps, b), see `whole_way`.
+        """DDIM's steps upwards; "latents", "shift" (steps, b, h, w, c) and "residual" (steps, b).
 
-        The shift of a step is the latent below it less the one above.
+        The shift of a step is the latent below it less the one above; for the residual see `estimated_residual`.
         """
-        way, residual = whole_way(predict, z0, steps, sampler=sampler)
+        way, noise = whole_way(predict, z0, steps, sampler=sampler)
         return {
             "latents": way[jnp.asarray(keep)],
             "shift": way[:-1] - way[1:],
-            "residual": residual,
+            "residual": estimated_residual(way, noise, steps),
         }
 
     def per_step(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
         return {"shift": data["shift"][::-1]}
 
     def figures(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
-        """`estimated_residual`: the largest of all steps, see `whole_way`; what the way down corrects."""
+        """`estimated_residual`: the largest of all steps, see `estimated_residual`; what the way down corrects."""
         return {"estimated_residual": data["residual"].max(axis=0)}
 
     def query(

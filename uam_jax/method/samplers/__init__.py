@@ -7,23 +7,30 @@ advances its state. `follow` drives every sampler, in both directions, since the
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
+from uam_jax.method.samplers.belm import BELM
 from uam_jax.method.samplers.ddim import DDIM
+from uam_jax.method.samplers.ddpm import DDPM
 from uam_jax.method.samplers.dpmpp_2m import DPMpp2M
 from uam_jax.runtime.loops import scan
 from uam_jax.types import Latent, Prediction, Predictor, Step
 
 
 class Sampler(Protocol):
-    """A deterministic solver; frozen and hashable, so that it may be a static argument of a jitted function.
+    """The rule of a step; frozen and hashable, so that it may be a static argument of a jitted function.
 
     Attributes:
+      general: every inversion works with it that names no samplers; else only an inversion that names it.
+      pair: its state is made of the latents of two levels: where the latent of the level below the first is known,
+        `start` takes it too.
       own_times: when inverting, the network is given the timestep of the latent's own level, instead of that of the
         level above, which denoising from there uses.
     """
 
+    general: ClassVar[bool]
+    pair: ClassVar[bool]
     own_times: ClassVar[bool]
 
-    def start(self, latent: Latent) -> Any:
+    def start(self, latent: Latent, *below: Latent) -> Any:
         """The state, a pytree made from `latent`, before the first step."""
         ...
 
@@ -46,7 +53,12 @@ class Sampler(Protocol):
         ...
 
 
-SAMPLERS: dict[str, Sampler] = {"ddim": DDIM(), "dpm++2m": DPMpp2M()}
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": DDIM(),
+    "dpm++2m": DPMpp2M(),
+    "ddpm": DDPM(),
+    "belm": BELM(),
+}
 """All samplers, by the name that settings give them."""
 
 

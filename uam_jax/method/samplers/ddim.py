@@ -13,9 +13,11 @@ from uam_jax.types import Latent, Prediction, Step
 class DDIM:
     """The sampler whose state is the latent alone."""
 
+    general: ClassVar[bool] = True
+    pair: ClassVar[bool] = False
     own_times: ClassVar[bool] = False
 
-    def start(self, latent: Latent) -> Latent:
+    def start(self, latent: Latent, *below: Latent) -> Latent:
         return latent
 
     def query(self, state: Latent) -> Latent:

@@ -40,9 +40,11 @@ class DPMpp2M:
     scenes, 10 steps are then reconstructed to 39.1 dB, and with the timesteps above to 34.5.
     """
 
+    general: ClassVar[bool] = True
+    pair: ClassVar[bool] = False
     own_times: ClassVar[bool] = True
 
-    def start(self, latent: Latent) -> Multistep:
+    def start(self, latent: Latent, *below: Latent) -> Multistep:
         return Multistep(latent, jnp.zeros_like(latent), jnp.zeros(()), jnp.zeros((), bool))
 
     def query(self, state: Multistep) -> Latent:
