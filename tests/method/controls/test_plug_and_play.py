@@ -13,6 +13,7 @@ from uam_jax.method.controls.plug_and_play import SharedFeatures
 from uam_jax.method.plan import Row, branch_rows
 from uam_jax.method.schedule import Schedule
 from uam_jax.models import StableDiffusion, UNet, UNetConfig
+from uam_jax.types import Rules
 
 CONFIG = SMALL.updated(
     {
@@ -63,6 +64,7 @@ def test_one_row_of_the_source_serves_both_halves(source: str) -> None:
     everywhere = (0, 1, 0, 1, 0, 1)
     features = SharedFeatures(everywhere, 14)
     assert rules() == (None, None, None)
+    assert control.rules(rows[1:], 2, {}, Moment(step, 10)) == Rules()  # the source is left out
     assert rules("features") == (None, None, features)
     assert rules("features", "maps") == (None, everywhere, features)
     h = jnp.arange(6.0).reshape(6, 1, 1, 1)

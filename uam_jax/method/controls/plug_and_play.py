@@ -88,6 +88,8 @@ class PlugAndPlay(Control):
         moment: Moment,
     ) -> Rules:
         """The source's features and maps, in their windows."""
+        if not moment.active:  # the source may not be evaluated
+            return Rules()
         source_of = source_of_rows(rows, batch)
         maps = SharedMaps(source_of, self.block_start, self.block_end)
         features = SharedFeatures(source_of, self.resnet)
