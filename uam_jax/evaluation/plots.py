@@ -196,7 +196,7 @@ def heat_grid(
     *,
     title: str,
 ) -> bytes:
-    """Draws a picture, and over a grey copy of it a heat map for every name, each up to its own maximum.
+    """Draws a picture, and over a grey copy of it a heat map for every name, each from its least to its greatest value.
 
     Args:
       picture: in [-1, 1].
@@ -216,8 +216,8 @@ def heat_grid(
     axes[0].set_title("picture", fontsize=10)
     for axis, (name, heat) in zip(axes[1:], maps.items(), strict=False):
         axis.imshow(shown.mean(axis=-1), cmap="gray", vmin=0, vmax=1, extent=extent)
-        axis.imshow(heat, cmap="inferno", vmin=0, vmax=heat.max() or 1, alpha=0.7, extent=extent)
-        axis.set_title(f"{name}  (up to {heat.max():.1%})", fontsize=10)
+        axis.imshow(heat, cmap="inferno", alpha=0.7, extent=extent)
+        axis.set_title(f"{name}  ({heat.min():.1%} to {heat.max():.1%})", fontsize=10)
     for axis in axes:
         axis.set_axis_off()
     return _png(figure)
