@@ -44,9 +44,10 @@ class BELM:
 
     The noise belongs to the latent's own level in both directions.
 
-    Rounding counts 1/signal at the noisiest level, 15-fold for Stable Diffusion, and hardly grows with the number of
-    steps: round trips of 10, 50 and 200 steps with a small random U-Net missed the start by 2e-5, 3e-5 and 4e-5 in
-    float32. On the way up the first step's estimate weighs r² in the second, 68 for 50 steps and 2900 for 4.
+    Rounding counts 1/signal at the noisiest level, 15-fold for Stable Diffusion, and grows about with the root of the
+    number of steps: in float32, round trips of 10, 50 and 100 steps with a small random U-Net missed the start by 3e-6,
+    6e-6 and 9e-6 of its largest value, where DDIM missed it by 0.8, 0.3 and 0.2. On the way up the first step's
+    estimate weighs r² in the second, 68 for 50 steps and 2900 for 4.
     """
 
     general: ClassVar[bool] = False
