@@ -32,6 +32,21 @@ def test_counts(items: Items) -> None:
     assert Counter(items.thirds) == {"tune": 238, "report": 234, "reserve": 228}
 
 
+def test_words_to_blend_are_what_is_edited(items: Items) -> None:
+    found = dict(zip(items.ids, items.words, strict=True))
+    for name, source, target in zip(items.ids, items.sources, items.targets, strict=True):
+        for word in found[name].blend:
+            assert word in f"{source} {target}".replace(",", "").split()
+    counts = {
+        "colour": {1}, "shape": {2}, "wall": {1}, "light": {0}, "no-change": {0},
+        "two-attributes": {2, 3}, "wrong-source": {2},
+    }  # fmt: skip
+    for kind, expected in counts.items():
+        own = [words for name, words in found.items() if name.startswith(f"{kind}/")]
+        assert {len(words.blend) for words in own} == expected
+    assert {words.blend for name, words in found.items() if name.startswith("wall/")} == {("wall",)}
+
+
 def test_an_item_changes_its_edited_attributes_and_nothing_else(items: Items) -> None:
     for row in range(len(items)):
         one = items.take([row])

@@ -4,6 +4,7 @@ It has ten kinds of edit with the counts of PIE-Bench's types, in three fixed th
 "tune", results are reported on "report", and "reserve" is kept for later comparisons.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from uam_jax.errors import InputError
+from uam_jax.method.edits import Words
 from uam_jax.scenes.render import edit_mask, render_in_chunks
 from uam_jax.scenes.world import (
     ATTRIBUTES,
@@ -93,6 +95,15 @@ class Items:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def words(self) -> tuple[Words, ...]:
+        """The words to blend of each item's prompts: what it edits, as PIE-Bench names it by hand.
+
+        That is the object's noun in each prompt, "table", "wall", or some of them; none where the light or nothing
+        changes.
+        """
+        return tuple(map(_words_to_blend, self.edited, self.sources, self.targets))
 
     def take(self, rows: Sequence[int]) -> "Items":
         """The items of the given rows, in that order."""
@@ -184,6 +195,16 @@ def _draw(kind: str, number: int, seed: int) -> Items:
         sources=tuple(captions(before.replace(**described))),
         targets=tuple(captions(answer, phrases, keep=1.0)),
     )
+
+
+def _words_to_blend(edited: tuple[str, ...], source: str, target: str) -> Words:
+    if "light" in edited:
+        return Words()
+    nouns = dict.fromkeys(("shape", "colour", "size", "place"), ATTRIBUTES["shape"])
+    nouns |= {"surface": ("table",), "wall": ("wall",)}
+    wanted = {noun for name in edited for noun in nouns[name]}
+    own = re.findall(r"\w+", f"{source} {target}")
+    return Words(tuple(dict.fromkeys(word for word in own if word in wanted)))
 
 
 @dataclass(frozen=True)
