@@ -102,7 +102,7 @@ def places_of(word: str, *prompts: Prompt) -> list[tuple[int, ...]]:
     """
     found = [prompt.find(word) for prompt in prompts]
     if not any(found):
-        listed = "; ".join(", ".join(map(_plain, prompt.words)) or "none" for prompt in prompts)
+        listed = "; ".join(", ".join(prompt.plain) or "none" for prompt in prompts)
         where = " or ".join(quoted(prompt.text) for prompt in prompts)
         raise InputError(
             f"the word {quoted(word)} is not in {where}, or beyond the tokens that fit: the words are {listed}"
