@@ -159,7 +159,7 @@ def test_a_control_gets_the_source_prompts(editor: Editor, images: np.ndarray) -
 
     @dataclass(frozen=True)
     class Listening(MyControl):
-        takes_words = True
+        kinds_of_words = frozenset({"blend"})
 
         def prepare(self, tokenizer: Any, edits: Any) -> Any:
             seen.extend(edits)

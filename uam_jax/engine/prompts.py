@@ -176,9 +176,11 @@ def check_edits(
       InputError: as of `prepare_control`.
     """
     control = config.control
-    if not control.takes_words and any(edit.words for edit in edits):
+    given = {name for edit in edits for name, words in vars(edit.words).items() if words}
+    if unused := sorted(given - control.kinds_of_words):
         warnings.warn(
-            f"the edits' words have no effect: {type(control).__name__} does not act on single words",
+            f"the edits' words ({', '.join(unused)}) have no effect: {type(control).__name__} with its present "
+            "settings does not act on them",
             UserWarning,
             stacklevel=5,
         )

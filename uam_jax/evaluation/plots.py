@@ -52,6 +52,41 @@ def points(
     return _png(figure)
 
 
+def clouds(
+    groups: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+) -> bytes:
+    """Draws many points: the first name gives the colour, the second the mark, and the third number the area.
+
+    Args:
+      groups: (x, y, size) of every point, by colour and by mark; a legend shows both.
+      title: of the figure.
+      x: the label of the horizontal axis.
+      y: the label of the vertical axis.
+    """
+    figure = Figure(figsize=(8, 5.2), layout="constrained")
+    axes = figure.subplots()
+    marks = list(dict.fromkeys(mark for group in groups.values() for mark in group))
+    largest = max(
+        point[2] for group in groups.values() for points in group.values() for point in points
+    )
+    for number, (name, group) in enumerate(groups.items()):
+        axes.plot([], [], "o", color=COLOURS[number % len(COLOURS)], label=name)
+        for mark, points in group.items():
+            across, up, size = np.asarray(points).T
+            axes.scatter(
+                across, up, s=15 + 150 * size / largest, color=COLOURS[number % len(COLOURS)],
+                marker=_MARKS[marks.index(mark) % len(_MARKS)], alpha=0.7, linewidths=0,
+            )  # fmt: skip
+    for number, mark in enumerate(marks):
+        axes.plot([], [], _MARKS[number % len(_MARKS)], color="0.4", label=mark)
+    _finish(figure, axes, title, x, y)
+    return _png(figure)
+
+
 def curves(
     series: Mapping[str, Mapping[float, Interval]],
     *,

@@ -19,6 +19,7 @@ from uam_jax.io.storage import Folder
 from uam_jax.jobs.ledger import Row
 from uam_jax.jobs.runner import Outcome
 from uam_jax.method.config import EditConfig
+from uam_jax.method.edits import Edit
 from uam_jax.method.section import identity
 
 
@@ -97,11 +98,15 @@ class _EditWorker(ChunkWorker[ScenesStudy]):
         source = list(items.sources) if config.source.condition == "prompt" else None
         inversions = self._shared_inversions(chunk, config, source) if share else None
         masks = _masks(truth, config)
+        targets: list[Edit | str] = list(items.targets)
+        if "blend" in config.control.kinds_of_words:
+            pairs = zip(items.targets, items.words, strict=True)
+            targets = [Edit(target, words=words) for target, words in pairs]
         pictures = jnp.asarray(chunk.pictures)
         began = time.perf_counter()
         result = editor.edit_latents(
             chunk.z0 if share else editor.encode(pictures),
-            list(items.targets),
+            targets,
             source,
             masks=masks,
             inversions=inversions,

@@ -46,9 +46,9 @@ class Control(Section):
         return False
 
     @property
-    def takes_words(self) -> bool:
-        """Whether it acts on the single words of an edit."""
-        return False
+    def kinds_of_words(self) -> frozenset[str]:
+        """The attributes of `Words` that it acts on, where an edit names single words."""
+        return frozenset()
 
     @property
     def needs_mask(self) -> bool:

@@ -67,9 +67,9 @@ class MasaCtrl(Control):
         return self.foreground == "words"
 
     @property
-    def takes_words(self) -> bool:
-        """Those to blend."""
-        return self.foreground == "words"
+    def kinds_of_words(self) -> frozenset[str]:
+        """Those to blend, as the foreground."""
+        return frozenset({"blend"} if self.foreground == "words" else ())
 
     @property
     def needs_mask(self) -> bool:

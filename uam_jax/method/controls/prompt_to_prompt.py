@@ -70,9 +70,11 @@ class PromptToPrompt(Control):
         return True
 
     @property
-    def takes_words(self) -> bool:
-        """All four kinds."""
-        return True
+    def kinds_of_words(self) -> frozenset[str]:
+        """Weights and windows, and with LocalBlend those to blend and to subtract."""
+        return frozenset(
+            {"weights", "windows"} | ({"blend", "subtract"} if self.local_blend else set())
+        )
 
     def windows(self, steps: int) -> Mapping[str, range]:
         """The steps with the source's cross-attention and self-attention, and with LocalBlend's maps."""
@@ -114,10 +116,6 @@ class PromptToPrompt(Control):
                     f"there until {latest:g}: set control.word_steps={end:g}"
                 )
             window[list(places_of(word, target)[0])] = begin, end
-        if not self.local_blend and (words.blend or words.subtract):
-            raise InputError(
-                "words to blend have no use with control.local_blend=false: leave them out"
-            )
         tokens = [
             word_tokens(given, (source, target), length) for given in (words.blend, words.subtract)
         ]
