@@ -63,7 +63,9 @@ def evaluations(
         guidance=config.guidance,
         control_data={},
     )
-    course = programs.EditCourse.of(config, editor.plan(config))
+    # Trees before `Control.fitted` have no sites.
+    sites = [editor.sites] if hasattr(editor, "sites") else []
+    course = programs.EditCourse.of(config, editor.plan(config), *sites)
     model = editor.inverter.model()
 
     def run() -> jax.Array:

@@ -217,10 +217,10 @@ def test_more_corrections_of_the_inversion_compile_the_inversions_alone(
     assert compiled(once) == len(first) + text
     assert {name[0] for name in second - first} == {"invert"}
     assert compiled(twice) == len(first | second) + text
-    # One that takes part in the edit has a program of its own there.
+    # One that takes part in the edit has programs of its own there, and where the auxiliary branch goes down.
     taking_part = SMALL.updated({"inversion": "my_module:MyInversion"})
     third = editor.programs(taking_part, size)
-    assert {name[0] for name in third - first} == {"invert", "edit"}
+    assert {name[0] for name in third - first} == {"invert", "denoise", "edit"}
     assert compiled(taking_part) == len(first | second | third) + text
 
 
