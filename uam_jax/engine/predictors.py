@@ -109,7 +109,7 @@ def predictor(
         output, taps = model.denoiser.predict(params, twice, step.time, condition, rules)
         if guided:
             unguided, full = jnp.split(output, 2)
-            output = _guide(unguided, full, branch.guidance)
+            output = _guide(unguided, full - unguided, branch.guidance)
         return model.schedule.split(output, latent, step)._replace(taps=taps)
 
     return predict
@@ -193,7 +193,7 @@ def branch_predictor(
         for branch, latent in latents.items():
             output = guided[branch]
             if branch in unguided:
-                output = unguided[branch] + guidance * differences[branch]
+                output = _guide(unguided[branch], differences[branch], guidance)
             prediction = model.schedule.split(output, asked[branch], start)
             if asked[branch] is not latent:
                 prediction = split(prediction.noise, latent, step, "epsilon")
@@ -269,6 +269,6 @@ def _stack(conditions: Sequence[Condition]) -> Condition:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conditions)
 
 
-def _guide(unguided: Latent, guided: Latent, guidance: Scalar) -> Latent:
+def _guide(unguided: Latent, difference: Latent, guidance: Scalar) -> Latent:
     """Classifier-free guidance: Ho and Salimans 2022 (arXiv 2207.12598), equation 6, with w = scale - 1."""
-    return unguided + guidance * (guided - unguided)
+    return unguided + guidance * difference

@@ -9,22 +9,15 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from uam_jax.method.samplers.ddim import DDIM
 from uam_jax.types import Latent, Prediction, Step
 
 
 @dataclass(frozen=True)
-class DDPM:
+class DDPM(DDIM):
     """The sampler that leaves part of the next level's noise to fresh noise; it does not invert."""
 
     general: ClassVar[bool] = False
-    pair: ClassVar[bool] = False
-    own_times: ClassVar[bool] = False
-
-    def start(self, latent: Latent, *below: Latent) -> Latent:
-        return latent
-
-    def query(self, state: Latent) -> Latent:
-        return state
 
     def advance(
         self, state: Latent, prediction: Prediction, step: Step, noise: Latent | None = None
@@ -39,10 +32,3 @@ class DDPM:
         """The variance of the fresh noise of a step down: (sigma'/sigma)²·(1 - (signal/signal')²)."""
         new = 1 - (step.signal / step.signal_next) ** 2
         return (step.sigma_next / step.sigma) ** 2 * jnp.maximum(new, 0.0)
-
-    def latent(self, state: Latent) -> Latent:
-        return state
-
-    def moved(self, state: Latent, latent: Latent) -> Latent:
-        del state
-        return latent
