@@ -235,14 +235,20 @@ def test_without_libtpu_the_remedy_is_named(
 
 
 def entry_of(batch: int, gigabytes: float) -> dict[str, Any]:
-    return {"case": {"batch": batch}, "rows": [{"memory": {"gigabytes": gigabytes}}]}
+    return {
+        "case": {"batch": batch},
+        "rows": [{"memory": {"gigabytes": gigabytes, "weights": 2.5}}],
+    }
 
 
 def test_the_largest_batch_lies_on_a_line() -> None:
     target = Target(CHIPS["v5e"])
     fits = largest_batch([entry_of(2, 4.0), entry_of(6, 6.0)], target)
     assert fits and fits["batch"] == 26 and fits["bytes_per_picture"] == 0.5e9
-    assert largest_batch([entry_of(2, 4.0)], target) is None
+    one = largest_batch([entry_of(2, 4.0)], target)
+    assert one and one["batch"] == 18 and one["bytes_per_picture"] == 0.75e9
+    assert "beside the weights" in one["of"]
+    assert largest_batch([{"case": {"batch": 2}, "rows": [{}]}], target) is None
     over = largest_batch([entry_of(1, 20.0), entry_of(2, 30.0)], target)
     assert over and over["batch"] == 0
 

@@ -250,28 +250,42 @@ def fit(entry: Mapping[str, Any]) -> bool:
 
 
 def largest_batch(entries: Sequence[Mapping[str, Any]], target: Target) -> dict[str, Any] | None:
-    """The pictures per device that fit, by a line through the memory of two batches; None without two.
+    """The pictures per device that fit, by a line through the memory of two batches, or of one and the weights.
 
     Args:
       entries: cases with their rows, alike but for the batch.
       target: the machine.
+
+    Returns:
+      The batch, the bytes that a picture takes, and how both were found; None where no memory is known.
     """
     known = {
-        entry["case"]["batch"]: 1e9 * row["memory"]["gigabytes"]
+        entry["case"]["batch"]: row["memory"]
         for entry in entries
         for row in entry["rows"][:1]
         if "memory" in row and "refused" not in row
     }
-    if len(known) < 2:
+    if not known:
         return None
-    (small, below), (large, above) = min(known.items()), max(known.items())
-    slope = (above - below) / (large - small)
+    large, small = max(known), min(known)
+    below, of = (
+        known[small]["gigabytes"],
+        f"a line through the memory of batches of {small} and {large}",
+    )
+    if small == large:
+        # What a program needs whatever the batch is counted as the pictures': fewer are promised than fit.
+        small, below, of = (
+            0,
+            known[large]["weights"],
+            f"all that a batch of {large} needs beside the weights grows with it",
+        )
+    slope = (known[large]["gigabytes"] - below) / (large - small)
     if slope <= 0:
         return None
     return {
-        "batch": max(0, int((target.chip.memory - below) / slope + small)),
-        "bytes_per_picture": slope,
-        "of": f"modelled: a line through the memory of batches of {small} and {large}",
+        "batch": max(0, int((target.chip.memory / 1e9 - below) / slope + small)),
+        "bytes_per_picture": 1e9 * slope,
+        "of": f"modelled: {of}",
     }
 
 
