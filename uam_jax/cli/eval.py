@@ -44,13 +44,23 @@ def scenes(
             help="Use one inversion for all methods that need the same one; then no seconds are measured.",
         ),
     ] = False,
+    calibrate: Annotated[
+        bool,
+        Option(
+            "--calibrate",
+            help="Fit the confidence to these edits, all methods together, and write it into the model's `uam.toml`. "
+            "Use `--third tune`: the other thirds then show how good it is.",
+        ),
+    ] = False,
     *,
     compute: Compute,
 ) -> dict[str, Any]:
     """Runs Scenes-Bench: edits of rendered scenes against exact answers and masks."""
     from uam_jax.cli.eval_run import run_scenes
 
-    return run_scenes(options, compute, console, methods=methods, count=n, share=share)
+    return run_scenes(
+        options, compute, console, methods=methods, count=n, share=share, calibrate=calibrate
+    )
 
 
 def reconstruction(

@@ -30,7 +30,7 @@ def as_files(rows: Sequence[Row], summary: Mapping[str, Any]) -> dict[str, bytes
 
     Args:
       rows: the ledger's rows, one for each method and item.
-      summary: `facts` of the run, and `methods` as `summarise` returns them.
+      summary: `facts` of the run, `methods` as `summarise` returns them, and `confidence` as `judge` does.
     """
     methods = summary["methods"]
     nothing = (None,) * 3
@@ -84,6 +84,12 @@ def as_markdown(summary: Mapping[str, Any]) -> str:
     for name, of in methods.items():
         cells = [_cell(of["overall"].get(key), *column[1:]) for key, column in shown.items()]
         lines.append(f"| {name} | {' | '.join(cells)} | {of['evaluations']} |")
+    judged = summary.get("confidence")
+    if judged and judged["auroc"] is not None:
+        low, high = judged["auroc_interval"]
+        wrong = f"edits that are not right ({100 * (1 - judged['right']):.0f} % of all)"
+        auroc = f"{judged['auroc']:.2f} [{low:.2f}, {high:.2f}]"
+        lines += ["", f"The confidence detects {wrong} with an AUROC of {auroc}."]
     kinds = list(dict.fromkeys(kind for of in methods.values() for kind in of["kinds"]))
     lines += ["", "Success % / background dB by kind:", ""]
     lines += [f"| kind | {' | '.join(methods)} |", "|" + " --- |" * (len(methods) + 1)]
