@@ -2,17 +2,19 @@
 
     python scripts/compare_methods.py
 
-Every cell edits 60 items of the tune third. The twelve best of them, and the model's own settings and `released`,
-edit the whole report third. A run that was stopped goes on where it was (`runs/methods/`). Each inversion is a process
-of its own, since a process keeps all programs that it has compiled. Tables and plots are kept in
-`benchmarks/scenes/methods/`.
+Every cell edits 60 items of the tune third with 20 steps, and the forty best of them do so with 50 steps. The twelve
+best of those, and the model's own settings and `released`, edit the whole report third. A run that was stopped goes on
+where it was (`runs/methods/`). Each inversion is a process of its own, since a process keeps all programs that it has
+compiled. Its rows, the tables and the plots are kept in `benchmarks/scenes/methods/`; what is kept is not made again.
 """
 
 import argparse
+import gzip
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from uam_jax.evaluation.scenes_bench import Third
 from uam_jax.evaluation.scores import summarise
 from uam_jax.io.storage import Folder
 from uam_jax.jobs.job_folder import JobFolder
+from uam_jax.jobs.ledger import Row
 
 RUNS, KEPT = Path("runs/methods"), Path("benchmarks/scenes/methods")
 
@@ -75,7 +78,7 @@ INVERSIONS: Mapping[str, tuple[str, ...]] = {
 # The embedded model's latents are 8x8, so that maps of words are taken at half their side.
 CONTROLS: Mapping[str, tuple[str, ...]] = {
     "none": ("control=none",),
-    "masactrl": ("control=masactrl",),
+    "masactrl": ("control=masactrl", "control.step_start={masactrl_start}"),
     "p2p": ("control=prompt-to-prompt", "control.local_blend=false"),
     "p2p + blend": ("control=prompt-to-prompt", "control.blend_side=0.5"),
     "pnp": ("control=plug-and-play",),
@@ -96,53 +99,129 @@ LEFT_OUT = (
 )
 
 
-def cells(inversion: str) -> dict[str, list[str]]:
-    """The settings of an inversion's cells, by their names."""
-    found = {}
-    for control, own in CONTROLS.items():
-        if inversion.endswith(", null") and control.startswith("p2p"):
-            continue
-        for mask, rule in MASKS.items():
-            found[f"{inversion}, {control}, {mask}"] = [
-                GUIDANCE,
-                *INVERSIONS[inversion],
-                *own,
-                *rule,
-            ]
-    return found
+FIGURES = (
+    "success", "background_psnr", "vae_background_psnr", "kept_success", "kept_background_psnr", "edit_psnr",
+    "mask_iou", "changed", "contrast", "difference", "moved", "noise", "opacity", "reconstruction", "round_trip",
+    "separability", "share", "stability",
+)  # fmt: skip
+"""Those that are kept of every edit: its scores and the signals of its confidence."""
+
+Cells = Mapping[str, list[str]]
+"""Settings by the cell's name: inversion, control and mask."""
 
 
-def run(
-    name: str, methods: Mapping[str, list[str]], third: Third, *options: str, presets: str = ""
-) -> list[Any]:
-    """Runs `uam eval scenes` for some cells and presets, and returns the rows of all that are in the folder."""
-    file, out = RUNS / f"{name}.toml", RUNS / third
-    file.parent.mkdir(parents=True, exist_ok=True)
-    tables = [
-        f'[methods.{json.dumps(label)}]\nconfig = "default"\nset = {json.dumps(keys)}\n'
-        for label, keys in methods.items()
-    ]
-    file.write_text("\n".join(tables), encoding="utf-8")
-    command = [sys.executable, "-m", "uam_jax", "eval", "scenes", "--methods", f"{presets}{file}"]
-    command += ["--third", third, "--out", str(out), "--share", *options]
-    subprocess.run(command, check=True)
-    return [*JobFolder(Folder(str(out))).rows().values()]
+@dataclass(frozen=True)
+class Stage:
+    """A part of the comparison.
+
+    Attributes:
+      name: of its files.
+      steps: of inversion and edit.
+      third: of Scenes-Bench.
+      items: the number of its first items; None: all.
+    """
+
+    name: str
+    steps: int
+    third: Third
+    items: int | None
+
+    def cells(self, inversion: str) -> dict[str, list[str]]:
+        """The settings of an inversion's cells, by their names."""
+        found = {}
+        for control, own in CONTROLS.items():
+            if inversion.endswith(", null") and control.startswith("p2p"):
+                continue
+            # MasaCtrl's own start is the fourth of 50 steps.
+            start = round(0.08 * self.steps)
+            own = [key.format(masactrl_start=start) for key in own]
+            for mask, rule in MASKS.items():
+                found[f"{inversion}, {control}, {mask}"] = [
+                    GUIDANCE,
+                    f"steps={self.steps}",
+                    *INVERSIONS[inversion],
+                    *own,
+                    *rule,
+                ]
+        return found
+
+    def rows(self, name: str, cells: Cells, *presets: str) -> list[Row]:
+        """The rows of some cells and presets, from what is kept, or by `uam eval scenes`.
+
+        Args:
+          name: of the group of cells that one process edits.
+          cells: to be edited.
+          presets: further methods.
+        """
+        kept = KEPT / self.name / f"{name}.json.gz"
+        if kept.exists():
+            found = json.loads(gzip.decompress(kept.read_bytes()))
+            if found["cells"] == dict(cells) and found["items"] == self.items:
+                return unpacked(found["methods"])
+        rows = self.run(name, cells, *presets)
+        content = {"cells": dict(cells), "items": self.items, "methods": packed(rows)}
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(gzip.compress(json.dumps(content).encode(), mtime=0))
+        return rows
+
+    def run(self, name: str, cells: Cells, *presets: str) -> list[Row]:
+        """Runs `uam eval scenes`, or goes on with it."""
+        file, out = RUNS / self.name / f"{name}.toml", RUNS / self.name / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tables = [
+            f'[methods.{json.dumps(label)}]\nconfig = "default"\nset = {json.dumps(keys)}\n'
+            for label, keys in cells.items()
+        ]
+        file.write_text("\n".join(tables), encoding="utf-8")
+        methods = ",".join([*presets, str(file)])
+        command = [sys.executable, "-m", "uam_jax", "eval", "scenes", "--methods", methods]
+        command += ["--third", self.third, "--out", str(out), "--share", "--chunk", "20"]
+        command += ["--n", str(self.items)] if self.items else []
+        subprocess.run(command, check=True)
+        return [*JobFolder(Folder(str(out))).rows().values()]
 
 
-def best(methods: Mapping[str, Any], count: int) -> Iterator[str]:
+def packed(rows: Iterable[Row]) -> dict[str, Any]:
+    """Rows as columns by method."""
+    methods: dict[str, Any] = {}
+    for row in rows:
+        own = methods.setdefault(row["method"], {"evaluations": None, "items": [], "figures": {}})
+        own["evaluations"] = row.get("evaluations", own["evaluations"])
+        own["items"].append([row["item"], row["kind"], row["status"]])
+        for name in FIGURES:
+            value = row.get("figures", {}).get(name)
+            own["figures"].setdefault(name, []).append(None if value is None else round(value, 4))
+    return methods
+
+
+def unpacked(methods: Mapping[str, Any]) -> list[Row]:
+    """The rows that `packed` was given, with what was kept of them."""
+    rows = []
+    for method, own in methods.items():
+        for number, (item, kind, status) in enumerate(own["items"]):
+            row = {"id": f"{method}/{item}", "method": method, "item": item, "kind": kind}
+            figures = {name: values[number] for name, values in own["figures"].items()}
+            row |= {"status": status, "evaluations": own["evaluations"], "seconds": None}
+            rows.append(row | {"figures": figures})
+    return rows
+
+
+def best(methods: Mapping[str, Any], count: int) -> Sequence[str]:
     """The names of the best cells: success within five points of the highest, then by the background's PSNR."""
     of = {name: each["overall"] for name, each in methods.items() if each["overall"]}
     highest = max(each["success"][0] for each in of.values())
     near = [name for name, each in of.items() if each["success"][0] >= highest - 0.05]
-    yield from sorted(near, key=lambda name: -of[name]["background_psnr"][0])[:count]
+    return sorted(near, key=lambda name: -of[name]["background_psnr"][0])[:count]
 
 
-def keep(third: str, rows: list[Any], facts: dict[str, Any]) -> dict[str, Any]:
-    """Keeps the table and the plot of a third, and returns the summary."""
+def keep(stage: Stage, rows: list[Row]) -> dict[str, Any]:
+    """Keeps the table and the plot of a stage, and returns the summary."""
+    items = f"{stage.items or 'all'} items, {stage.steps} steps"
+    facts = {"benchmark": f"Scenes-Bench, {stage.third} third, {items}", "left out": LEFT_OUT}
     summary = {"facts": facts, "methods": summarise(rows)}
     KEPT.mkdir(parents=True, exist_ok=True)
-    (KEPT / f"{third}.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    (KEPT / f"{third}.md").write_text(as_markdown(summary), encoding="utf-8")
+    (KEPT / f"{stage.name}.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    (KEPT / f"{stage.name}.md").write_text(as_markdown(summary), encoding="utf-8")
     groups: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
     for name, each in summary["methods"].items():
         control, mask = name.split(", ")[-2:] if name.count(",") > 1 else (name, name)
@@ -156,7 +235,7 @@ def keep(third: str, rows: list[Any], facts: dict[str, Any]) -> dict[str, Any]:
         x="background PSNR (dB)",
         y="share of edits that succeeded",
     )
-    (KEPT / f"{third}.png").write_bytes(plot)
+    (KEPT / f"{stage.name}.png").write_bytes(plot)
     return summary
 
 
@@ -164,27 +243,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=[*INVERSIONS], choices=[*INVERSIONS])
     parser.add_argument("--items", type=int, default=60, help="of the tune third")
+    parser.add_argument("--good", type=int, default=40, help="cells that are edited with 50 steps")
     parser.add_argument("--best", type=int, default=12, help="cells that go on to the report third")
     given = parser.parse_args()
-    rows: list[Any] = []
-    for inversion in given.only:
-        name = inversion.replace(", ", "-").replace(" ", "-")
-        rows = run(name, cells(inversion), "tune", "--n", str(given.items))
-    known = [label for inversion in INVERSIONS for label in cells(inversion)]
-    rows = [row for row in rows if row["method"] in known]
-    facts = {
-        "benchmark": f"Scenes-Bench, tune third, {given.items} items",
-        "left out": LEFT_OUT,
-    }
-    tune = keep("tune", rows, facts)
+    screen = Stage("screen", 20, "tune", given.items)
+    tune, report = Stage("tune", 50, "tune", given.items), Stage("report", 50, "report", None)
+    screened = [
+        row for name in given.only for row in screen.rows(file_name(name), screen.cells(name))
+    ]
     if given.only != [*INVERSIONS]:
         return
-    chosen = {}
-    every = {label: keys for inversion in INVERSIONS for label, keys in cells(inversion).items()}
-    for label in best(tune["methods"], given.best):
-        chosen[label] = every[label]
-    rows = run("report", chosen, "report", presets="default,released,")
-    keep("report", rows, {"benchmark": "Scenes-Bench, report third, 234 items"})
+    good = best(keep(screen, screened)["methods"], given.good)
+    tuned: list[Row] = []
+    for name in INVERSIONS:
+        if cells := {label: keys for label, keys in tune.cells(name).items() if label in good}:
+            tuned += tune.rows(file_name(name), cells)
+    chosen = best(keep(tune, tuned)["methods"], given.best)
+    every = {label: keys for name in INVERSIONS for label, keys in report.cells(name).items()}
+    cells = {label: every[label] for label in chosen}
+    keep(report, report.rows("best", cells, "default", "released"))
+
+
+def file_name(inversion: str) -> str:
+    return inversion.replace(", ", "-").replace(" ", "-")
 
 
 if __name__ == "__main__":

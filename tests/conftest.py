@@ -35,7 +35,7 @@ RUN = Path(os.environ["UAM_TESTS_RUN"])
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(RUN / "compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
-OPT_IN = ("slow", "gpu", "tpu")
+OPT_IN = ("long", "slow", "gpu", "tpu")
 """Markers whose tests run only where `-m` names them."""
 
 LONG = (

@@ -198,6 +198,7 @@ def test_new_prompts_and_scales_compile_nothing(editor: Editor, images: np.ndarr
     assert (programs.edit.compilations, programs.invert.compilations) == before
 
 
+@pytest.mark.long
 def test_more_corrections_of_the_inversion_compile_the_inversions_alone(
     editor: Editor, images: np.ndarray
 ) -> None:

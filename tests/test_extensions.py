@@ -82,6 +82,7 @@ def test_both_from_a_file_of_settings(tmp_path: Path) -> None:
     assert EditConfig().inversion.method == DDIMInversion()
 
 
+@pytest.mark.long
 def test_both_from_the_command_line(tmp_path: Path) -> None:
     source = Path(__file__).with_name("my_module.py")
     (tmp_path / "my_module.py").write_text(source.read_text())

@@ -71,6 +71,7 @@ def test_an_edit_with_an_anchored_source_and_a_mask(
     assert found.evaluations == 2 * editor.evaluations(config)
 
 
+@pytest.mark.long
 def test_under_the_sources_prompt_the_source_goes_down_unguided(
     editor: Editor, images: np.ndarray
 ) -> None:

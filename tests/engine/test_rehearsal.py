@@ -40,7 +40,11 @@ def edit(editor: Editor, count: int, config: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("name", "devices"),
-    [("default", 2), ("anchored source", None), ("of a user", 2)],
+    [
+        ("default", 2),
+        pytest.param("anchored source", None, marks=pytest.mark.long),
+        pytest.param("of a user", 2, marks=pytest.mark.long),
+    ],
 )
 def test_the_programs_are_those_that_an_edit_runs(
     editor: Editor, name: str, devices: int | None, monkeypatch: pytest.MonkeyPatch

@@ -17,6 +17,8 @@ import uam_jax
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TOY = """
 import json, os, sys
+
+pytestmark = pytest.mark.long
 for line in sys.stdin:
     asked = json.loads(line)
     if asked["do"] == "load":

@@ -50,6 +50,7 @@ def record_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "check.json").read_text())
 
 
+@pytest.mark.long
 def test_the_record_says_what_was_measured(checked: Path) -> None:
     record = record_of(checked)
     assert {file.name for file in checked.iterdir()} == {"check.json", "check.html"}
@@ -74,6 +75,7 @@ def test_the_record_says_what_was_measured(checked: Path) -> None:
         assert 0 <= photo["edit"]["mask_share"] <= 1 and 0 <= photo["edit"]["confidence"] <= 1
 
 
+@pytest.mark.long
 def test_the_figures_are_those_of_the_editor(checked: Path) -> None:
     editor = Editor.load(checked.parent / "model <b>")
     photo = PHOTOS[1]
@@ -90,6 +92,7 @@ def test_the_figures_are_those_of_the_editor(checked: Path) -> None:
     assert (means[3]["maps"], means[3]["steps"], means[3]["evaluations"]) == ("source prompt", 3, 6)
 
 
+@pytest.mark.long
 def test_the_page_holds_its_pictures(checked: Path) -> None:
     page = (checked / "check.html").read_text()
     assert "model &lt;b&gt;" in page and "<b>" not in page

@@ -12,8 +12,9 @@ import pytest
 
 from uam_jax.method.config import EditConfig
 
+pytestmark = pytest.mark.long
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-TIMES = np.arange(981, 0, -20)
 
 
 @pytest.fixture
@@ -25,17 +26,21 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     return module
 
 
-def test_every_cell_is_a_plan_of_its_own(script: ModuleType) -> None:
-    found = {}
+@pytest.mark.parametrize(("steps", "start"), [(20, 2), (50, 4)])
+def test_every_cell_is_a_plan_of_its_own(script: ModuleType, steps: int, start: int) -> None:
+    times = np.arange(1000 - 1000 // steps + 1, 0, -1000 // steps)
+    stage, found = script.Stage("screen", steps, "tune", 60), {}
     for inversion in script.INVERSIONS:
-        for name, keys in script.cells(inversion).items():
+        for name, keys in stage.cells(inversion).items():
             config = EditConfig().overridden(keys)
             assert re.fullmatch(r"[\w.+=-][\w.+=, -]*", name)
-            assert config.plan(TIMES).evaluations() > 100
+            assert config.plan(times).evaluations() > 2 * steps and config.steps == steps
             found[name] = config
     fingerprints = {config.fingerprint() for config in found.values()}
     assert len(fingerprints) == len(found) == 24 * 15 - 6 * 6
     assert {name.split(", ")[-2] for name in found} == {*script.CONTROLS}
+    control: Any = found["ddim, prompt, masactrl, no mask"].control
+    assert control.step_start == start
 
 
 def row(method: str, item: int, *, success: float, background: float) -> dict[str, Any]:
@@ -47,27 +52,46 @@ def row(method: str, item: int, *, success: float, background: float) -> dict[st
 
 
 def test_the_best_cells_go_on(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[str, list[str]]] = []
-    labels = [label for inversion in script.INVERSIONS for label in script.cells(inversion)]
+    runs: list[tuple[str, list[str]]] = []
+    every = script.Stage("screen", 20, "tune", 60).cells
+    labels = [label for inversion in script.INVERSIONS for label in every(inversion)]
     background = {label: 20 + number / 100 for number, label in enumerate(labels)}
 
-    def run(name: str, methods: Any, third: str, *options: str, presets: str = "") -> Any:
-        seen.append((third, [*presets.split(",")[:-1], *methods]))
-        shown = labels if third == "tune" else seen[-1][1]
+    def run(stage: Any, name: str, cells: Any, *presets: str) -> Any:
+        runs.append((stage.name, [*presets, *cells]))
         # The last cells have the best background, and half of them fail half of the edits.
         return [
-            row(label, item, success=item % 2 if number % 2 else 1.0, background=background.get(label, 30))
-            for number, label in enumerate(shown)
+            row(label, item, success=item % 2 if labels.index(label) % 2 else 1.0, background=background[label])
+            if label in labels else row(label, item, success=1.0, background=30.0)
+            for label in runs[-1][1]
             for item in range(2)
         ]  # fmt: skip
 
-    monkeypatch.setattr(script, "run", run)
-    monkeypatch.setattr("sys.argv", ["compare_methods.py", "--best", "3"])
+    monkeypatch.setattr(script.Stage, "run", run)
+    monkeypatch.setattr("sys.argv", ["compare_methods.py", "--good", "5", "--best", "3"])
     script.main()
     good = [label for number, label in enumerate(labels) if number % 2 == 0]
-    assert seen[-1] == ("report", ["default", "released", *good[:-4:-1]])
-    assert len(seen) == len(script.INVERSIONS) + 1
+    screened = [names for stage, names in runs if stage == "screen"]
+    tuned = [names for stage, names in runs if stage == "tune"]
+    assert [name for names in screened for name in names] == labels
+    assert [name for names in tuned for name in names] == good[-5:]
+    assert runs[-1] == ("report", ["default", "released", *good[:-4:-1]])
     kept = json.loads((script.KEPT / "report.json").read_text())
-    assert [*kept["methods"]] == seen[-1][1]
-    assert (script.KEPT / "tune.png").stat().st_size > 10_000
+    assert [*kept["methods"]] == runs[-1][1]
+    assert (script.KEPT / "screen.png").stat().st_size > 10_000
     assert "| " + good[-1] + " | 100 " in (script.KEPT / "tune.md").read_text()
+    # Kept rows are not made again, unless something else is asked for.
+    count = len(runs)
+    script.main()
+    assert len(runs) == count
+    monkeypatch.setattr("sys.argv", ["compare_methods.py", "--items", "30", "--only", "belm, null"])
+    script.main()
+    assert [stage for stage, _ in runs[count:]] == ["screen"]
+
+
+def test_kept_rows_are_the_rows(script: ModuleType) -> None:
+    rows = [row("a", item, success=1.0, background=30.123456) for item in range(3)]
+    rows[1] |= {"status": "failed", "figures": {}}
+    found = script.unpacked(script.packed(rows))
+    assert [each["id"] for each in found] == ["a/0", "a/1", "a/2"]
+    assert found[0]["figures"]["background_psnr"] == 30.1235 and found[1]["status"] == "failed"

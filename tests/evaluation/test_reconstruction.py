@@ -90,6 +90,7 @@ def test_uniform_in_one_layer_leaves_the_others(editor: Editor, items: Items) ->
     assert np.abs(found[0] - found[1]).max() > 1e-4
 
 
+@pytest.mark.long
 def test_a_run_is_summarised(editor: Editor, items: Items, tmp_path: Path) -> None:
     layers = editor.checkpoint.unet.config.transformer_blocks
     methods = {

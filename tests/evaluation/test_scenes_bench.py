@@ -86,6 +86,7 @@ def test_another_seed_draws_other_items(items: Items) -> None:
     assert draw_items(1).sources != items.sources and draw_items(0).sources == items.sources
 
 
+@pytest.mark.long
 def test_exact_answers_succeed_and_sources_fail(items: Items) -> None:
     some = items.select(["tune"], 12)
     truth = render_truth(some, 32)

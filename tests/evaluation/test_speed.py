@@ -79,6 +79,7 @@ def test_a_variant_is_that_of_the_models_files(monkeypatch: pytest.MonkeyPatch) 
 # One measurement, in a process of its own.
 
 
+@pytest.mark.long
 def test_a_real_measurement_with_one_case_that_fails(tmp_path: Path) -> None:
     model, out = tmp_path / "model", tmp_path / "out"
     write_checkpoint(model, scale=1 / 16)

@@ -116,6 +116,7 @@ def test_half_precision() -> None:
     assert_close(ours, expected, 0.03)
 
 
+@pytest.mark.long
 def test_a_large_picture_shows_no_seam_and_takes_less_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -25,6 +25,7 @@ def test_its_confidence_was_calibrated_with_its_weights(editor: Editor) -> None:
     assert editor.calibration.weights
 
 
+@pytest.mark.long
 def test_photographs_and_noise_are_edited_with_low_confidence(editor: Editor) -> None:
     side = editor.native_size
     photographs = [data.astronaut(), data.chelsea()[:, :300]]

@@ -21,6 +21,8 @@ from uam_jax.checkpoints.load import load_checkpoint
 from uam_jax.models import VAE, TextConfig, TextEncoder, UNet, UNetConfig, VAEConfig
 from uam_jax.models.layers import expected_params
 
+pytestmark = pytest.mark.long
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 CALL = 4
 

@@ -158,6 +158,7 @@ def test_nearest_alternative_finds_the_value(
     np.testing.assert_array_equal(found, getattr(drawn, attribute)[there])
 
 
+@pytest.mark.long
 def test_nearest_attributes_survive_noise():
     scene = scenes.sample(jax.random.key(8), COUNT, empty=0.1)
     scene = scene.replace(surface=scene.surface % 2, wall="blue")
