@@ -87,6 +87,53 @@ def clouds(
     return _png(figure)
 
 
+def strips(
+    panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]],
+    *,
+    columns: int,
+    title: str,
+    y: str,
+) -> bytes:
+    """Draws every value as a point and the median of each strip as a bar.
+
+    Args:
+      panels: values by panel, by place on its horizontal axis, and by series, which has a colour.
+      columns: panels in a row.
+      title: of the figure.
+      y: the label of the vertical axes.
+    """
+    rows = -(-len(panels) // columns)
+    places = list(dict.fromkeys(place for panel in panels.values() for place in panel))
+    series = list(
+        dict.fromkeys(name for panel in panels.values() for own in panel.values() for name in own)
+    )
+    figure = Figure(figsize=(5.2 * columns, 4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True)
+    width = 0.8 / len(series)
+    for axes, (name, panel) in zip(grid.flat, panels.items(), strict=False):
+        for place, own in panel.items():
+            for label, values in own.items():
+                number = series.index(label)
+                middle = places.index(place) + (number - (len(series) - 1) / 2) * width
+                across = middle + width * np.linspace(-0.3, 0.3, len(values))
+                colour = COLOURS[number % len(COLOURS)]
+                axes.plot(across, values, ".", color=colour, markersize=3, alpha=0.6)
+                middles = [middle - width / 2, middle + width / 2]
+                axes.plot(middles, [np.median(values)] * 2, color=colour, linewidth=2)
+        axes.set_title(name)
+        axes.set_xticks(range(len(places)), places, rotation=30, ha="right")
+        axes.grid(axis="y", alpha=0.3)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(y)
+    marks = [
+        grid[0, 0].plot([], [], "s", color=COLOURS[number % len(COLOURS)])[0]
+        for number in range(len(series))
+    ]
+    figure.legend(marks, series, loc="outside lower center", ncols=len(series))
+    figure.suptitle(title)
+    return _png(figure)
+
+
 def curves(
     series: Mapping[str, Mapping[float, Interval]],
     *,

@@ -1,0 +1,214 @@
+r"""Which caption inverts best: the flattest (uniform maps), the emptiest (the null prompt), or a precise one?
+
+    python scripts/compare_captions.py
+
+Every inversion takes pictures of Scenes-Bench's report third to noise and back, under uniform maps, the null prompt,
+and a right, a vague and a wrong caption, without guidance and with that of the model's own edits. Pictures are kept
+apart. The record is kept in `benchmarks/scenes/captions`. It is written after every measurement, and an interrupted run
+resumes from it.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from uam_jax import EditConfig, Editor, scenes
+from uam_jax.evaluation.metrics import psnr
+from uam_jax.evaluation.plots import strips
+from uam_jax.evaluation.reconstruction import wrong_prompts
+from uam_jax.evaluation.scenes_bench import draw_items, render_truth
+from uam_jax.runtime.backend import describe_machine
+from uam_jax.types import Latent
+
+KEPT = Path("benchmarks/scenes/captions")
+STEPS, GUIDANCES = (10, 20, 50), (1.0, 2.0)
+UNIFORM, NULL = "uniform maps", "null prompt"
+CAPTIONS = (UNIFORM, NULL, "right caption", "vague caption", "wrong caption")
+VAGUE = "a photo of a table"
+
+ALONE = {
+    "ddim": {"inversion": {"kind": "ddim"}},
+    "fixed point": {"inversion": {"kind": "fixed_point"}},
+    "fixed point, K = 3, Anderson": {
+        "inversion": {"kind": "fixed_point", "iterations": 3, "anderson": True}
+    },
+    "renoise": {"inversion": {"kind": "fixed_point", "solver": "average", "iterations": 9}},
+    "dpm++2m": {"sampler": "dpm++2m"},
+    "residual": {"inversion": {"kind": "residual"}},
+    "belm": {"inversion": {"kind": "belm"}, "sampler": "belm"},
+    "edit-friendly": {"inversion": {"kind": "edit-friendly"}, "sampler": "ddpm"},
+}
+"""Inversions whose branch goes down alone, with the maps that it went up with."""
+
+IN_EDIT = {
+    "negative-prompt": {"inversion": {"kind": "negative-prompt"}},
+    "proximal": {"inversion": {"kind": "proximal"}},
+    "null-text": {"inversion": {"kind": "null-text"}},
+}
+"""Inversions that lead the source of an edit under guidance; they have captions alone."""
+
+LEFT_OUT = (
+    "direct, which returns by its offsets whatever the caption; SPDInv, whose 75 evaluations a step take hours here; "
+    "guidance under the null prompt or uniform maps, which has nothing to act on"
+)
+
+
+class Case(NamedTuple):
+    """A measurement of all pictures."""
+
+    inversion: str
+    caption: str
+    steps: int
+    guidance: float
+
+    @property
+    def config(self) -> EditConfig:
+        """An edit whose source is inverted and replayed so."""
+        own = (ALONE | IN_EDIT)[self.inversion]
+        replayed = {"condition": "prompt", "latents": "replay"}
+        # A mask in the last step makes the source go all the way; nothing is blended into it.
+        compared = {"mask": {"rule": "released", "t_mask": 2}, "auxiliary": {"latents": "original"}}
+        plain = {"steps": self.steps, "guidance": self.guidance, "control": "none"}
+        settings = {**plain, **compared, "source": replayed, **own}
+        return EditConfig().updated(settings)
+
+
+def cases() -> Iterator[Case]:
+    """All measurements: those of an inversion and a number of steps share programs."""
+    for steps in STEPS:
+        for inversion in ALONE:
+            for guidance in GUIDANCES:
+                for caption in CAPTIONS if guidance == 1 else CAPTIONS[2:]:
+                    yield Case(inversion, caption, steps, guidance)
+        for inversion in IN_EDIT:
+            for caption in CAPTIONS[2:]:
+                yield Case(inversion, caption, steps, GUIDANCES[-1])
+
+
+def rebuild(editor: Editor, case: Case, z0: Latent, prompts: list[str]) -> Latent:
+    """The latents that come back."""
+    config = case.config
+    if case.inversion in IN_EDIT:
+        result = editor.edit_latents(z0, list(prompts), prompts, config=config)
+        assert result.source_latents is not None
+        return result.source_latents
+    inversion = editor.invert(
+        z0,
+        prompts,
+        uniformity=float(case.caption == UNIFORM),
+        steps=case.steps,
+        keep="all",
+        sampler=config.sampler,
+        method=config.inversion.method,
+    )
+    guidance = case.guidance if any(prompts) else None
+    return editor.reconstruct_latents(inversion, guidance=guidance)
+
+
+def measure(editor: Editor, count: int) -> dict[str, Any]:
+    """Completes the record."""
+    items = draw_items().select(["report"], count)
+    z0 = editor.encode(render_truth(items, editor.native_size).sources)
+    ceiling = np.asarray(editor.decode(z0))
+    right, null = scenes.captions(items.before), [""] * count
+    prompts = dict(
+        zip(CAPTIONS, (null, null, right, [VAGUE] * count, wrong_prompts(items)), strict=True)
+    )
+    machine = describe_machine()
+    facts = {
+        "items": f"{count} of Scenes-Bench's report third",
+        "weights": editor.weights_hash,
+        "device": machine["device"],
+        "versions": ", ".join(f"{name} {number}" for name, number in machine["versions"].items()),
+        "left out": LEFT_OUT,
+    }
+    file = KEPT / "summary.json"
+    record = json.loads(file.read_text()) if file.exists() else {}
+    if record.get("facts") != facts:
+        record = {"facts": facts, "rows": []}
+    known = {Case(*(row[name] for name in Case._fields)) for row in record["rows"]}
+    missing = [case for case in cases() if case not in known]
+    for before, case in zip([None, *missing], missing, strict=False):
+        if before and (before.inversion, before.steps) != (case.inversion, case.steps):
+            # All programs together need more memory mappings than Linux grants a process.
+            jax.clear_caches()
+        each = psnr(
+            np.asarray(editor.decode(rebuild(editor, case, z0, prompts[case.caption]))), ceiling
+        )
+        record["rows"].append({**case._asdict(), "psnr": np.round(each, 3).tolist()})
+        print(*case, np.round(np.median(each), 2), flush=True)
+        KEPT.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(record))
+    return record
+
+
+def as_markdown(record: dict[str, Any]) -> str:
+    """A table for each guidance: median, worst picture, and the number of pictures for which a caption is the best."""
+    lines = ["`python scripts/compare_captions.py`", ""]
+    lines += ["; ".join(f"{name} {value}" for name, value in record["facts"].items()), ""]
+    lines += [
+        "PSNR of the picture that comes back to the VAE's, in dB: median (worst picture; pictures for which this "
+        "caption is the best, a tie counting for all).",
+    ]
+    found = {Case(*(row[name] for name in Case._fields)): row["psnr"] for row in record["rows"]}
+    for guidance in GUIDANCES:
+        shown = [
+            caption for caption in CAPTIONS
+            if any(case.caption == caption and case.guidance == guidance for case in found)
+        ]  # fmt: skip
+        lines += ["", f"Guidance {guidance:g}:", "", f"| inversion | steps | {' | '.join(shown)} |"]
+        lines.append("|" + " --- |" * (2 + len(shown)))
+        for inversion in ALONE | IN_EDIT:
+            for steps in STEPS:
+                own = {
+                    caption: np.asarray(found[case])
+                    for caption in shown
+                    if (case := Case(inversion, caption, steps, guidance)) in found
+                }
+                if own:
+                    best = np.max(list(own.values()), axis=0)
+                    cells = [
+                        cell(own[caption], best) if caption in own else "–" for caption in shown
+                    ]
+                    lines.append(f"| {inversion} | {steps} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(values: np.ndarray, best: np.ndarray) -> str:
+    return f"{np.median(values):.1f} ({values.min():.1f}; {int((values >= best).sum())})"
+
+
+def draw(record: dict[str, Any]) -> bytes:
+    """Every picture as a point: a panel for each guidance and number of steps."""
+    panels: dict[str, dict[str, dict[str, Sequence[float]]]] = {}
+    for guidance in GUIDANCES:
+        for steps in STEPS:
+            panel = panels.setdefault(f"{steps} steps, guidance {guidance:g}", {})
+            for row in record["rows"]:
+                if (row["steps"], row["guidance"]) == (steps, guidance):
+                    panel.setdefault(row["inversion"], {})[row["caption"]] = row["psnr"]
+    return strips(
+        panels,
+        columns=len(STEPS),
+        title="Which caption inverts best? Every picture is a point, the bar is the median",
+        y="PSNR to the VAE's picture (dB)",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--items", type=int, default=32, help="pictures of the report third")
+    record = measure(Editor.load("scenes"), parser.parse_args().items)
+    (KEPT / "captions.png").write_bytes(draw(record))
+    text = as_markdown(record)
+    (KEPT / "summary.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

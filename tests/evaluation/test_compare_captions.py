@@ -1,0 +1,85 @@
+"""The comparison of captions: its cases, what it rebuilds, its record, table and figure."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import tiny_editor
+
+from uam_jax import Editor
+
+pytestmark = pytest.mark.long
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    module = importlib.import_module("compare_captions")
+    monkeypatch.setattr(module, "KEPT", tmp_path / "kept")
+    return module
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
+    return tiny_editor(tmp_path_factory.mktemp("model"))
+
+
+def test_every_inversion_has_every_caption(script: ModuleType) -> None:
+    cases = list(script.cases())
+    assert len(set(cases)) == len(cases) == 3 * (8 * (5 + 3) + 3 * 3)
+    for case in cases:
+        assert (
+            case.config.plan(np.arange(1000 - 1000 // case.steps + 1, 0, -1000 // case.steps))
+            .segments[-1]
+            .source
+        )
+
+
+@pytest.mark.parametrize("inversion", ["residual", "negative-prompt"])
+def test_an_inversion_that_returns_exactly_does(
+    script: ModuleType, editor: Editor, inversion: str
+) -> None:
+    z0 = np.random.default_rng(0).normal(size=(2, 4, 4, 4)).astype(np.float32)
+    guidance = 1.0 if inversion == "residual" else 2.0
+    case = script.Case(inversion, "right caption", 3, guidance)
+    back = np.asarray(script.rebuild(editor, case, z0, ["a red cube", "a blue ball"]))
+    error = np.abs(back - z0).max()
+    # Negative-prompt inversion takes guidance away, but returns no better than DDIM.
+    assert error < 1e-4 if inversion == "residual" else 1e-4 < error < 3
+
+
+def test_a_record_is_resumed_and_shown(
+    script: ModuleType, editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    def rebuild(editor: Editor, case: Any, z0: Any, prompts: list[str]) -> Any:
+        made.append((case, prompts[0]))
+        # The more steps, the closer; a wrong caption is the worst, and uniform maps are the best.
+        rank = script.CAPTIONS.index(case.caption)
+        return z0 + (1 + rank) / case.steps
+
+    monkeypatch.setattr(script, "rebuild", rebuild)
+    monkeypatch.setattr(script, "STEPS", (10, 20))
+    record = script.measure(editor, 3)
+    captions = {case.caption: prompt for case, prompt in made}
+    assert captions["uniform maps"] == captions["null prompt"] == ""
+    assert captions["vague caption"] == script.VAGUE
+    assert len(set(captions.values())) == 4
+    count = len(made)
+    assert script.measure(editor, 3) == record and len(made) == count
+    kept = script.KEPT / "summary.json"
+    kept.write_text(json.dumps(record | {"rows": record["rows"][:-1]}))
+    assert script.measure(editor, 3) == record and len(made) == count + 1
+    text = script.as_markdown(record)
+    [line] = [line for line in text.splitlines() if line.startswith("| ddim | 10 |")][:1]
+    assert line.count("; 3)") == 1 and line.index("; 3)") < line.index("; 0)")
+    assert "| null-text | 20 |" in text and "Guidance 2:" in text
+    assert script.draw(record).startswith(b"\x89PNG")
+    (script.KEPT / "captions.png").write_bytes(script.draw(record))
