@@ -11,10 +11,12 @@ import pytest
 
 from uam_jax import Editor
 
+AS_USERS = "UAM_TESTS_OPTIMISED" in os.environ
+MORE = ["ddim", "mixed", "two targets", "region of the inversion"]
 ALWAYS = {
-    "tiny": ["released", "ddim", "anchored, controlled", "mixed", "two targets", "region of the inversion"],
-    "scenes": ["own"] if "UAM_TESTS_OPTIMISED" in os.environ else [],
-}  # fmt: skip
+    "tiny": ["released", "anchored, controlled", *(MORE if AS_USERS else [])],
+    "scenes": ["own"] if AS_USERS else [],
+}
 """The cases that are not slow: each compiles programs of its own, and those of the embedded model are large."""
 CASES = [
     pytest.param(model, name, marks=[] if name in ALWAYS[model] else pytest.mark.slow)

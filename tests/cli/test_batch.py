@@ -146,6 +146,7 @@ def test_names_too_long_for_the_results_place_are_refused_first(
     assert result.exit_code == 2 and "is too long for this file system" in result.stderr
 
 
+@pytest.mark.long
 def test_a_job_without_a_single_result_fails_and_tells_why(
     tmp_path: Path, pictures: Path, model: Path
 ) -> None:
@@ -213,6 +214,7 @@ def test_a_job_from_beginning_to_end(tmp_path: Path, pictures: Path, model: Path
     assert uam("merge", tmp_path).exit_code == 2
 
 
+@pytest.mark.long
 def test_a_job_keeps_the_dtype_that_it_began_with(
     tmp_path: Path, pictures: Path, model: Path
 ) -> None:
@@ -239,6 +241,7 @@ def test_sides_are_multiples_of_both_and_a_narrow_picture_is_a_fault(
     assert "--size 8 is smaller than 12" in json.loads(result.stdout)["error"]
 
 
+@pytest.mark.long
 def test_a_machine_that_is_taken_away_says_how_to_go_on(
     tmp_path: Path, pictures: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,9 +128,8 @@ def editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
     return tiny_editor(tmp_path_factory.mktemp("model"))
 
 
-@pytest.mark.parametrize(
-    ("count", "mode"), [(2, "shard_map"), pytest.param(4, "pmap", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("count", "mode"), [(2, "shard_map"), (4, "pmap")])
 def test_an_edit_on_several_devices(
     editor: Editor, count: int, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,7 +292,9 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("mode", ["one", "shard_map", pytest.param("pmap", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "mode", ["one", *(pytest.param(mode, marks=pytest.mark.long) for mode in ("shard_map", "pmap"))]
+)
 def test_arrays_may_lie_on_any_devices(
     editor: Editor, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,8 +41,8 @@ def edit(editor: Editor, count: int, config: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "devices"),
     [
-        ("default", 2),
-        pytest.param("anchored source", None, marks=pytest.mark.long),
+        pytest.param("default", 2, marks=pytest.mark.long),
+        ("anchored source", None),
         pytest.param("of a user", 2, marks=pytest.mark.long),
     ],
 )
@@ -116,7 +116,7 @@ def compiled() -> Iterator[list[str]]:
     jax.monitoring.unregister_event_duration_listener(hear)
 
 
-@pytest.mark.parametrize("devices", [None, 2])
+@pytest.mark.parametrize("devices", [None, pytest.param(2, marks=pytest.mark.long)])
 def test_work_finds_its_programs_compiled(
     editor: Editor, devices: int | None, compiled: list[str]
 ) -> None:

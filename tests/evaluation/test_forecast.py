@@ -64,6 +64,7 @@ def test_a_gpu_is_planned_by_its_roofline(model: Path, tmp_path: Path) -> None:
     assert job["cost"] == pytest.approx(3 * job["chip_hours"])
 
 
+@pytest.mark.long
 def test_an_older_gpu_is_planned_in_float16_and_is_slower(model: Path, tmp_path: Path) -> None:
     rates = {}
     for name in ("t4", "a100"):

@@ -78,8 +78,9 @@ def test_attention_is_one_operation(platform: Platform, fused: bool) -> None:
     assert each.bytes == moved + (0 if fused else logits * 16)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["default", "released", "prompt", "no guidance", "fixed point"])
-@pytest.mark.parametrize("devices", [None, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.parametrize("devices", [None, 2])
 def test_evaluations_are_those_of_the_plan(editor: Editor, name: str, devices: int | None) -> None:
     config = SMALL.updated(VARIANTS[name])
     on = None if devices is None else Devices.local(devices)

@@ -66,6 +66,7 @@ def test_drift_ends_with_the_error_of_the_latent(editor: Editor, items: Items) -
     np.testing.assert_allclose(drift[-1], error, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.long
 def test_uniform_in_one_layer_leaves_the_others(editor: Editor, items: Items) -> None:
     images = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
     z0, prompts = editor.encode(images), list(items.sources)

@@ -47,6 +47,7 @@ def test_words_to_blend_are_what_is_edited(items: Items) -> None:
     assert {words.blend for name, words in found.items() if name.startswith("wall/")} == {("wall",)}
 
 
+@pytest.mark.long
 def test_an_item_changes_its_edited_attributes_and_nothing_else(items: Items) -> None:
     for row in range(len(items)):
         one = items.take([row])

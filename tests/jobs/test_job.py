@@ -103,6 +103,7 @@ def test_an_interrupted_end_can_be_repeated(
     assert finish_job(folder)["ok"] == 2 and (tmp_path / "index.html").exists()
 
 
+@pytest.mark.long
 def test_programs_are_counted_beforehand_and_no_picture_prompt_or_tail_compiles_another(
     editor: Editor, items: list[Item], tmp_path: Path
 ) -> None:

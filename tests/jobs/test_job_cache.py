@@ -91,6 +91,7 @@ def test_a_kept_inversion_is_of_one_picture_whatever_its_batch(
     assert files_of(tmp_path / "alone").items() <= files_of(tmp_path / "first").items()
 
 
+@pytest.mark.long
 def test_a_cache_knows_shapes_and_keeps_no_nonsense(
     editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def test_values_differ_visibly(attribute: str):
         assert changed.mean() > 0.02, (attribute, first, second)
 
 
+@pytest.mark.long
 def test_edit_changes_only_its_mask(drawn: Scene, pictures: np.ndarray):
     after = drawn.replace(colour=(drawn.colour + 1) % len(ATTRIBUTES["colour"]))
     mask = np.asarray(scenes.edit_mask(drawn, after))

@@ -19,6 +19,7 @@ def config(**control: object) -> EditConfig:
     return BASE.updated({"control": {"step_start": 1, "block_start": 0, **control}})
 
 
+@pytest.mark.long
 def test_a_users_mask_is_the_foreground_of_its_own_picture(
     editor: Editor, images: np.ndarray
 ) -> None:
