@@ -14,11 +14,11 @@ from checkpoint_files import write_checkpoint
 
 import uam_jax
 
+pytestmark = pytest.mark.long
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TOY = """
 import json, os, sys
-
-pytestmark = pytest.mark.long
 for line in sys.stdin:
     asked = json.loads(line)
     if asked["do"] == "load":
