@@ -94,6 +94,7 @@ def test_an_inversion_of_another_model_is_refused_by_what_differs(
             use()
 
 
+@pytest.mark.long
 def test_a_spacing_of_ones_own_is_the_models_where_it_says_so(
     editor: Editor, images: np.ndarray
 ) -> None:

@@ -13,6 +13,7 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
 
 
+@pytest.mark.long
 def test_regions_of_0_and_1_are_the_two_predictors(editor: Editor, images: np.ndarray) -> None:
     z0 = editor.encode(images)
     text = editor.invert(z0, SOURCE, uniformity=0.0, steps=4)

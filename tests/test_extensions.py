@@ -57,6 +57,7 @@ def test_an_inversions_data_lead_the_source_back(editor: Editor, images: np.ndar
     assert led.evaluations == plain.evaluations
 
 
+@pytest.mark.long
 def test_an_inversions_figures_are_those_of_each_targets_picture(
     editor: Editor, images: np.ndarray
 ) -> None:

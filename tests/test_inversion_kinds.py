@@ -38,7 +38,9 @@ def own(kind: str, **changes: Any) -> EditConfig:
 
 
 # Those of the other kinds, which have tests of their own below, are counted there.
-@pytest.mark.parametrize("kind", ["edit-friendly", "belm", "proxnpi", "null-text"])
+@pytest.mark.parametrize(
+    "kind", ["edit-friendly", "belm", "proxnpi", pytest.param("null-text", marks=pytest.mark.long)]
+)
 def test_an_edit_counts_its_evaluations_and_shows_its_figures(
     editor: Editor, images: np.ndarray, kind: str
 ) -> None:
@@ -57,6 +59,7 @@ def test_an_edit_counts_its_evaluations_and_shows_its_figures(
 
 
 @pytest.mark.parametrize("kind", ["residual", "edit-friendly", "belm"])
+@pytest.mark.long
 def test_an_edit_with_an_anchored_source_and_a_mask(
     editor: Editor, images: np.ndarray, kind: str
 ) -> None:
@@ -98,6 +101,7 @@ def test_a_negative_prompt_of_an_edit_is_refused_where_another_takes_its_place(
         editor.edit(images[:1], edits, SOURCE, config=own("negative-prompt"))
 
 
+@pytest.mark.long
 def test_directs_offsets_do_what_an_anchored_source_does(
     editor: Editor, images: np.ndarray
 ) -> None:

@@ -292,9 +292,8 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize(
-    "mode", ["one", *(pytest.param(mode, marks=pytest.mark.long) for mode in ("shard_map", "pmap"))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["one", "shard_map", "pmap"])
 def test_arrays_may_lie_on_any_devices(
     editor: Editor, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

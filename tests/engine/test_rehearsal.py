@@ -38,13 +38,9 @@ def edit(editor: Editor, count: int, config: Any) -> Any:
     return editor.edit(images, targets, source, config=config, masks=masks)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
-    ("name", "devices"),
-    [
-        pytest.param("default", 2, marks=pytest.mark.long),
-        ("anchored source", None),
-        pytest.param("of a user", 2, marks=pytest.mark.long),
-    ],
+    ("name", "devices"), [("default", 2), ("anchored source", None), ("of a user", 2)]
 )
 def test_the_programs_are_those_that_an_edit_runs(
     editor: Editor, name: str, devices: int | None, monkeypatch: pytest.MonkeyPatch

@@ -115,6 +115,7 @@ def test_the_page_holds_its_pictures(checked: Path) -> None:
         assert name in page and (value is None or value in page)
 
 
+@pytest.mark.long
 def test_numbers_that_are_not_finite_are_said(tmp_path: Path) -> None:
     editor = tiny_editor(tmp_path)
     broken = jax.tree.map(lambda leaf: leaf + jnp.nan, editor.params["unet"])

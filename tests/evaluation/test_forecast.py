@@ -134,6 +134,7 @@ def test_tpus_are_planned_by_their_compiler(
     assert len(compiled) == count and again["cases"] == record["cases"]
 
 
+@pytest.mark.long
 def test_the_largest_batch_is_compiled_if_asked_for(
     model: Path, tmp_path: Path, compiled: list[Any]
 ) -> None:

@@ -100,6 +100,7 @@ def test_exact_answers_succeed_and_sources_fail(items: Items) -> None:
     np.testing.assert_array_equal(truth.region, differ)
 
 
+@pytest.mark.long
 def test_a_picture_without_a_change_must_keep_what_it_shows(items: Items) -> None:
     row = next(row for row, kind in enumerate(items.kinds) if kind == "no change")
     one = items.take([row])

@@ -58,6 +58,7 @@ def finished(editor: Editor, items: Items, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
+@pytest.mark.long
 def test_every_method_has_a_row_for_every_item(
     editor: Editor, items: Items, finished: Folder
 ) -> None:
@@ -75,6 +76,7 @@ def test_every_method_has_a_row_for_every_item(
             assert Path(finished.path(row[name])).is_file()
 
 
+@pytest.mark.long
 def test_figures_are_those_of_the_pictures(editor: Editor, items: Items, finished: Folder) -> None:
     row = study(editor, items).rows(finished)[0]
     source, made, answer = (
@@ -88,6 +90,7 @@ def test_figures_are_those_of_the_pictures(editor: Editor, items: Items, finishe
     assert row["figures"]["answer_psnr"] == pytest.approx(metrics.psnr(made, answer)[0], abs=0.3)
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_goes_on(
     editor: Editor, items: Items, finished: Folder, tmp_path: Path
 ) -> None:
@@ -125,6 +128,7 @@ def test_more_items_may_follow_but_other_settings_may_not(
         study(editor, items, share=True).run(folder)
 
 
+@pytest.mark.long
 def test_shared_inversions_change_nothing_but_seconds(
     editor: Editor, items: Items, finished: Folder, tmp_path: Path
 ) -> None:
@@ -136,6 +140,7 @@ def test_shared_inversions_change_nothing_but_seconds(
         close(a, b)
 
 
+@pytest.mark.long
 def test_the_exact_mask_stands_for_the_users(editor: Editor, items: Items, tmp_path: Path) -> None:
     config = CONFIG.updated({"mask": {"user": "replace", "user_from_start": True}})
     given = ScenesStudy(editor, {"given": config}, items.take([0, 1]), chunk=2)

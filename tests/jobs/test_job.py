@@ -28,7 +28,9 @@ from uam_jax.jobs.sizes import measure
 from uam_jax.runtime.host_memory import Budget
 
 
-@pytest.mark.parametrize("way", ["devices", "shards", "resumed"])
+@pytest.mark.parametrize(
+    "way", [pytest.param("devices", marks=pytest.mark.long), "shards", "resumed"]
+)
 def test_however_it_is_cut_up_the_bytes_are_the_same(
     editor: Editor, items: list[Item], whole: Path, tmp_path: Path, way: str
 ) -> None:

@@ -43,6 +43,7 @@ def test_a_users_mask_is_the_foreground_of_its_own_picture(
         editor.edit(images, [TARGET] * 2, SOURCE, config=config(foreground="mask"))
 
 
+@pytest.mark.long
 def test_words_are_the_foreground(editor: Editor, images: np.ndarray) -> None:
     own = config(foreground="words", word_side=1.0, word_threshold=0.5, keys="both")
     edits = [Edit(TARGET, words=Words(("cube", "ball"))), Edit(TARGET, words=Words(("a",)))]

@@ -144,6 +144,7 @@ def test_the_same_prompt_changes_nothing(editor: Editor, images: np.ndarray) -> 
     assert_close(made.latents, made.source_latents, 1e-4)
 
 
+@pytest.mark.long
 def test_words_limit_and_weigh_an_edit(editor: Editor, images: np.ndarray) -> None:
     def latents(edits: list[Any], rows: Any = slice(None)) -> np.ndarray:
         return np.asarray(editor.edit(images[rows], edits, SOURCE, config=CONFIG).latents)
