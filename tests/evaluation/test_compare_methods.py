@@ -84,6 +84,10 @@ def test_the_best_cells_go_on(script: ModuleType, monkeypatch: pytest.MonkeyPatc
     count = len(runs)
     script.main()
     assert len(runs) == count
+    monkeypatch.setattr(script, "weights", lambda: "of another model")
+    script.main()
+    assert len(runs) == 2 * count
+    count = len(runs)
     monkeypatch.setattr("sys.argv", ["compare_methods.py", "--items", "30", "--only", "belm, null"])
     script.main()
     assert [stage for stage, _ in runs[count:]] == ["screen"]
