@@ -103,8 +103,8 @@ LEFT_OUT = (
 
 FIGURES = (
     "success", "background_psnr", "vae_background_psnr", "kept_success", "kept_background_psnr", "edit_psnr",
-    "mask_iou", "changed", "contrast", "difference", "moved", "noise", "opacity", "reconstruction", "round_trip",
-    "separability", "share", "stability",
+    "mask_iou", "agreement", "changed", "contrast", "difference", "moved", "noise", "opacity", "reconstruction",
+    "round_trip", "separability", "share", "stability",
 )  # fmt: skip
 """Those that are kept of every edit: its scores and the signals of its confidence."""
 

@@ -69,7 +69,7 @@ def test_evaluations_are_those_that_ran(
         return 0.1 * latent + time / 1000, {}
 
     monkeypatch.setattr(StableDiffusion, "predict", counted)
-    compiled = (programs.invert, programs.denoise, programs.edit)
+    compiled = (programs.invert, programs.denoise, programs.edit, programs.agreement)
     for program in compiled:
         program.clear_cache()
     prompts = source if config.source.condition == "prompt" else None
@@ -110,13 +110,16 @@ def test_counts_of_the_method(editor: Editor) -> None:
 def test_a_batch_equals_its_singles(editor: Editor, seed: int) -> None:
     images = np.random.default_rng(seed).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
     targets = [TARGET, "a cube", "a red ball"]
-    together = editor.edit(images, targets, config=SMALL, keep_masks=True)
+    config = SMALL.updated({"agreement": True})
+    together = editor.edit(images, targets, config=config, keep_masks=True)
     share = float(np.asarray(together.masks).mean())
     assert 0.1 < share < 0.9
     for i, target in enumerate(targets):
-        alone = editor.edit(images[i : i + 1], [target], config=SMALL, keep_masks=True)
+        alone = editor.edit(images[i : i + 1], [target], config=config, keep_masks=True)
         assert_close(alone.step_masks[:, 0], together.step_masks[:, i])
         assert_close(alone.latents[0], together.latents[i], 1e-4)
+        agreements = alone.signals["agreement"][0], together.signals["agreement"][i]
+        assert_close(*agreements, 1e-4)
 
 
 def test_a_batch_equals_its_singles_in_every_step(editor: Editor) -> None:

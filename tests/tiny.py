@@ -34,7 +34,7 @@ VARIANTS = {
     "default": {},
     "released": {"auxiliary": {"latents": "replay"}},
     "anchored source": {"source": {"latents": "anchored"}},
-    "no control": {"source": {"latents": "anchored"}, "control": "none"},
+    "no control": {"source": {"latents": "anchored"}, "control": "none", "agreement": True},
     "original": {"auxiliary": {"latents": "original"}},
     "prompt": {"source": {"condition": "prompt"}, "inversion": {"guidance": 2.0}},
     "no guidance": {"guidance": 1.0, "source": {"condition": "prompt"}},

@@ -16,7 +16,6 @@ from jaxtyping import Array
 from uam_jax.engine import programs
 from uam_jax.engine.arguments import (
     checked_images,
-    checked_latents,
     checked_number,
     checked_regions,
     inversion_regions,
@@ -43,7 +42,7 @@ from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig, InversionConfig
 from uam_jax.method.edit import EditInputs
 from uam_jax.method.inversions import DDIMInversion, InversionMethod
-from uam_jax.types import Condition, Image, ImageLike, Latent, LatentLike, MaskLike
+from uam_jax.types import Image, ImageLike, Latent, LatentLike, MaskLike
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,44 +92,6 @@ class Editor(LoadedModel):
         if config.preserve == "latent":
             return result
         return result.delivered(originals, masks)
-
-    # Pictures and text
-
-    def upload(self, images: ImageLike, *, checked: bool = False) -> Image:
-        """Pictures on the device: once for `encode` and `prepare`, each of which would else bring them there.
-
-        Args:
-          images: as in `edit`.
-          checked: their values need not be looked at, which brings those of a device to the host.
-
-        Raises:
-          InputError: the sides are not multiples of `size_multiple`, or the values are not in [-1, 1].
-        """
-        return jnp.asarray(
-            checked_images(images, multiple=self.size_multiple, model=self.name, values=not checked)
-        )
-
-    def encode(self, images: ImageLike, *, checked: bool = False) -> Latent:
-        """Pictures -> scaled latents: the posterior's mean times the scaling factor; arguments as of `upload`."""
-        images = self.upload(images, checked=checked)
-        return programs.encode(self.checkpoint.vae, self.params, images, on=self.devices)
-
-    def decode(self, latents: LatentLike) -> Image:
-        """Scaled latents -> pictures, clipped to [-1, 1]."""
-        latents = checked_latents(latents, channels=self.latent_channels, finite=False)
-        return programs.decode(self.checkpoint.vae, self.params, latents, on=self.devices)
-
-    def condition(self, prompts: Prompts) -> Condition:
-        """Texts -> the network's condition; over-long prompts are cut with a warning."""
-        return self.inverter.condition(prompts)
-
-    def _latents(self, latents: LatentLike, *, finite: bool = True) -> Latent:
-        return checked_latents(
-            latents,
-            channels=self.latent_channels,
-            multiple=self.latent_multiple,
-            finite=finite,
-        )
 
     # The method
 
@@ -320,12 +281,14 @@ class Editor(LoadedModel):
 
         start, over_steps = per_target(prepared.start), functools.partial(per_target, axis=1)
         source = jax.tree.map(per_target, prepared.condition)
+        model = self.inverter.model(config.spacing)
+        conditions = self.inverter.conditions(edits, source, config)
         trace = programs.edit(
-            self.inverter.model(config.spacing),
+            model,
             self.params,
             jnp.copy(start),
             programs.EditArrays(
-                conditions=self.inverter.conditions(edits, source, config),
+                conditions=conditions,
                 inputs=EditInputs(
                     auxiliary_clean=over_steps(prepared.auxiliary_clean),
                     user_mask=per_target(prepared.masks),
@@ -355,6 +318,12 @@ class Editor(LoadedModel):
             trace._replace(masks=None),
             on=self.devices,
         )
+        if config.agreement:
+            null, target = conditions["null"], conditions["target"]
+            found = programs.agreement(
+                model, self.params, trace.target, null, target, on=self.devices
+            )
+            signals = {**signals, "agreement": found}
         t, h, w = trace.free.shape
         size = t, h * self.size_factor, w * self.size_factor
         return EditResult(

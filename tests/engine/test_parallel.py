@@ -135,7 +135,7 @@ def test_an_edit_on_several_devices(
 ) -> None:
     images = np.random.default_rng(3).uniform(-1, 1, (5, 8, 8, 3)).astype(np.float32)
     targets = [TARGET, "a cube", "a red ball", TARGET, "a cone"]
-    config = SMALL.updated({"inversion": "fixed_point"})
+    config = SMALL.updated({"inversion": "fixed_point", "agreement": True})
     alone = editor.edit(images, targets, config=config, keep_masks=True)
 
     run, calls = Program.__call__, []
@@ -155,6 +155,7 @@ def test_an_edit_on_several_devices(
     assert {*alone.figures} == {"source_residual", "auxiliary_residual"}
     for name, values in alone.figures.items():
         assert_close(spread.figures[name], values)
+    assert_close(spread.signals["agreement"], alone.signals["agreement"], 1e-4)
 
     if mode == "shard_map":
         [(each, args, kwargs)] = [call for call in calls if call[0].__name__ == "edit"]

@@ -60,6 +60,10 @@ def test_a_confidence_finds_the_signal_that_tells() -> None:
         max(weights, key=lambda name: abs(weights[name])) == "contrast" and weights["contrast"] > 1
     )
     assert "stability" not in weights, "a signal that never changes tells nothing"
+    assert "agreement" not in weights, "and one that is not there neither"
+    asked = [row(0, right=right, agreement=float(right)) for right in (True, False) * 20]
+    assert fit_confidence(asked, "others")["weights"]["agreement"] > 1
+    assert "agreement" not in fit_confidence([*asked, ROWS[0]], "both")["weights"]
     assert table["fitted"] == "200 edits of edits made by hand"
     calibration = Calibration.from_settings(table)
     judged = judge(calibration, [*ROWS, {"status": "failed"}])

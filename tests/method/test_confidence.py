@@ -74,6 +74,8 @@ def test_confidence_is_a_logistic_of_standardised_signals() -> None:
     high = calibration.confidence(signals(separability=0.8, share=0.1))
     assert high == pytest.approx(1 / (1 + np.exp(-3.5)))
     assert calibration.review(signals(separability=0.8)) == [None]
+    without = {name: value for name, value in signals(share=0.1).items() if name != "separability"}
+    assert calibration.confidence(without) == calibration.confidence(signals(share=0.1))
 
 
 @pytest.mark.parametrize(

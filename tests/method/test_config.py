@@ -223,7 +223,7 @@ def test_a_spacing_is_the_models_own_or_another() -> None:
 
 def test_the_fingerprint_is_the_same_everywhere() -> None:
     # Jobs and caches know a config by it.
-    assert EditConfig().fingerprint() == "74b3c92c4398b8ce"
+    assert EditConfig().fingerprint() == "787986c8c6acf773"
 
 
 def test_another_kind_begins_with_its_own_defaults_and_the_same_keeps_its_values() -> None:

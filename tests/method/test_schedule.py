@@ -28,6 +28,15 @@ SD = {
 SPACINGS = ("leading", "trailing", "linspace")
 
 
+def test_levels_at_shares_of_the_trained_timesteps() -> None:
+    schedule = Schedule()
+    steps = schedule.at((0.45, 0.85))
+    assert steps.time.tolist() == [450, 850] and steps.index.tolist() == [0, 1]
+    np.testing.assert_allclose(steps.signal**2, schedule.alpha_bar[[450, 850]], rtol=1e-6)
+    np.testing.assert_allclose(steps.signal**2 + steps.sigma**2, 1, rtol=1e-6)
+    assert (steps.signal_next == steps.signal).all() and (steps.sigma_next == steps.sigma).all()
+
+
 def test_stable_diffusion_levels() -> None:
     schedule = Schedule.from_config(SD)
     assert schedule.alpha_bar.dtype == np.float32

@@ -14,7 +14,12 @@ from uam_jax.checkpoints.load import Checkpoint, load_checkpoint
 from uam_jax.checkpoints.recommended import Recommended, recommended_by
 from uam_jax.checkpoints.tokenizer import unknown_words
 from uam_jax.engine import programs
-from uam_jax.engine.arguments import inversion_regions, latent_masks
+from uam_jax.engine.arguments import (
+    checked_images,
+    checked_latents,
+    inversion_regions,
+    latent_masks,
+)
 from uam_jax.engine.inversion import InversionKey
 from uam_jax.engine.inverter import Inverter
 from uam_jax.engine.parallel import Devices, gather, platform_of
@@ -24,7 +29,7 @@ from uam_jax.method.confidence import Calibration
 from uam_jax.method.config import EditConfig
 from uam_jax.method.plan import Plan
 from uam_jax.runtime.platforms import Platform
-from uam_jax.types import MaskLike, Params, Site
+from uam_jax.types import Condition, Image, ImageLike, Latent, LatentLike, MaskLike, Params, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +217,44 @@ class LoadedModel:
                 stacklevel=3,
             )
 
+    # Pictures and text
+
+    def upload(self, images: ImageLike, *, checked: bool = False) -> Image:
+        """Pictures on the device: once for `encode` and `prepare`, each of which would else bring them there.
+
+        Args:
+          images: as in `edit`.
+          checked: their values need not be looked at, which brings those of a device to the host.
+
+        Raises:
+          InputError: the sides are not multiples of `size_multiple`, or the values are not in [-1, 1].
+        """
+        return jnp.asarray(
+            checked_images(images, multiple=self.size_multiple, model=self.name, values=not checked)
+        )
+
+    def encode(self, images: ImageLike, *, checked: bool = False) -> Latent:
+        """Pictures -> scaled latents: the posterior's mean times the scaling factor; arguments as of `upload`."""
+        images = self.upload(images, checked=checked)
+        return programs.encode(self.checkpoint.vae, self.params, images, on=self.devices)
+
+    def decode(self, latents: LatentLike) -> Image:
+        """Scaled latents -> pictures, clipped to [-1, 1]."""
+        latents = checked_latents(latents, channels=self.latent_channels, finite=False)
+        return programs.decode(self.checkpoint.vae, self.params, latents, on=self.devices)
+
+    def condition(self, prompts: Prompts) -> Condition:
+        """Texts -> the network's condition; over-long prompts are cut with a warning."""
+        return self.inverter.condition(prompts)
+
+    def _latents(self, latents: LatentLike, *, finite: bool = True) -> Latent:
+        return checked_latents(
+            latents,
+            channels=self.latent_channels,
+            multiple=self.latent_multiple,
+            finite=finite,
+        )
+
     # The inversions and programs of an edit
 
     def inversions_needed(
@@ -260,6 +303,7 @@ class LoadedModel:
             ("error_map",),
             ("edit", course, user_mask, replayed, *details, *sampled),
             ("signals", replayed and plan.segments[-1].source),
+            *([("agreement",)] if config.agreement else []),
         ]
         for key, levels in keys.levels(plan, config).items():
             kind = key.uniformity, any(key.prompts), key.rows, regions and key == keys.source

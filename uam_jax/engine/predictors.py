@@ -115,6 +115,26 @@ def predictor(
     return predict
 
 
+def noise_under(
+    model: Model, params: Params, conditions: Sequence[Condition], batch: int
+) -> Callable[[Latent, Step], tuple[Latent, ...]]:
+    """The noise that the network finds in latents under each of some conditions, from one call.
+
+    Args:
+      model: the denoiser and its schedule.
+      params: of the checkpoint.
+      conditions: of every example, or of one for all.
+      batch: the number of examples.
+    """
+    stacked, count = _stack([_rows(each, batch) for each in conditions]), len(conditions)
+    predict = predictor(model, params, Branch(stacked, None), 0.0, count * batch)
+
+    def noise_of(latent: Latent, step: Step) -> tuple[Latent, ...]:
+        return tuple(jnp.split(predict(jnp.concatenate([latent] * count), step).noise, count))
+
+    return noise_of
+
+
 def source_branch(model: Model, params: Params, branch: Branch, batch: int) -> SourceBranch:
     """The edit's source branch without a control, for an inversion.
 

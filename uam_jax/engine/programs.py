@@ -19,12 +19,15 @@ from uam_jax.engine.predictors import (
     Course,
     Model,
     branch_predictor,
+    noise_under,
     predictor,
     retracing,
     source_branch,
 )
 from uam_jax.errors import InputError
 from uam_jax.method import confidence, sample
+from uam_jax.method.agreement import SHARES
+from uam_jax.method.agreement import agreement as agreement_of
 from uam_jax.method.confidence import Signals, edit_signals
 from uam_jax.method.config import EditConfig
 from uam_jax.method.controls import Control
@@ -295,6 +298,15 @@ def signals(
 ) -> Signals:
     """See `confidence.edit_signals`."""
     return edit_signals(images, edited, rebuilt, z0, start, trace)
+
+
+@program(static=["model"], batched={"latents": 0, "null": None, "target": 0}, out=0)
+def agreement(
+    model: Model, params: Params, latents: Latent, null: Condition, target: Condition
+) -> Float[Array, "b"]:
+    """See `method.agreement`."""
+    noise_of = noise_under(model, params, (null, target), len(latents))
+    return agreement_of(noise_of, latents, model.schedule.at(SHARES))
 
 
 @program(static=[], batched={"images": 0, "rebuilt": 0}, out=0)

@@ -41,9 +41,10 @@ def are_right(rows: Sequence[Row]) -> np.ndarray:
 
 
 def signals_of(rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    """The signals of edits by name, each of shape (rows,)."""
+    """The signals of edits by name, each of shape (rows,); NaN where an edit lacks one."""
     return {
-        name: np.asarray([row["figures"][name] for row in rows], np.float64) for name in _SIGNALS
+        name: np.asarray([row["figures"].get(name) for row in rows], np.float64)
+        for name in _SIGNALS
     }
 
 
@@ -64,6 +65,7 @@ def fit_confidence(rows: Sequence[Row], on: str) -> dict[str, Any]:
             f"a confidence needs {FEWEST} edits that are right and {FEWEST} that are not, and {right.sum()} of "
             f"{len(rows)} are right: calibrate on more items, or with several --methods"
         )
+    # One that some edits lack would say by its absence which method they are of.
     names = [name for name in REASONS if signals[name].std() > 1e-6]
     means = {name: signals[name].mean() for name in names}
     scales = {name: signals[name].std() for name in names}

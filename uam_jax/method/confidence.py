@@ -1,8 +1,8 @@
 """How far an edit can be trusted: signals that are computed from its own arrays, and one number made of them.
 
 The right answer is not known here. The auxiliary branch shows how well the model can reproduce this picture at all, the
-source branch shows whether denoising came back to where it started, and the masks show whether the two prompts disagree
-in one place or everywhere.
+source branch shows whether denoising came back to where it started, the masks show whether the two prompts disagree
+in one place or everywhere, and the network can be asked whether the result agrees with its prompt (`agreement`).
 """
 
 import math
@@ -122,6 +122,10 @@ REASONS: dict[str, tuple[str, str]] = {
     "stability": ("the mask changes from step to step", "the mask never changes"),
     "share": ("hardly anything was free to change", "most of the picture was free to change"),
     "moved": ("the picture hardly changed", "the picture changed as a whole"),
+    "agreement": (
+        "the result does not look like its target prompt",
+        "the result looks like nothing but its target prompt",
+    ),
     "round_trip": ("the way back did not lead to the original", "nothing moved the source branch"),
 }
 """The reasons that a low and a high value of a signal give; these signals `Calibration.weights` may name."""
@@ -136,7 +140,7 @@ class Calibration:
     """From signals to one confidence: a logistic regression, times how familiar the picture is.
 
     Attributes:
-      weights: of the signals, standardised.
+      weights: of the signals, standardised; one that an edit lacks counts as its mean.
       means: of the signals where it was fitted.
       scales: their standard deviations there.
       bias: of the logit.
@@ -236,6 +240,7 @@ class Calibration:
                 (np.asarray(signals[name], np.float64) - self.means[name]) / self.scales[name]
             )
             for name, weight in self.weights.items()
+            if name in signals
         }
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from uam_jax.errors import InputError
 from uam_jax.files import local_path, read_text
+from uam_jax.method.agreement import EVALUATIONS
 from uam_jax.method.controls import CONTROLS, Control, MasaCtrl
 from uam_jax.method.inversions import INVERSIONS, DDIMInversion, InversionMethod
 from uam_jax.method.masks import MaskRule
@@ -165,6 +166,10 @@ class EditConfig(Section):
         "rule of a step, in denoising and inversion: DDIM, or DPM-Solver++ of second order; ddpm and belm are those of "
         "the inversions edit-friendly and belm",
     ] = "ddim"
+    agreement: Annotated[
+        bool,
+        "whether the network is asked how well its prompt describes the result, for the confidence: 4 evaluations more",
+    ] = False
     source: Annotated[SourceConfig, "the source branch"] = SourceConfig()
     inversion: Annotated[InversionConfig, "how the source is inverted"] = InversionConfig()
     auxiliary: Annotated[AuxiliaryConfig, "what is preserved"] = AuxiliaryConfig()
@@ -290,6 +295,7 @@ class EditConfig(Section):
             inversion_cost=source.method.cost,
             source_cost=source.method.source_cost(2 if prompted and self.guidance != 1 else 1),
             auxiliary_cost=auxiliary.method.cost,
+            agreement=EVALUATIONS if self.agreement else 0,
         )
 
 

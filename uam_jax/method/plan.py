@@ -84,6 +84,7 @@ class Plan:
       inversion_cost: evaluations of a row in its step, see `InversionMethod`.
       source_cost: evaluations in its step with the edit's source branch.
       auxiliary_cost: evaluations in a step of the auxiliary branch's inversion.
+      agreement: evaluations that compare a result with its prompt.
     """
 
     segments: tuple[Segment, ...]
@@ -94,6 +95,7 @@ class Plan:
     inversion_cost: int = 1
     source_cost: int = 0
     auxiliary_cost: int = 1
+    agreement: int = 0
 
     @property
     def steps(self) -> int:
@@ -123,8 +125,9 @@ class Plan:
 
     @property
     def edit_evaluations(self) -> int:
-        """Single-sample network evaluations of the source and target branches, for one target."""
-        return sum(len(part) * len(self.rows_in(part)) for part in self.segments)
+        """Single-sample network evaluations of source, target and agreement, for one target."""
+        steps = sum(len(part) * len(self.rows_in(part)) for part in self.segments)
+        return steps + self.agreement
 
     @property
     def inversion_evaluations(self) -> int:

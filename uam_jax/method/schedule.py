@@ -23,7 +23,7 @@ Differences from diffusers' `DDIMScheduler` and `DDIMInverseScheduler` (same num
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from typing import Any, Self
@@ -161,6 +161,13 @@ class Schedule:
     def inverting(self, steps: int, depth: int | None = None) -> Step:
         """The first `depth` of `steps` inverting steps (default: all), from level 0 to `depth`."""
         return reverse(self.denoising(steps, depth))
+
+    def at(self, shares: Sequence[float]) -> Step:
+        """Steps that stay where they are, at shares of the trained timesteps; their indices count them."""
+        times = np.asarray([int(share * self.num_train_timesteps) for share in shares], np.int32)
+        signal, sigma = np.sqrt(self.alpha_bar[times]), np.sqrt(1 - self.alpha_bar[times])
+        level = (jnp.asarray(signal), jnp.asarray(sigma)) * 2
+        return Step(jnp.arange(len(times), dtype=jnp.int32), jnp.asarray(times), *level)
 
     def split(self, output: Latent, latent: Latent, step: Step) -> Prediction:
         """The network's output for `latent`, as a clean estimate and noise; see the function `split`."""
