@@ -2,24 +2,28 @@
 
     python scripts/compare_methods.py
 
-Every cell edits 60 items of the tune third with 20 steps, and the forty best of them do so with 50 steps. The twelve
-best of those, and the model's own settings and `released`, edit the whole report third. A run that was stopped goes on
-where it was (`runs/methods/`). Each inversion is a process of its own, since a process keeps all programs that it has
-compiled. Its rows, the tables and the plots are kept in `benchmarks/scenes/methods/`; what is kept is not made again.
+Every cell edits 60 items of the tune third with 20 steps. The forty best of them, and the model's own settings, do so
+with 50 steps. The twelve best of those, the model's own settings and `released` edit the whole report third. A run that
+was stopped goes on where it was (`runs/methods/`). An inversion's cells are edited by a process of its own, since a
+process keeps all programs that it has compiled; `--jobs 2` runs two of them side by side, each on half of the cores.
+Their rows, the tables and the plots are kept in `benchmarks/scenes/methods/`; what is kept is not made again.
 """
 
 import argparse
 import functools
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
-from uam_jax import Editor
+from uam_jax import EditConfig, Editor
 from uam_jax.cli.eval_report import as_markdown
 from uam_jax.evaluation.plots import clouds
 from uam_jax.evaluation.scenes_bench import Third
@@ -108,8 +112,13 @@ FIGURES = (
 )  # fmt: skip
 """Those that are kept of every edit: its scores and the signals of its confidence."""
 
+CHUNK = "5"
+"""Items in a batch: 20 samples in a call of the network are 1.5 times faster on a core than 80."""
+
 Cells = Mapping[str, list[str]]
 """Settings by the cell's name: inversion, control and mask."""
+Groups = Mapping[str, Cells]
+"""Cells that one process edits, by a name; those without settings are presets."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +130,14 @@ class Stage:
       steps: of inversion and edit.
       third: of Scenes-Bench.
       items: the number of its first items; None: all.
+      agreement: the network is asked whether results agree with their prompts, for the confidence.
     """
 
     name: str
     steps: int
     third: Third
     items: int | None
+    agreement: bool = True
 
     def cells(self, inversion: str) -> dict[str, list[str]]:
         """The settings of an inversion's cells, by their names."""
@@ -141,53 +152,71 @@ class Stage:
                 found[f"{inversion}, {control}, {mask}"] = [
                     GUIDANCE,
                     f"steps={self.steps}",
+                    *(["agreement=true"] if self.agreement else []),
                     *INVERSIONS[inversion],
                     *own,
                     *rule,
                 ]
         return found
 
-    def rows(self, name: str, cells: Cells, *presets: str) -> list[Row]:
-        """The rows of some cells and presets, from what is kept, or by `uam eval scenes`.
+    def rows(self, groups: Groups, jobs: int) -> list[Row]:
+        """The rows of all cells; so many groups are edited at a time, each on its share of the cores."""
+        shares: SimpleQueue[set[int]] = SimpleQueue()
+        cores = sorted(os.sched_getaffinity(0))
+        for job in range(jobs):
+            shares.put({*cores[job::jobs]} or {*cores})
 
-        Args:
-          name: of the group of cells that one process edits.
-          cells: to be edited.
-          presets: further methods.
-        """
+        def take_cores() -> None:
+            os.sched_setaffinity(0, shares.get())  # of this thread and what it starts
+
+        with ThreadPoolExecutor(jobs, initializer=take_cores) as pool:
+            found = pool.map(self.rows_of, groups, groups.values())
+            return [row for rows in found for row in rows]
+
+    def rows_of(self, name: str, cells: Cells) -> list[Row]:
+        """The rows of a group, from what is kept, or by `uam eval scenes`."""
         kept = KEPT / self.name / f"{name}.json.gz"
-        asked = {"weights": weights(), "cells": dict(cells), "items": self.items}
+        asked = {"weights": model().weights_hash, "cells": dict(cells), "items": self.items}
+        if presets := [label for label, keys in cells.items() if not keys]:
+            asked["presets"] = {preset: settings(preset).fingerprint() for preset in presets}
         if kept.exists():
             found = json.loads(gzip.decompress(kept.read_bytes()))
             if asked.items() <= found.items():
                 return unpacked(found["methods"])
-        rows = self.run(name, cells, *presets)
+        rows = self.run(name, cells)
         content = asked | {"methods": packed(rows)}
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_bytes(gzip.compress(json.dumps(content).encode(), mtime=0))
         return rows
 
-    def run(self, name: str, cells: Cells, *presets: str) -> list[Row]:
+    def run(self, name: str, cells: Cells) -> list[Row]:
         """Runs `uam eval scenes`, or goes on with it."""
         file, out = RUNS / self.name / f"{name}.toml", RUNS / self.name / name
         file.parent.mkdir(parents=True, exist_ok=True)
         tables = [
             f'[methods.{json.dumps(label)}]\nconfig = "default"\nset = {json.dumps(keys)}\n'
             for label, keys in cells.items()
+            if keys
         ]
         file.write_text("\n".join(tables), encoding="utf-8")
-        methods = ",".join([*presets, str(file)])
+        presets = [label for label, keys in cells.items() if not keys]
+        methods = ",".join([*presets, *([str(file)] if tables else [])])
         command = [sys.executable, "-m", "uam_jax", "eval", "scenes", "--methods", methods]
-        command += ["--third", self.third, "--out", str(out), "--share", "--chunk", "20"]
+        command += ["--third", self.third, "--out", str(out), "--share", "--chunk", CHUNK]
         command += ["--n", str(self.items)] if self.items else []
         subprocess.run(command, check=True)
         return [*JobFolder(Folder(str(out))).rows().values()]
 
 
 @functools.cache
-def weights() -> str:
-    """The hash of the model's weights: rows of another model are not reused."""
-    return Editor.load("scenes").weights_hash
+def model() -> Editor:
+    """The model: rows of other weights are not reused."""
+    return Editor.load("scenes")
+
+
+def settings(preset: str) -> EditConfig:
+    """Those of a preset: rows of others are not reused."""
+    return model().default_config if preset == "default" else EditConfig.load(preset)
 
 
 def packed(rows: Iterable[Row]) -> dict[str, Any]:
@@ -254,27 +283,30 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=60, help="of the tune third")
     parser.add_argument("--good", type=int, default=40, help="cells that are edited with 50 steps")
     parser.add_argument("--best", type=int, default=12, help="cells that go on to the report third")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that edit side by side")
     given = parser.parse_args()
-    screen = Stage("screen", 20, "tune", given.items)
+    screen = Stage("screen", 20, "tune", given.items, agreement=False)
     tune, report = Stage("tune", 50, "tune", given.items), Stage("report", 50, "report", None)
-    screened = [
-        row for name in given.only for row in screen.rows(file_name(name), screen.cells(name))
-    ]
+    groups = {file_name(name): screen.cells(name) for name in given.only}
+    screened = screen.rows(groups, given.jobs)
     if given.only != [*INVERSIONS]:
         return
     good = best(keep(screen, screened)["methods"], given.good)
-    tuned: list[Row] = []
+    groups = {"default": {"default": []}}
     for name in INVERSIONS:
         if cells := {label: keys for label, keys in tune.cells(name).items() if label in good}:
-            tuned += tune.rows(file_name(name), cells)
-    chosen = best(keep(tune, tuned)["methods"], given.best)
+            groups[file_name(name)] = cells
+    tuned = keep(tune, tune.rows(groups, given.jobs))["methods"]
+    del tuned["default"]
     every = {label: keys for name in INVERSIONS for label, keys in report.cells(name).items()}
-    cells = {label: every[label] for label in chosen}
-    keep(report, report.rows("best", cells, "default", "released"))
+    chosen = {"default": [], "released": []}
+    chosen |= {label: every[label] for label in best(tuned, given.best)}
+    groups = {file_name(label): {label: keys} for label, keys in chosen.items()}
+    keep(report, report.rows(groups, given.jobs))
 
 
-def file_name(inversion: str) -> str:
-    return inversion.replace(", ", "-").replace(" ", "-")
+def file_name(label: str) -> str:
+    return label.replace(", ", "-").replace(" ", "-")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 import importlib
 import json
 import re
+import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -57,13 +58,13 @@ def test_the_best_cells_go_on(script: ModuleType, monkeypatch: pytest.MonkeyPatc
     labels = [label for inversion in script.INVERSIONS for label in every(inversion)]
     background = {label: 20 + number / 100 for number, label in enumerate(labels)}
 
-    def run(stage: Any, name: str, cells: Any, *presets: str) -> Any:
-        runs.append((stage.name, [*presets, *cells]))
+    def run(stage: Any, name: str, cells: Any) -> Any:
+        runs.append((stage.name, [*cells]))
         # The last cells have the best background, and half of them fail half of the edits.
         return [
             row(label, item, success=item % 2 if labels.index(label) % 2 else 1.0, background=background[label])
             if label in labels else row(label, item, success=1.0, background=30.0)
-            for label in runs[-1][1]
+            for label in cells
             for item in range(2)
         ]  # fmt: skip
 
@@ -74,19 +75,26 @@ def test_the_best_cells_go_on(script: ModuleType, monkeypatch: pytest.MonkeyPatc
     screened = [names for stage, names in runs if stage == "screen"]
     tuned = [names for stage, names in runs if stage == "tune"]
     assert [name for names in screened for name in names] == labels
-    assert [name for names in tuned for name in names] == good[-5:]
-    assert runs[-1] == ("report", ["default", "released", *good[:-4:-1]])
+    assert [name for names in tuned for name in names] == ["default", *good[-5:]]
+    reported = [name for stage, names in runs if stage == "report" for name in names]
+    assert reported == ["default", "released", *good[:-4:-1]]
     kept = json.loads((script.KEPT / "report.json").read_text())
-    assert [*kept["methods"]] == runs[-1][1]
+    assert [*kept["methods"]] == reported
     assert (script.KEPT / "screen.png").stat().st_size > 10_000
     assert "| " + good[-1] + " | 100 " in (script.KEPT / "tune.md").read_text()
     # Kept rows are not made again, unless something else is asked for.
     count = len(runs)
     script.main()
     assert len(runs) == count
-    monkeypatch.setattr(script, "weights", lambda: "of another model")
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--jobs", "2"])
+    monkeypatch.setattr(script, "settings", lambda preset: EditConfig(steps=49))
     script.main()
-    assert len(runs) == 2 * count
+    assert sorted(names for _, names in runs[count:]) == [["default"], ["default"], ["released"]]
+    count = len(runs)
+    other = SimpleNamespace(weights_hash="of another model")
+    monkeypatch.setattr(script, "model", lambda: other)
+    script.main()
+    assert len(runs) == 2 * count - 3
     count = len(runs)
     monkeypatch.setattr("sys.argv", ["compare_methods.py", "--items", "30", "--only", "belm, null"])
     script.main()
