@@ -38,6 +38,7 @@ PROMPTED = {
         "source": {"latents": "anchored"},
         "auxiliary": {"latents": "original"},
     },
+    "looked at": {"guidance": 3.0},
     "in a region": {
         "inversion": {"guidance": 2.0, "outside_uniformity": 1.0},
         "mask": {"user": "replace"},
@@ -56,7 +57,8 @@ PROMPTED = {
 def test_evaluations_are_those_that_ran(
     editor: Editor, images: np.ndarray, name: str, source: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    condition = {} if name in VARIANTS else {"source": {"condition": "prompt"}}
+    prompted = {"source": {"condition": "auto" if name == "looked at" else "prompt"}}
+    condition = {} if name in VARIANTS else prompted
     config = SMALL.updated(VARIANTS[name] if name in VARIANTS else PROMPTED[name]).updated(
         condition
     )
@@ -72,7 +74,7 @@ def test_evaluations_are_those_that_ran(
     compiled = (programs.invert, programs.denoise, programs.edit, programs.agreement)
     for program in compiled:
         program.clear_cache()
-    prompts = source if config.source.condition == "prompt" else None
+    prompts = None if config.source.condition == "null" else source
     result = editor.edit(images[:2], [[TARGET, "a cube"]] * 2, prompts, masks=masks, config=config)
     jax.effects_barrier()
     for program in compiled:

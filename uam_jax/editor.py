@@ -29,16 +29,16 @@ from uam_jax.engine.loaded import LoadedModel
 from uam_jax.engine.prepared import Prepared
 from uam_jax.engine.prompts import (
     Prompts,
+    SettledSource,
     Targets,
     checked_source,
     flatten_edits,
     prepare_control,
     prompt_list,
-    settle_context,
-    source_prompts,
     with_sources,
 )
 from uam_jax.errors import InputError
+from uam_jax.method.agreement import RESULT
 from uam_jax.method.config import EditConfig, InversionConfig
 from uam_jax.method.edit import EditInputs
 from uam_jax.method.inversions import DDIMInversion, InversionMethod
@@ -66,7 +66,7 @@ class Editor(LoadedModel):
           images: in [-1, 1]; sides are multiples of `size_multiple`.
           target: a prompt or an `Edit` per picture, or a list of them per picture.
           source: descriptions of the pictures: one prompt for all or one each; used where
-            `config.source.condition` is "prompt". The edits may give them instead.
+            `config.source.condition` asks for them. The edits may give them instead.
           masks: where each picture may change, in [0, 1]; see `config.mask.user`.
           inversions: of these pictures, to be used where `config` needs them.
           config: the model's `default_config` if not given.
@@ -198,7 +198,7 @@ class Editor(LoadedModel):
     def prepare(
         self,
         z0: LatentLike,
-        source: Prompts | None = None,
+        source: Prompts | SettledSource | None = None,
         *,
         masks: MaskLike | None = None,
         inversions: Inversion | Sequence[Inversion] | None = None,
@@ -211,12 +211,10 @@ class Editor(LoadedModel):
         reproduces them; without them, only how well it reproduces what the VAE makes of `z0`. The values of pictures
         on a device are not looked at: `encode` or `upload` has done so.
         """
-        config = self.default_config if config is None else config
         # What is not finite spoils its own row alone, and looking would wait for the encoder.
         z0 = self._latents(z0, finite=False)
-        prompts = source_prompts(source, config)
-        self.check_prompts(prompt_list(prompts))
-        config = settle_context(config, prompts)
+        settled = self.settle_source(z0, source, config)
+        config, prompts = settled.config, settled.prompts
         if images is not None:
             images = self._images_of(z0, images)
         allowed = None if masks is None else latent_masks(masks, z0.shape, self.size_factor)
@@ -251,8 +249,8 @@ class Editor(LoadedModel):
             rebuilt=rebuilt,
             error_map=programs.error_map(images, rebuilt, on=self.devices),
             inversions=list(made.values()),
-            figures=keys.figures(made),
-            evaluations=evaluations + z0.shape[0] * plan.depth,
+            figures={**settled.figures, **keys.figures(made)},
+            evaluations=settled.evaluations + evaluations + z0.shape[0] * plan.depth,
         )
 
     def _images_of(self, z0: Latent, images: ImageLike) -> Image:
@@ -281,10 +279,9 @@ class Editor(LoadedModel):
 
         start, over_steps = per_target(prepared.start), functools.partial(per_target, axis=1)
         source = jax.tree.map(per_target, prepared.condition)
-        model = self.inverter.model(config.spacing)
         conditions = self.inverter.conditions(edits, source, config)
         trace = programs.edit(
-            model,
+            self.inverter.model(config.spacing),
             self.params,
             jnp.copy(start),
             programs.EditArrays(
@@ -319,10 +316,7 @@ class Editor(LoadedModel):
             on=self.devices,
         )
         if config.agreement:
-            null, target = conditions["null"], conditions["target"]
-            found = programs.agreement(
-                model, self.params, trace.target, null, target, on=self.devices
-            )
+            found = self.inverter.agreement(trace.target, conditions["target"], RESULT)
             signals = {**signals, "agreement": found}
         t, h, w = trace.free.shape
         size = t, h * self.size_factor, w * self.size_factor

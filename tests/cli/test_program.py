@@ -15,7 +15,7 @@ from PIL import Image
 from program import files, picture, pixels, uam
 
 from uam_jax.cli import main
-from uam_jax.engine import loaded
+from uam_jax.engine import describe
 from uam_jax.runtime import backend
 
 
@@ -28,7 +28,7 @@ def test_options_reach_the_backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     )
     monkeypatch.setitem(sys.modules, "uam_jax.editor", pipeline)
     monkeypatch.setattr(backend, "configure", lambda **options: seen.append(options))
-    monkeypatch.setattr(loaded, "describe_model", lambda editor: {"model": editor.name})
+    monkeypatch.setattr(describe, "describe_model", lambda editor: {"model": editor.name})
     result = uam("info", "./model", "--dtype", "bfloat16", "--device", "gpu", "--precision", "high",
                  "--cache-dir", tmp_path, "--variant", "fp16")  # fmt: skip
     assert result.exit_code == 0, result.stderr

@@ -4,6 +4,7 @@ import io
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Lock
 
@@ -86,6 +87,13 @@ def test_a_group_shares_all_that_decides_its_program(items: list[Item]) -> None:
     assert {(each.bucket.masked, each.bucket.targets, each.bucket.settings) for each in groups} == {
         (False, 1, ()), (True, 1, ()), (False, 2, ()), (False, 1, ("guidance=3",)),
     }  # fmt: skip
+
+
+def test_pictures_with_source_prompts_share_no_group_with_those_without(items: list[Item]) -> None:
+    sources = {"0": "a cup", "8": " ", "12": "a cup"}
+    given = [replace(item, source=sources.get(item.id)) for item in items]
+    prompted = [each for each in groups_of(given) if each.bucket.prompted]
+    assert [[item.id for item in each.items] for each in prompted] == [["0", "12"]]
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4])

@@ -1,5 +1,6 @@
 """The embedded model as it ships: its own settings, and its confidence for pictures outside its world."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from skimage import data
@@ -23,6 +24,19 @@ def test_its_own_settings_cost_at_most_three_quarters_of_the_released_run(editor
 def test_its_confidence_was_calibrated_with_its_weights(editor: Editor) -> None:
     assert editor.weights_hash in editor.calibration.fitted
     assert editor.calibration.weights
+
+
+def test_it_knows_which_captions_describe_a_picture(editor: Editor) -> None:
+    scene = scenes.make_scene(shape="cube", colour="red", place="centre")
+    z0 = editor.encode(scenes.render_in_chunks(scene, size=editor.native_size))
+    [right] = scenes.captions(scene)
+    wrong = [
+        scenes.caption(scene.replace(**changes)[0])
+        for changes in ({"colour": "blue"}, {"surface": "linen"}, {"wall": "brick"})
+    ]
+    captions = [right, *wrong]
+    found = np.asarray(editor.agreement(jnp.repeat(z0, len(captions), axis=0), captions))
+    assert found[0] > 0.2 and (found[1:] < -0.2).all()
 
 
 @pytest.mark.long

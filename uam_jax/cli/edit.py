@@ -79,7 +79,9 @@ def edit(
     editor = compute.load_editor(model, console)
     config = settings.of(editor)
     fingerprint = config.fingerprint()  # of settings that have none, it says so before the work
-    evaluations = editor.evaluations(config, targets=len(target), user_mask=mask is not None)
+    evaluations = editor.evaluations(
+        config, targets=len(target), user_mask=mask is not None, source=source or ""
+    )
     console.say(f"{evaluations} network evaluations per picture")
 
     def work(plan: "PictureFiles") -> "tuple[Files, Rows]":

@@ -17,7 +17,7 @@ def info(
     compute: Compute,
 ) -> dict[str, Any]:
     """Describes the devices, the versions and a model with its cost."""
-    from uam_jax.engine.loaded import describe_model
+    from uam_jax.engine.describe import describe_model
 
     editor = compute.load_editor(model, console)
     console.stage("counting the operations of an evaluation")

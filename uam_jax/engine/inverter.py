@@ -86,6 +86,21 @@ class Inverter:
         """The condition of an inversion, a row for each image."""
         return per_image(self.condition(key.prompts) if any(key.prompts) else self.null, count)
 
+    def agreement(
+        self, latents: Latent, text: Condition, shares: Sequence[float]
+    ) -> Float[Array, "b"]:
+        """See `method.agreement`; `text` has a row for each picture."""
+        model = self.model()
+        return programs.agreement(
+            model,
+            self.checkpoint.params,
+            latents,
+            self.null,
+            text,
+            model.schedule.at(shares),
+            on=self.devices,
+        )
+
     def conditions(
         self, edits: Sequence[Edit], source: Condition, config: EditConfig
     ) -> dict[str, Condition]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from uam_jax.checkpoints.load import Checkpoint, load_checkpoint
 from uam_jax.checkpoints.recommended import Recommended, recommended_by
@@ -19,12 +20,20 @@ from uam_jax.engine.arguments import (
     checked_latents,
     inversion_regions,
     latent_masks,
+    per_image,
 )
 from uam_jax.engine.inversion import InversionKey
 from uam_jax.engine.inverter import Inverter
 from uam_jax.engine.parallel import Devices, gather, platform_of
-from uam_jax.engine.prompts import Prompts, settle_context, source_prompts
+from uam_jax.engine.prompts import (
+    Prompts,
+    SettledSource,
+    prompt_list,
+    settle_context,
+    source_prompts,
+)
 from uam_jax.engine.rehearsal import compile_together
+from uam_jax.method.agreement import CAPTION, EVALUATIONS
 from uam_jax.method.confidence import Calibration
 from uam_jax.method.config import EditConfig
 from uam_jax.method.plan import Plan
@@ -247,6 +256,55 @@ class LoadedModel:
         """Texts -> the network's condition; over-long prompts are cut with a warning."""
         return self.inverter.condition(prompts)
 
+    def agreement(self, latents: LatentLike, prompts: Prompts) -> Float[Array, "b"]:
+        """How well prompts, one for all or one each, describe the pictures of scaled latents.
+
+        A number for each picture, above 0 where its prompt helps the network to find the picture in noise
+        (`method.agreement`); 4 evaluations.
+        """
+        latents = self._latents(latents, finite=False)
+        text = per_image(self.condition(prompts), len(latents))
+        return self.inverter.agreement(latents, text, CAPTION)
+
+    def settle_source(
+        self,
+        z0: LatentLike,
+        source: Prompts | SettledSource | None = None,
+        config: EditConfig | None = None,
+    ) -> SettledSource:
+        """Decides which pictures' source prompts are used; see `config.source.condition`.
+
+        Args:
+          z0: the pictures' scaled latents.
+          source: as in `edit`; what is settled stays as it is.
+          config: as in `edit`.
+        """
+        if isinstance(source, SettledSource):
+            return source
+        config = self.default_config if config is None else config
+        prompts = source_prompts(source, config)
+        texts = prompt_list(prompts)
+        self.check_prompts(texts)
+        if config.source.condition != "auto" or not any(texts):
+            return SettledSource(settle_context(config, prompts), prompts)
+        count = len(z0)
+        texts = texts * count if len(texts) == 1 else texts
+        agreement = self.agreement(z0, texts)
+        fits = np.asarray(agreement) >= 0
+        if not fits.all():
+            warnings.warn(
+                "a source prompt does not describe its picture, and the null prompt takes its place: its "
+                "source_agreement is below 0",
+                UserWarning,
+                stacklevel=3,
+            )
+        return SettledSource(
+            config.updated({"source": {"condition": "prompt"}}),
+            [text if fit else "" for text, fit in zip(texts, fits, strict=True)],
+            {"source_agreement": agreement},
+            EVALUATIONS * count,
+        )
+
     def _latents(self, latents: LatentLike, *, finite: bool = True) -> Latent:
         return checked_latents(
             latents,
@@ -259,7 +317,7 @@ class LoadedModel:
 
     def inversions_needed(
         self,
-        source: Prompts | None = None,
+        source: Prompts | SettledSource | None = None,
         *,
         shape: Sequence[int],
         config: EditConfig | None = None,
@@ -268,28 +326,37 @@ class LoadedModel:
         """The inversions that an edit of pictures takes, and the levels that it needs of each.
 
         Args:
-          source: as in `edit`.
+          source: as in `edit`, or as `settle_source` has found it.
           shape: of the pictures' latents.
           config: as in `edit`.
           masks: as in `edit`.
         """
         config = self.default_config if config is None else config
-        prompts = source_prompts(source, config)
-        config = settle_context(config, prompts)
+        if not isinstance(source, SettledSource):
+            prompts = source_prompts(source, config)
+            source = SettledSource(settle_context(config, prompts), prompts)
+        config, prompts = source.config, source.prompts
         allowed = None if masks is None else latent_masks(masks, shape, self.size_factor)
         regions = inversion_regions(allowed, config)
         keys = self.inverter.keys(shape[0], prompts, config, regions)
         return keys.levels(self.plan(config, user_mask=masks is not None), config)
 
     def programs(
-        self, config: EditConfig, size: tuple[int, int], *, user_mask: bool = False
+        self,
+        config: EditConfig,
+        size: tuple[int, int],
+        *,
+        user_mask: bool = False,
+        prompted: bool = True,
     ) -> set[tuple[Any, ...]]:
         """A name for each program that edits of a batch of pictures of one size take, besides the text encoder's.
 
-        Edits that have a name in common share the program.
+        Edits that have a name in common share the program. `prompted`: source prompts are given.
         """
+        given = "x" if prompted else ""
+        config = settle_context(config, given)
         plan = self.plan(config, user_mask=user_mask)
-        prompts = "x" if config.source.condition == "prompt" else ""
+        prompts = "" if config.source.condition == "null" else given
         keys = self.inverter.keys(1, prompts, config)
         regions = user_mask and config.inversion.outside_uniformity > 0
         mask, regional = config.mask, config.target.outside_uniformity > 0
@@ -303,7 +370,7 @@ class LoadedModel:
             ("error_map",),
             ("edit", course, user_mask, replayed, *details, *sampled),
             ("signals", replayed and plan.segments[-1].source),
-            *([("agreement",)] if config.agreement else []),
+            *([("agreement",)] if config.agreement or plan.caption else []),
         ]
         for key, levels in keys.levels(plan, config).items():
             kind = key.uniformity, any(key.prompts), key.rows, regions and key == keys.source
@@ -312,29 +379,3 @@ class LoadedModel:
             kind = keys.auxiliary.uniformity, keys.auxiliary.method.in_edit, *sampled
             names.append(("denoise", plan.depth, plan.blended, *kind))
         return {(*name, size) for name in names}
-
-
-def describe_model(model: LoadedModel) -> dict[str, Any]:
-    """A model's parts, sizes and the cost of one of its evaluations, for a summary."""
-    denoiser = model.checkpoint.denoiser
-    latent = jnp.zeros((1, *[denoiser.native_side] * 2, model.latent_channels))
-    null = model.inverter.condition("")
-    flops = {
-        name: programs.evaluation_flops(denoiser, model.params, null, latent, uniform=uniform)
-        for name, uniform in {"text": False, "uniform": True}.items()
-    }
-    return {
-        "model": model.name,
-        "weights": model.weights_hash,
-        "model_hash": model.model_hash,
-        "dtype": model.dtype,
-        "parameters": {
-            part: sum(leaf.size for leaf in jax.tree.leaves(tree))
-            for part, tree in model.params.items()
-        },
-        "native_size": model.native_size,
-        "size_multiple": model.size_multiple,
-        "latent_channels": model.latent_channels,
-        "attention": " and ".join(sorted(denoiser.attention_backends(model.platform))),
-        "gflop_per_evaluation": {name: count and count / 1e9 for name, count in flops.items()},
-    }

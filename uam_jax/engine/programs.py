@@ -26,7 +26,6 @@ from uam_jax.engine.predictors import (
 )
 from uam_jax.errors import InputError
 from uam_jax.method import confidence, sample
-from uam_jax.method.agreement import SHARES
 from uam_jax.method.agreement import agreement as agreement_of
 from uam_jax.method.confidence import Signals, edit_signals
 from uam_jax.method.config import EditConfig
@@ -300,13 +299,13 @@ def signals(
     return edit_signals(images, edited, rebuilt, z0, start, trace)
 
 
-@program(static=["model"], batched={"latents": 0, "null": None, "target": 0}, out=0)
+@program(static=["model"], batched={"latents": 0, "null": None, "text": 0, "steps": None}, out=0)
 def agreement(
-    model: Model, params: Params, latents: Latent, null: Condition, target: Condition
+    model: Model, params: Params, latents: Latent, null: Condition, text: Condition, steps: Step
 ) -> Float[Array, "b"]:
     """See `method.agreement`."""
-    noise_of = noise_under(model, params, (null, target), len(latents))
-    return agreement_of(noise_of, latents, model.schedule.at(SHARES))
+    noise_of = noise_under(model, params, (null, text), len(latents))
+    return agreement_of(noise_of, latents, steps)
 
 
 @program(static=[], batched={"images": 0, "rebuilt": 0}, out=0)

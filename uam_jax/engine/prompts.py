@@ -2,13 +2,13 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from uam_jax.errors import InputError, quoted
 from uam_jax.method.config import EditConfig
@@ -44,14 +44,16 @@ def _text(given: Any) -> str:
 
 
 def source_prompts(source: Prompts | None, config: EditConfig) -> Prompts:
-    """The prompts of the source branch and of its inversion."""
+    """The prompts of the source branch and of its inversion, as far as they are known before a look at the pictures."""
     if config.source.condition == "null":
         if source is not None:
             warnings.warn(
-                'the source prompt is ignored: source.condition is "null"; set it to "prompt" to use it',
+                'the source prompt is ignored: source.condition is "null"; set it to "prompt" or "auto" to use it',
                 UserWarning,
                 stacklevel=4,
             )
+        return ""
+    if source is None and config.source.condition == "auto":
         return ""
     if source is None:
         raise InputError(
@@ -69,6 +71,23 @@ def settle_context(config: EditConfig, source: Prompts | None) -> EditConfig:
     if source is None or needed or any(prompt_list(source)):
         return config
     return config.updated({"source": {"condition": "null"}})
+
+
+@dataclass(frozen=True)
+class SettledSource:
+    """The condition of an edit's source branch, as it is known after a look at the pictures.
+
+    Attributes:
+      config: the edit's settings, whose `source.condition` is now "null" or "prompt".
+      prompts: one for all pictures or one each; "" is the null prompt.
+      figures: "source_agreement", (b,), where it was asked how well the prompts describe the pictures.
+      evaluations: single-sample network evaluations that this took.
+    """
+
+    config: EditConfig
+    prompts: Prompts
+    figures: Mapping[str, Float[Array, "b"]] = field(default_factory=dict)
+    evaluations: int = 0
 
 
 def flatten_edits(target: Any, count: int) -> tuple[list[Edit], np.ndarray]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from uam_jax.checkpoints.load import EMBEDDED
 from uam_jax.engine.delivery import EditResult, fetch
-from uam_jax.engine.loaded import describe_model
+from uam_jax.engine.describe import describe_model
 from uam_jax.engine.parallel import Devices
 from uam_jax.evaluation import metrics
 from uam_jax.evaluation.reconstruction import Reconstruction, fidelity, invert
@@ -181,7 +181,7 @@ def _edit(
 
     A single photograph is edited twice, so that there is a time without compilation.
     """
-    prompted = config.source.condition == "prompt"
+    prompted = config.source.condition != "null"
     results: dict[str, EditResult] = {}
     pending = itertools.cycle(zip(photos, pictures, strict=True))
 

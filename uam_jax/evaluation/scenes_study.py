@@ -11,6 +11,7 @@ import numpy as np
 
 from uam_jax.engine.delivery import EditResult, fetch
 from uam_jax.engine.inversion import Inversion, InversionKey
+from uam_jax.engine.prompts import SettledSource
 from uam_jax.evaluation.scenes_bench import VERSION, Items, Truth, render_truth
 from uam_jax.evaluation.scores import number, score_edits, score_kept, score_reconstructions
 from uam_jax.evaluation.study import NOT_FINITE, Chunk, ChunkWorker, Encoded, Study
@@ -95,8 +96,7 @@ class _EditWorker(ChunkWorker[ScenesStudy]):
         )
         chunk = self.encoded(batch)
         truth, items = self._truth, chunk.items
-        source = list(items.sources) if config.source.condition == "prompt" else None
-        inversions = self._shared_inversions(chunk, config, source) if share else None
+        prompts = None if config.source.condition == "null" else list(items.sources)
         masks = _masks(truth, config)
         targets: list[Edit | str] = list(items.targets)
         if "blend" in config.control.kinds_of_words:
@@ -104,15 +104,13 @@ class _EditWorker(ChunkWorker[ScenesStudy]):
             targets = [Edit(target, words=words) for target, words in pairs]
         pictures = jnp.asarray(chunk.pictures)
         began = time.perf_counter()
-        result = editor.edit_latents(
-            chunk.z0 if share else editor.encode(pictures),
-            targets,
-            source,
-            masks=masks,
-            inversions=inversions,
-            config=config,
-            images=pictures,
+        z0 = chunk.z0 if share else editor.encode(pictures)
+        source = editor.settle_source(z0, prompts, config)
+        inversions = self._shared_inversions(chunk, config, source) if share else None
+        prepared = editor.prepare(
+            z0, source, masks=masks, inversions=inversions, config=config, images=pictures
         )
+        result = editor.edit_prepared(prepared, targets)
         jax.block_until_ready(result.images)
         seconds: float | None = (time.perf_counter() - began) / len(items)
         # The first chunk of a method includes its compilation.
@@ -126,7 +124,7 @@ class _EditWorker(ChunkWorker[ScenesStudy]):
         return finish
 
     def _shared_inversions(
-        self, chunk: Encoded, config: EditConfig, source: list[str] | None
+        self, chunk: Encoded, config: EditConfig, source: SettledSource
     ) -> list[Inversion]:
         editor, made = self.study.editor, []
         needed = editor.inversions_needed(

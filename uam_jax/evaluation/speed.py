@@ -203,7 +203,7 @@ class Work(NamedTuple):
 
 def prepare_task(task: str, editor: "Editor", config: "EditConfig", case: Case) -> Work:
     side, count = case.size or editor.native_size, case.batch * case.devices
-    source = SOURCE if config.source.condition == "prompt" else None
+    source = None if config.source.condition == "null" else SOURCE
     if task == "invert":
         z0 = editor.encode(_pictures(count, side))
         return Work(

@@ -48,12 +48,14 @@ class Bucket:
       masked: whether they come with the user's masks.
       targets: prompts per picture.
       settings: "key=value" of their own.
+      prompted: whether they come with source prompts.
     """
 
     size: Size
     masked: bool = False
     targets: int = 1
     settings: tuple[str, ...] = ()
+    prompted: bool = False
 
     def __str__(self) -> str:
         return f"{self.size[1]}x{self.size[0]}" + " with masks" * self.masked
@@ -152,7 +154,8 @@ def group(
         items, working_sizes(items, sizes, side=side, multiple=multiple), strict=True
     ):
         at = (0, 0) if isinstance(size, InputError) else size
-        bucket = Bucket(at, item.mask is not None, len(item.targets), item.settings)
+        prompted = bool(item.source and item.source.strip())
+        bucket = Bucket(at, item.mask is not None, len(item.targets), item.settings, prompted)
         found.setdefault(bucket, []).append(item)
     return [
         Group(bucket, tuple(members[first : first + batch_per_device]))

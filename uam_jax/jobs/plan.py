@@ -128,8 +128,15 @@ class JobPlan:
             if not all(bucket.size):
                 continue
             config = self.config_of(bucket)
-            programs |= editor.programs(config, bucket.size, user_mask=bucket.masked)
-            each = editor.evaluations(config, targets=bucket.targets, user_mask=bucket.masked)
+            programs |= editor.programs(
+                config, bucket.size, user_mask=bucket.masked, prompted=bucket.prompted
+            )
+            each = editor.evaluations(
+                config,
+                targets=bucket.targets,
+                user_mask=bucket.masked,
+                source="x" if bucket.prompted else "",
+            )
             rows.append(
                 {
                     "size": str(bucket),

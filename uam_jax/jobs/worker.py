@@ -89,22 +89,23 @@ class EditWorker:
         items = [item for slot in used if (item := batch.items[slot]) is not None]
         pixels = batch.pixels[used]
         sources = None
-        if config.source.condition == "prompt":
+        if config.source.condition != "null":
             sources = [item.source or "" for item in items]
         images = self.editor.upload(pixels)
         z0 = self.editor.encode(images, checked=True)
         masks = None if batch.user_masks is None else batch.user_masks[used]
+        source = self.editor.settle_source(z0, sources, config)
         inversions, digests = None, []
         if self.cache:
             digests = self._digests(batch, pixels)
             needed = self.editor.inversions_needed(
-                sources, config=config, shape=z0.shape, masks=masks
+                source, config=config, shape=z0.shape, masks=masks
             )
             inversions = self.cache.load(digests, needed, np.asarray(z0))
         shared = {"masks": masks, "inversions": inversions, "config": config, "images": images}
 
         def work(editor: "Editor", *, targets: int) -> "tuple[Prepared, list[EditResult]]":
-            prepared = editor.prepare(z0, sources, **shared)
+            prepared = editor.prepare(z0, source, **shared)
             edits = ([item.edits[number] for item in items] for number in range(targets))
             return prepared, [editor.edit_prepared(prepared, each) for each in edits]
 

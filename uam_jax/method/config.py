@@ -51,7 +51,9 @@ class SourceConfig(Section):
 
     prefix: ClassVar[str] = "source."
     condition: Annotated[
-        Literal["null", "prompt"], "condition of the source branch and of its inversion"
+        Literal["null", "prompt", "auto"],
+        'condition of the source branch and of its inversion: the null prompt, or the source prompt; "auto" takes the '
+        "source prompt where the network finds that it describes the picture (4 evaluations more)",
     ] = "null"
     latents: Annotated[
         Literal["replay", "anchored"],
@@ -240,18 +242,18 @@ class EditConfig(Section):
         Args:
           user_mask: whether the user gives a mask.
         """
-        method, prompted = self.source_inversion.method, self.source.condition == "prompt"
+        method, condition = self.source_inversion.method, self.source.condition
         method.check_sampler(self.sampler)
-        if method.replaces_null and not prompted:
+        if method.replaces_null and condition != "prompt":
             raise InputError(
                 f"{type(method).__name__} puts the source's prompt or what it learns for it in the place of "
-                'the null prompt, and source.condition is "null": set source.condition=prompt, or choose another '
-                "inversion.kind"
+                f'the null prompt, and source.condition is "{condition}": set source.condition=prompt, or choose '
+                "another inversion.kind"
             )
-        if self.control.compares_prompts and not prompted:
+        if self.control.compares_prompts and condition != "prompt":
             raise InputError(
-                f"{type(self.control).__name__} compares the prompts of source and target, and the source has none: "
-                'set source.condition="prompt" and give the prompt that describes the picture (--source)'
+                f"{type(self.control).__name__} compares the prompts of source and target, and source.condition is "
+                f'"{condition}": set it to "prompt" and give the prompt that describes the picture (--source)'
             )
         if self.control.needs_mask and not user_mask:
             raise InputError(
@@ -270,7 +272,7 @@ class EditConfig(Section):
         """
         self.check(user_mask=user_mask)
         source, auxiliary = self.source_inversion, self.auxiliary_inversion
-        prompted = self.source.condition == "prompt"
+        prompted = self.source.condition != "null"
         count = len(timesteps)
         never, always = range(0), range(count)
         late = range(sum(int(timestep) >= self.mask.t_mask for timestep in timesteps), count)
@@ -285,7 +287,7 @@ class EditConfig(Section):
             anchored=self.source.latents == "anchored",
             first=source.method.first(count),
         )
-        rows = branch_rows(guided=self.guidance != 1, source=self.source.condition)
+        rows = branch_rows(guided=self.guidance != 1, prompted=prompted)
         return Plan(
             segments=parts,
             rows=self.control.branches(source.method.branches(rows)),
@@ -296,6 +298,7 @@ class EditConfig(Section):
             source_cost=source.method.source_cost(2 if prompted and self.guidance != 1 else 1),
             auxiliary_cost=auxiliary.method.cost,
             agreement=EVALUATIONS if self.agreement else 0,
+            caption=EVALUATIONS if self.source.condition == "auto" else 0,
         )
 
 

@@ -26,15 +26,15 @@ class Row(NamedTuple):
     half: Literal["unguided", "guided"] = "guided"
 
 
-def branch_rows(*, guided: bool, source: Literal["null", "prompt"]) -> tuple[Row, ...]:
+def branch_rows(*, guided: bool, prompted: bool) -> tuple[Row, ...]:
     """The rows of the source and target branches.
 
     Args:
       guided: the guidance scale is not 1.
-      source: the source's condition; between the null prompt and itself there is no guidance.
+      prompted: the source has a prompt; between the null prompt and itself there is no guidance.
     """
     rows = []
-    if source == "null":
+    if not prompted:
         rows.append(Row("source", "source"))
     else:
         rows += [Row("source", "null", "unguided")] * guided + [Row("source", "source")]
@@ -85,6 +85,7 @@ class Plan:
       source_cost: evaluations in its step with the edit's source branch.
       auxiliary_cost: evaluations in a step of the auxiliary branch's inversion.
       agreement: evaluations that compare a result with its prompt.
+      caption: evaluations that compare the picture with the source's prompt.
     """
 
     segments: tuple[Segment, ...]
@@ -96,6 +97,7 @@ class Plan:
     source_cost: int = 0
     auxiliary_cost: int = 1
     agreement: int = 0
+    caption: int = 0
 
     @property
     def steps(self) -> int:
@@ -131,8 +133,9 @@ class Plan:
 
     @property
     def inversion_evaluations(self) -> int:
-        """Single-sample network evaluations of the source's inversion."""
-        return (self.inversion_rows * self.inversion_cost + self.source_cost) * self.start
+        """Single-sample network evaluations of the source's inversion, and of the look at its prompt before it."""
+        each = self.inversion_rows * self.inversion_cost + self.source_cost
+        return self.caption + each * self.start
 
     def evaluations(self, targets: int = 1) -> int:
         """Single-sample network evaluations for one image; its targets share all but the edit."""

@@ -51,7 +51,7 @@ def test_windows_are_rounded_down(steps: int, expected: tuple[int, int]) -> None
 @pytest.mark.parametrize("source", ["null", "prompt"])
 def test_one_row_of_the_source_serves_both_halves(source: str) -> None:
     control = PlugAndPlay(block_start=8, resnet=14)
-    rows = control.branches(branch_rows(guided=True, source=source))
+    rows = control.branches(branch_rows(guided=True, prompted=source == "prompt"))
     assert rows == (
         Row("source", "null"), Row("target", "negative", "unguided"), Row("target", "target")
     )  # fmt: skip
