@@ -130,7 +130,11 @@ def measure(editor: Editor, count: int) -> dict[str, Any]:
     file = KEPT / "summary.json"
     record = json.loads(file.read_text()) if file.exists() else {}
     if record.get("facts") != facts:
-        record = {"facts": facts, "rows": []}
+        agreement = {
+            caption: np.round(editor.agreement(z0, prompts[caption]), 4).tolist()
+            for caption in CAPTIONS[2:]
+        }
+        record = {"facts": facts, "agreement": agreement, "rows": []}
     known = {Case(*(row[name] for name in Case._fields)) for row in record["rows"]}
     missing = [case for case in cases() if case not in known]
     for before, case in zip([None, *missing], missing, strict=False):
@@ -151,7 +155,13 @@ def as_markdown(record: dict[str, Any]) -> str:
     """A table for each guidance: median, worst picture, and the number of pictures for which a caption is the best."""
     lines = ["`python scripts/compare_captions.py`", ""]
     lines += ["; ".join(f"{name} {value}" for name, value in record["facts"].items()), ""]
+    describes = ", ".join(
+        f"{sum(value > 0 for value in values)} of {len(values)} times for a {caption}"
+        for caption, values in record["agreement"].items()
+    )
     lines += [
+        f"Asked whether the caption describes its picture, the network agrees {describes}.",
+        "",
         "PSNR of the picture that comes back to the VAE's, in dB: median (worst picture; pictures for which this "
         "caption is the best, a tie counting for all).",
     ]

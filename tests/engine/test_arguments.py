@@ -155,3 +155,5 @@ def test_inversions_are_inversions() -> None:
 def test_prompts_that_say_nothing_are_the_null_prompt(source: Any, context: str) -> None:
     config = EditConfig().updated({"source": {"condition": "prompt"}})
     assert settle_context(config, source).source.condition == context
+    config = EditConfig().updated({"source": {"condition": "auto"}})
+    assert settle_context(config, source).source.condition == context.replace("prompt", "auto")

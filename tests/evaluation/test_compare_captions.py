@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,6 +81,7 @@ def test_a_record_is_resumed_and_shown(
     text = script.as_markdown(record)
     [line] = [line for line in text.splitlines() if line.startswith("| ddim | 10 |")][:1]
     assert line.count("; 3)") == 1 and line.index("; 3)") < line.index("; 0)")
+    assert re.search(r"agrees \d of 3 times for a right caption, .* wrong caption\.", text)
     assert "| null-text | 20 |" in text and "Guidance 2:" in text
     assert script.draw(record).startswith(b"\x89PNG")
     (script.KEPT / "captions.png").write_bytes(script.draw(record))
