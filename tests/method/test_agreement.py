@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from uam_jax.method.agreement import EVALUATIONS, SHARES, agreement
+from uam_jax.method.agreement import EVALUATIONS, RESULT, agreement
 from uam_jax.method.schedule import Schedule
 from uam_jax.types import Latent, Step
 
 Z0 = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 4, 4)), jnp.float32)
-STEPS = Schedule().at(SHARES)
+STEPS = Schedule().at(RESULT)
 
 
 def test_it_is_the_logarithm_of_the_ratio_of_errors() -> None:
