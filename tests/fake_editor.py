@@ -24,7 +24,14 @@ class FakeEditor:
     calls: list[dict[str, Any]] = field(default_factory=list)
     calibration: Calibration = field(default_factory=lambda: Calibration(bias=0.0))
 
-    def evaluations(self, config: EditConfig, *, targets: int = 1, user_mask: bool = False) -> int:
+    def evaluations(
+        self,
+        config: EditConfig,
+        *,
+        targets: int = 1,
+        user_mask: bool = False,
+        source: str | None = None,
+    ) -> int:
         return config.steps * (2 + targets)
 
     def compile(self, name: Any, work: Any) -> None:
