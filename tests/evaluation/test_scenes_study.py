@@ -288,7 +288,7 @@ def test_an_edit_that_needs_too_much_memory_is_a_failed_row_of_the_summary(
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    monkeypatch.setattr(Editor, "edit_latents", full)
+    monkeypatch.setattr(Editor, "edit_prepared", full)
     one = ScenesStudy(editor, {"plain": CONFIG}, items.take([0, 1]), chunk=2)
     folder = Folder(str(tmp_path))
     assert one.run(folder).failed == 2
@@ -300,13 +300,13 @@ def test_an_edit_that_needs_too_much_memory_is_a_failed_row_of_the_summary(
 def test_a_picture_that_is_not_finite_is_a_failed_row(
     editor: Editor, items: Items, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Editor.edit_latents
+    plain = Editor.edit_prepared
 
     def broken(self: Editor, *args: object, **options: object) -> object:
         result = plain(self, *args, **options)
         return dataclasses.replace(result, images=result.images.at[1].set(np.nan))
 
-    monkeypatch.setattr(Editor, "edit_latents", broken)
+    monkeypatch.setattr(Editor, "edit_prepared", broken)
     one = ScenesStudy(editor, {"plain": CONFIG}, items.take([0, 1]), chunk=2)
     folder = Folder(str(tmp_path))
     one.run(folder)
