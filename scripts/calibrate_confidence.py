@@ -1,21 +1,19 @@
-"""Fits the confidence of the embedded model's edits on the tune third, and tests it on the report third.
+r"""Fits the confidence of the embedded model's edits on the tune third, and tests it on the report third.
 
-    python scripts/compare_methods.py
-    python scripts/calibrate_confidence.py --write
+    uam eval scenes --methods default --third tune --out runs/scenes/tune
+    uam eval scenes --methods default --third report --out runs/scenes/report
+    python scripts/calibrate_confidence.py --tune runs/scenes/tune --report runs/scenes/report \
+        --out benchmarks/scenes/confidence --write
 
-The edits are those of all methods that the comparison has edited with 50 steps, and the model's own settings are also
-judged alone. `uam_jax.evaluation.calibration` says which edits are right, and fits. Photographs and noise, which are
-outside the model's world, must have a low confidence.
+`uam_jax.evaluation.calibration` says which edits are right, and fits. Photographs and noise, which are outside the
+model's world, must have a low confidence.
 """
 
 import argparse
-import gzip
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-import compare_methods
 import numpy as np
 
 from uam_jax import Editor
@@ -29,6 +27,8 @@ from uam_jax.evaluation.calibration import (
 )
 from uam_jax.evaluation.plots import reliability
 from uam_jax.io.images import resize, working_size
+from uam_jax.io.storage import Folder
+from uam_jax.jobs.job_folder import JobFolder
 from uam_jax.jobs.ledger import Row
 from uam_jax.method.confidence import Calibration
 
@@ -44,20 +44,11 @@ PHOTOGRAPHS = (
     "horse",
 )
 SETTINGS = Path("uam_jax/scenes/checkpoint/uam.toml")
-OUT = Path("benchmarks/scenes/confidence")
 
 
-def rows_of(stage: str) -> list[Row]:
-    """The edits of a stage of the comparison that have all signals."""
-    files = sorted((compare_methods.KEPT / stage).glob("*.json.gz"))
-    kept = [json.loads(gzip.decompress(file.read_bytes())) for file in files]
-    rows = [row for each in kept for row in compare_methods.unpacked(each["methods"])]
-    found = [row for row in rows if row["figures"].get("agreement") is not None]
-    if not found:
-        sys.exit(
-            f"no edits in {compare_methods.KEPT / stage}: run scripts/compare_methods.py first"
-        )
-    return found
+def rows_of(folder: str, method: str) -> list[Row]:
+    rows = JobFolder(Folder(folder)).rows().values()
+    return [row for row in rows if row["status"] == "ok" and row["method"] == method]
 
 
 def strangers(editor: Editor) -> dict[str, np.ndarray]:
@@ -94,23 +85,27 @@ def strangers(editor: Editor) -> dict[str, np.ndarray]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--tune", required=True, help="folder of `uam eval scenes --third tune`")
+    parser.add_argument(
+        "--report", required=True, help="folder of `uam eval scenes --third report`"
+    )
+    parser.add_argument("--method", default="default")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the table and the plot")
     parser.add_argument(
         "--write", action="store_true", help=f"write the calibration into {SETTINGS}"
     )
     args = parser.parse_args()
     editor = Editor.load("scenes")
-    tune, report = rows_of("tune"), rows_of("report")
-    own = [row for row in report if row["method"] == "default"]
-    table = fit_confidence(
-        tune, f"Scenes-Bench's tune third by {methods(tune)} methods, weights {editor.weights_hash}"
-    )
+    tune, report = rows_of(args.tune, args.method), rows_of(args.report, args.method)
+    on = f"Scenes-Bench's tune third, weights {editor.weights_hash}"
+    table = fit_confidence(tune, on)
     calibration = Calibration.from_settings(table)
-    figures: dict[str, Any] = {"weights": editor.weights_hash, "methods": methods(report)}
+    figures: dict[str, Any] = {"method": args.method, "weights": editor.weights_hash}
     plotted = {}
-    parts = {"tune third": tune, "report third": report, "own settings, report third": own}
-    for name, rows in parts.items():
+    for name, rows in (("tune", tune), ("report", report)):
         figures[name] = judge(calibration, rows)
-        plotted[name] = bins_of(calibration.confidence(signals_of(rows)), are_right(rows))
+        sure = calibration.confidence(signals_of(rows))
+        plotted[f"{name} third"] = bins_of(sure, are_right(rows))
     unknown = strangers(editor)
     sure = calibration.confidence(unknown)
     figures["strangers"] = {
@@ -118,28 +113,24 @@ def main() -> None:
         for name, c, r in zip(unknown["name"], sure, unknown["reconstruction"], strict=True)
     }
     figures["calibration"] = table
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "summary.json").write_text(json.dumps(figures, indent=1))
-    title = "Confidence of edits by all methods of the comparison"
-    (OUT / "reliability.png").write_bytes(reliability(plotted, title=title))
-    (OUT / "summary.md").write_text(as_markdown(figures, [*parts]))
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "summary.json").write_text(json.dumps(figures, indent=1))
+    title = f"Confidence of {args.method}'s edits"
+    (args.out / "reliability.png").write_bytes(reliability(plotted, title=title))
+    (args.out / "summary.md").write_text(as_markdown(figures, args))
     if args.write:
         known = SETTINGS.read_text(encoding="utf-8")
         SETTINGS.write_text(with_confidence(known, table), encoding="utf-8")
-    print((OUT / "summary.md").read_text())
+    print((args.out / "summary.md").read_text())
 
 
-def methods(rows: list[Row]) -> int:
-    return len({row["method"] for row in rows})
-
-
-def as_markdown(figures: dict[str, Any], parts: list[str]) -> str:
+def as_markdown(figures: dict[str, Any], args: argparse.Namespace) -> str:
     lines = [
-        f"`python scripts/calibrate_confidence.py`, {figures['methods']} methods on the report third, "
-        f"weights `{figures['weights']}`:",
+        f"`python scripts/calibrate_confidence.py --tune {args.tune} --report {args.report} "
+        f"--out {args.out}`, method {figures['method']}, weights `{figures['weights']}`:",
         "",
-        f"| | {' | '.join(parts)} |",
-        "|" + " --- |" * (1 + len(parts)),
+        "| | tune third | report third |",
+        "| --- | --- | --- |",
     ]
     names = {
         "edits": "edits", "right": "share of right edits", "auroc": "AUROC for detecting the others",
@@ -149,7 +140,7 @@ def as_markdown(figures: dict[str, Any], parts: list[str]) -> str:
         "right_among_others": "share of right edits among the others",
     }  # fmt: skip
     for key, text in names.items():
-        lines.append(f"| {text} | {' | '.join(str(figures[part][key]) for part in parts)} |")
+        lines.append(f"| {text} | {figures['tune'][key]} | {figures['report'][key]} |")
     lines += [
         "",
         "Pictures outside the model's world:",

@@ -46,7 +46,10 @@ EVALUATE = {
 }
 """Arguments of `uam eval` by study."""
 
-CONFIDENCE = "scripts/calibrate_confidence.py --write"
+CONFIDENCE = (
+    f"scripts/calibrate_confidence.py --tune {RUNS}/tune --report {RUNS}/report "
+    f"--out {KEPT}/confidence --write"
+)
 
 
 def in_chunks(function: Callable[..., np.ndarray], *columns: Sequence[Any]) -> np.ndarray:
@@ -196,11 +199,10 @@ def figures() -> str:
             ),
         ]
         add(f"`{method}`, Scenes-Bench, report third, {of['items']} edits", rows)
-    for subject in ("report third", "own settings, report third"):
-        third = confidence[subject]
-        area = interval((third["auroc"], *third["auroc_interval"]), "")
-        name = f"confidence, {subject}, {third['edits']} edits"
-        add(name, [("AUROC for detecting edits that are not right", area)])
+    third = confidence["report"]
+    area = interval((third["auroc"], *third["auroc_interval"]), "")
+    subject = f"confidence of `{confidence['method']}`, report third"
+    add(subject, [("AUROC for detecting edits that are not right", area)])
     return "\n".join(lines)
 
 
