@@ -75,6 +75,13 @@ def test_agreement_is_a_number_per_picture(editor: Editor, images: np.ndarray) -
     assert_close(editor.agreement(z0, ""), np.zeros(3))
 
 
+def test_neither_one_prompt_nor_one_each_is_refused(editor: Editor, images: np.ndarray) -> None:
+    with pytest.raises(InputError, match="2 prompts for 3 images: give one for all or one each"):
+        editor.edit(images, TARGETS, SOURCES[:2], config=AUTO)
+    with pytest.raises(InputError, match="2 prompts for 3 images"):
+        editor.agreement(editor.encode(images), SOURCES[:2])
+
+
 @pytest.mark.parametrize(
     "changes", [{"control": "prompt-to-prompt"}, {"inversion": "negative-prompt"}]
 )

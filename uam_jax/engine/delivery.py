@@ -136,13 +136,14 @@ class EditResult:
       source_index: (T,), the image that each target belongs to.
       error_map: (b, h, w) in [0, 1]: how far the uniform reconstruction is from each pixel of the
         original (`confidence.error_map`).
-      signals: numbers from which confidence and review are made, (T,) each (`confidence.edit_signals`).
+      signals: numbers from which confidence and review are made, (T,) each (`confidence.edit_signals`), and
+        "agreement" where `config.agreement` asks for it (`method.agreement`).
       config: the edit's settings.
       calibration: makes signals a confidence.
       step_masks: (steps, T, h/f, w/f, c), 1 where free, if asked for.
       figures: numbers by which the inversions tell how good they are for each target's picture, (T,) each, by name:
         of a fixed-point inversion "source_residual", and "auxiliary_residual" where the auxiliary branch has an
-        inversion of its own.
+        inversion of its own; and "source_agreement", how well the source prompt describes it, where it was asked.
     """
 
     images: Float[Array | np.ndarray, "t height width 3"]

@@ -17,7 +17,7 @@ from uam_jax.engine.arguments import per_image
 from uam_jax.engine.inversion import Inversion, InversionKey
 from uam_jax.engine.parallel import Devices
 from uam_jax.engine.predictors import Branch, Course, Model
-from uam_jax.engine.prompts import Prompts, negative_prompts, prompt_list
+from uam_jax.engine.prompts import Prompts, negative_prompts, prompt_list, prompts_of
 from uam_jax.errors import InputError
 from uam_jax.method.config import EditConfig, InversionConfig
 from uam_jax.method.edits import Edit
@@ -146,11 +146,7 @@ class Inverter:
         method.check_sampler(sampler)
         schedule = self.checkpoint.schedule
         warn_of_little_noise(schedule.spaced(spacing), steps)
-        texts = tuple(prompt_list(prompts))
-        if len(texts) not in (1, count):
-            raise InputError(
-                f"{len(texts)} prompts for {count} images: give one for all or one each"
-            )
+        texts = tuple(prompts_of(prompts, count))
         if len(set(texts)) == 1:
             texts = texts[:1]
         return InversionKey(

@@ -29,6 +29,7 @@ from uam_jax.engine.prompts import (
     Prompts,
     SettledSource,
     prompt_list,
+    prompts_of,
     settle_context,
     source_prompts,
 )
@@ -261,9 +262,13 @@ class LoadedModel:
 
         A number for each picture, above 0 where its prompt helps the network to find the picture in noise
         (`method.agreement`); 4 evaluations.
+
+        Raises:
+          InputError: neither one prompt for all nor one each.
         """
         latents = self._latents(latents, finite=False)
-        text = per_image(self.condition(prompts), len(latents))
+        texts = prompts_of(prompts, len(latents))
+        text = per_image(self.condition(texts), len(latents))
         return self.inverter.agreement(latents, text, CAPTION)
 
     def settle_source(
@@ -278,6 +283,9 @@ class LoadedModel:
           z0: the pictures' scaled latents.
           source: as in `edit`; what is settled stays as it is.
           config: as in `edit`.
+
+        Raises:
+          InputError: the prompts do not fit the settings or the number of pictures.
         """
         if isinstance(source, SettledSource):
             return source
@@ -287,9 +295,8 @@ class LoadedModel:
         self.check_prompts(texts)
         if config.source.condition != "auto" or not any(texts):
             return SettledSource(settle_context(config, prompts), prompts)
-        count = len(z0)
+        count, agreement = len(z0), self.agreement(z0, texts)
         texts = texts * count if len(texts) == 1 else texts
-        agreement = self.agreement(z0, texts)
         fits = np.asarray(agreement) >= 0
         if not fits.all():
             warnings.warn(

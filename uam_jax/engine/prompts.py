@@ -31,6 +31,18 @@ def prompt_list(prompts: Any) -> list[str]:
     return [text if text.strip() else "" for text in map(_text, texts)]
 
 
+def prompts_of(prompts: Any, count: int) -> list[str]:
+    """`prompt_list` of one prompt for `count` images or one each.
+
+    Raises:
+      InputError: there are neither one nor as many, or as of `prompt_list`.
+    """
+    texts = prompt_list(prompts)
+    if len(texts) not in (1, count):
+        raise InputError(f"{len(texts)} prompts for {count} images: give one for all or one each")
+    return texts
+
+
 def _entries(name: str, given: Any) -> list[Any]:
     if isinstance(given, bytes) or not hasattr(given, "__iter__"):
         raise InputError(f"{name} is {given!r}: give a text or a list of texts")
