@@ -12,6 +12,7 @@ Their rows, the tables and the plots are kept in `benchmarks/scenes/methods/`; w
 import argparse
 import functools
 import gzip
+import hashlib
 import json
 import os
 import subprocess
@@ -152,7 +153,7 @@ class Stage:
                 found[f"{inversion}, {control}, {mask}"] = [
                     GUIDANCE,
                     f"steps={self.steps}",
-                    *(["agreement=true"] if self.agreement else []),
+                    f"agreement={str(self.agreement).lower()}",
                     *INVERSIONS[inversion],
                     *own,
                     *rule,
@@ -174,24 +175,30 @@ class Stage:
             return [row for rows in found for row in rows]
 
     def rows_of(self, name: str, cells: Cells) -> list[Row]:
-        """The rows of a group, from what is kept, or by `uam eval scenes`."""
+        """The rows of a group: those of cells that are not kept with these settings come from `uam eval scenes`."""
         kept = KEPT / self.name / f"{name}.json.gz"
-        asked = {"weights": model().weights_hash, "cells": dict(cells), "items": self.items}
-        if presets := [label for label, keys in cells.items() if not keys]:
-            asked["presets"] = {preset: settings(preset).fingerprint() for preset in presets}
-        if kept.exists():
-            found = json.loads(gzip.decompress(kept.read_bytes()))
-            if asked.items() <= found.items():
-                return unpacked(found["methods"])
-        rows = self.run(name, cells)
-        content = asked | {"methods": packed(rows)}
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(gzip.compress(json.dumps(content).encode(), mtime=0))
-        return rows
+        of = {"weights": model().weights_hash, "items": self.items}
+        asked = {label: keys or [settings(label).fingerprint()] for label, keys in cells.items()}
+        found = json.loads(gzip.decompress(kept.read_bytes())) if kept.exists() else {}
+        if not of.items() <= found.items():
+            found = {"cells": {}, "methods": {}}
+        missing = {label for label in cells if found["cells"].get(label) != asked[label]}
+        if missing:
+            rows = self.run(
+                name, {label: keys for label, keys in cells.items() if label in missing}
+            )
+            of["cells"] = found["cells"] | asked
+            of["methods"] = found["methods"] | packed(rows)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(gzip.compress(json.dumps(of).encode(), mtime=0))
+            found = of
+        return unpacked({label: found["methods"][label] for label in cells})
 
     def run(self, name: str, cells: Cells) -> list[Row]:
         """Runs `uam eval scenes`, or goes on with it."""
-        file, out = RUNS / self.name / f"{name}.toml", RUNS / self.name / name
+        named = hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:8]
+        out = RUNS / self.name / f"{name}-{named}"
+        file = out.with_suffix(".toml")
         file.parent.mkdir(parents=True, exist_ok=True)
         tables = [
             f'[methods.{json.dumps(label)}]\nconfig = "default"\nset = {json.dumps(keys)}\n'

@@ -90,11 +90,19 @@ def test_the_best_cells_go_on(script: ModuleType, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(script, "settings", lambda preset: EditConfig(steps=49))
     script.main()
     assert sorted(names for _, names in runs[count:]) == [["default"], ["default"], ["released"]]
+    # Of a file, cells that are not kept are.
+    count = len(runs)
+    controls = {**script.CONTROLS, "none": ("control=none", "mask.threshold=0.4")}
+    monkeypatch.setattr(script, "CONTROLS", controls)
+    script.main()
+    changed = [label for label in labels if label.split(", ")[-2] == "none"]
+    again = [name for stage, names in runs[count:] if stage == "screen" for name in names]
+    assert sorted(again) == sorted(changed)
     count = len(runs)
     other = SimpleNamespace(weights_hash="of another model")
     monkeypatch.setattr(script, "model", lambda: other)
     script.main()
-    assert len(runs) == 2 * count - 3
+    assert sorted(names for stage, names in runs[count:] if stage == "screen") == sorted(screened)
     count = len(runs)
     monkeypatch.setattr("sys.argv", ["compare_methods.py", "--items", "30", "--only", "belm, null"])
     script.main()

@@ -154,3 +154,17 @@ def test_the_automatic_mask_finds_what_changed_and_treats_every_example_alone() 
         np.testing.assert_array_equal(alone, found[index])
     wider = np.asarray(auto_mask(jnp.asarray(change), 1))[..., 0]
     assert wider[0, 2].any() and (wider >= found).all()
+
+
+def test_the_automatic_mask_finds_a_weak_change_beside_a_strong_one() -> None:
+    change = np.full((1, 16, 16, 1), 0.01, np.float32)
+    change[0, :6, :6], change[0, 10:, 10:] = 1.0, 0.15
+    found = np.asarray(auto_mask(jnp.asarray(change), 0))[0, ..., 0]
+    assert found[:6, :6].all() and found[10:, 10:].all()
+    assert found.sum() <= 2 * 7 * 7
+    cut, _ = otsu(jnp.asarray(change.reshape(1, -1)))
+    assert cut > 0.15, "differences alone would miss the weak one"
+
+
+def test_the_automatic_mask_is_empty_where_nothing_changed() -> None:
+    np.testing.assert_array_equal(auto_mask(jnp.zeros((1, 4, 4, 1)), 1), 0.0)

@@ -79,20 +79,27 @@ def edit_mask(
     return 1 - dilate((magnitude <= level).astype(difference.dtype), radius)
 
 
+FLOOR = 0.02
+"""Changes below this share of the picture's strongest are as good as none to `auto_mask`."""
+
+
 def auto_mask(change: Float[Array, "b h w 1"], radius: int) -> Float[Array, "b h w 1"]:
     """E of all channels, from how much the branches have differed so far, without a number to choose.
 
     What differs because the text says so does so in step after step, and in several channels of
     neighbouring pixels: `change` is summed over steps and channels, smoothed here, and cut in two by
-    Otsu's criterion, image by image.
+    Otsu's criterion, image by image. The cut is one of ratios, log(change / strongest + `FLOOR`): where
+    the text changes two things, one of them strongly and one weakly, a cut of differences finds the first alone.
 
     Args:
       change: sum over the steps so far of the mean |Δ| over channels.
       radius: of the dilation, in latent pixels.
     """
     even = smooth(change)
-    level, _ = otsu(even.reshape(change.shape[0], -1))
-    return dilate((even > level[:, None, None, None]).astype(change.dtype), radius)
+    strongest = even.max(axis=(1, 2, 3), keepdims=True)
+    ratios = jnp.log(even / jnp.maximum(strongest, jnp.finfo(even.dtype).tiny) + FLOOR)
+    level, _ = otsu(ratios.reshape(change.shape[0], -1))
+    return dilate((ratios > level[:, None, None, None]).astype(change.dtype), radius)
 
 
 def smooth(x: Latent) -> Latent:
