@@ -223,7 +223,7 @@ def model() -> Editor:
 
 def settings(preset: str) -> EditConfig:
     """Those of a preset: rows of others are not reused."""
-    return model().default_config if preset == "default" else EditConfig.load(preset)
+    return model().preset(preset)
 
 
 def packed(rows: Iterable[Row]) -> dict[str, Any]:

@@ -24,6 +24,9 @@ class FakeEditor:
     calls: list[dict[str, Any]] = field(default_factory=list)
     calibration: Calibration = field(default_factory=lambda: Calibration(bias=0.0))
 
+    def preset(self, name: str) -> EditConfig:
+        return self.default_config if name == "default" else EditConfig.load(name)
+
     def evaluations(
         self,
         config: EditConfig,

@@ -27,16 +27,19 @@ def load(folder: Path, text: str) -> Editor:
 def test_a_model_without_settings_has_the_defaults(folder: Path) -> None:
     editor = Editor.load(folder)
     assert editor.default_config == EditConfig() and editor.calibration.fitted == ""
+    assert editor.preset("fast") == EditConfig.load("fast")
     editor.check_prompts(["anything"])
 
 
 def test_settings_are_read(folder: Path) -> None:
     editor = load(
         folder,
-        'words = ["red"]\n[default]\nguidance = 5\n[default.mask]\nradius = 2\n'
+        'words = ["red"]\n[default]\nguidance = 5\n[default.mask]\nradius = 2\n[fast]\nsteps = 7\n'
         "[confidence]\nfamiliar = 22\n",
     )
     assert editor.default_config == EditConfig().updated({"guidance": 5.0, "mask": {"radius": 2}})
+    assert editor.preset("fast") == EditConfig.load("fast", ["steps=7"])
+    assert editor.preset("released") == EditConfig.load("released")
     assert editor.calibration.familiar == 22.0
     with pytest.warns(UserWarning, match="never seen blue"):
         editor.check_prompts(["red blue"])
@@ -48,13 +51,17 @@ def test_settings_are_read(folder: Path) -> None:
         ("[default]\nstepz = 3", "[default] unknown key stepz"),
         ("[default]\nsteps = 0", "[default] steps is 0"),
         ("[default.mask]\nrule = 'x'", "[default] mask.rule is 'x'"),
+        ("[fast]\nsteps = 0", "[fast] steps is 0"),
         ("default = 3", "default is 3; it must be a table"),
         ("[confidence]\nfamiliar = true", "[confidence] familiar = True"),
         ("[confidence]\nfamilar = 22", "[confidence] familar is unknown"),
         ("[confidence.weights]\nshare = 1", "[confidence] weights.share needs means.share"),
         ("words = 'red'", "words is 'red'; it must be a list of words"),
         ("words = [3]", "words must be a list of words"),
-        ("[defualt]\nsteps = 3", "unknown key defualt; the keys are default, confidence, words"),
+        (
+            "[defualt]\nsteps = 3",
+            "unknown key defualt; the keys are default, fast, confidence, words",
+        ),
         ("guidance == 3", "not TOML"),
     ],
 )

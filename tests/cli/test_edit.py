@@ -1,6 +1,7 @@
 """`uam edit` from outside, with an editor in closed form: pictures, masks, names and pages."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,15 +68,17 @@ def test_the_editor_gets_what_was_asked(tmp_path: Path, editor: FakeEditor, imag
     )
 
 
-def test_without_a_config_the_models_own_settings_count(
+def test_a_models_own_form_of_a_preset_takes_its_place(
     tmp_path: Path, editor: FakeEditor, image: Path
 ) -> None:
     out = ("--target", "x", "--out", tmp_path / "out.png")
     assert uam("edit", image, *out, "--set", "guidance=3").exit_code == 0
     assert uam("edit", image, *out, "--config", "default").exit_code == 0
-    own, preset = (call["config"] for call in editor.calls)
-    assert (own.steps, own.guidance) == (20, 3.0)
-    assert preset.steps == EditConfig.load("default").steps
+    assert uam("edit", image, *out, "--config", "released").exit_code == 0
+    changed, own, preset = (call["config"] for call in editor.calls)
+    assert own == editor.default_config != EditConfig.load("default")
+    assert changed == replace(own, guidance=3.0)
+    assert preset == EditConfig.load("released")
 
 
 def test_several_pictures_keep_their_names(tmp_path: Path, editor: FakeEditor) -> None:

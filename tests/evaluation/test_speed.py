@@ -66,7 +66,7 @@ def test_an_impossible_case_is_refused_before_anything_runs(
 
 def test_a_variant_is_that_of_the_models_files(monkeypatch: pytest.MonkeyPatch) -> None:
     [case] = BenchOptions(out="x", model="m", variant="fp16", batch=(1,)).cases()
-    asked, loaded = {}, SimpleNamespace(default_config=EditConfig())
+    asked, loaded = {}, SimpleNamespace(preset=EditConfig.load)
     monkeypatch.setattr(
         Editor, "load", lambda model, **how: asked.update(how, model=model) or loaded
     )

@@ -9,18 +9,21 @@ from uam_jax.errors import InputError
 from uam_jax.method.confidence import Calibration
 from uam_jax.method.config import EditConfig
 
+PRESETS = ("default", "fast")
+"""Those of which a model may have its own form."""
+
 
 @dataclass(frozen=True)
 class Recommended:
     """A model's own settings.
 
     Attributes:
-      config: the preset `default`, overridden by the table `[default]`.
+      configs: the presets `default` and `fast`, each overridden by the table of its name.
       calibration: the calibration of the confidence, from the table `[confidence]`.
       words: the words that the model was trained on; None if the file does not list them.
     """
 
-    config: EditConfig
+    configs: Mapping[str, EditConfig]
     calibration: Calibration
     words: tuple[str, ...] | None
 
@@ -38,7 +41,7 @@ def recommended_by(checkpoint: Checkpoint) -> Recommended:
 
 
 def _read(settings: Mapping[str, Any]) -> Recommended:
-    known = {"default": Mapping, "confidence": Mapping, "words": list}
+    known = {**dict.fromkeys(PRESETS, Mapping), "confidence": Mapping, "words": list}
     for name, value in settings.items():
         if name not in known:
             raise InputError(f"unknown key {name}; the keys are {', '.join(known)}")
@@ -48,12 +51,14 @@ def _read(settings: Mapping[str, Any]) -> Recommended:
     words = settings.get("words")
     if words is not None and not all(isinstance(word, str) for word in words):
         raise InputError("words must be a list of words")
-    try:
-        config = EditConfig.load("default").updated(settings.get("default", {}), imports=False)
-    except InputError as error:
-        raise InputError(f"[default] {error}") from None
+    configs = {}
+    for name in PRESETS:
+        try:
+            configs[name] = EditConfig.load(name).updated(settings.get(name, {}), imports=False)
+        except InputError as error:
+            raise InputError(f"[{name}] {error}") from None
     return Recommended(
-        config=config,
+        configs=configs,
         calibration=Calibration.from_settings(settings.get("confidence", {})),
         words=None if words is None else tuple(words),
     )

@@ -17,7 +17,7 @@ def read_methods(names: str) -> dict[str, Settings]:
     Args:
       names: presets and TOML files, separated by commas. A TOML file holds the settings of one method, or a table
         `[methods.NAME]` for each of several. In such a table `config` names a preset or a file (default: "default")
-        and `set` is a list of overrides. A model's own settings take the place of the preset "default".
+        and `set` is a list of overrides. A model's own form of a preset takes its place.
 
     Returns:
       The settings by the method's name, in the order given.
@@ -32,7 +32,7 @@ def read_methods(names: str) -> dict[str, Settings]:
             raise InputError(
                 f"--methods {names}: two methods are called {label!r}; give each its own name"
             )
-        found[label] = Settings(None if name == "default" else LocalName(name), tuple(overrides))
+        found[label] = Settings(LocalName(name), tuple(overrides))
         found[label].check()
 
     for name in filter(None, (part.strip() for part in names.split(","))):

@@ -64,7 +64,8 @@ class Settings:
     """Options that choose the settings of an edit."""
 
     config: Annotated[
-        LocalName | None, Option(metavar="NAME|FILE", help="`default`, `released` or a TOML file.")
+        LocalName | None,
+        Option(metavar="NAME|FILE", help="`default`, `fast`, `released` or a TOML file."),
     ] = None
     overrides: Annotated[
         tuple[str, ...],
@@ -86,14 +87,12 @@ class Settings:
         return EditConfig.load(self.config or "default", self.overrides)
 
     def of(self, editor: "Editor") -> "EditConfig":
-        """Reads the settings; without `--config`, the model's own settings take the place of the preset.
+        """Reads the settings; a model's own form of a preset takes its place.
 
         Raises:
           InputError: the configuration or an override is at fault.
         """
-        if self.config is None:
-            return editor.default_config.overridden(self.overrides)
-        return self._without_model
+        return editor.preset(self.config or "default").overridden(self.overrides)
 
 
 @dataclass(frozen=True)

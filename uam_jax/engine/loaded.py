@@ -172,8 +172,16 @@ class LoadedModel:
 
     @property
     def default_config(self) -> EditConfig:
-        """The preset `default` with the settings that ship beside the weights, which win."""
-        return self.recommended.config
+        """The preset `default` in the model's own form."""
+        return self.preset("default")
+
+    def preset(self, name: str) -> EditConfig:
+        """A preset or a TOML file; settings that ship beside the weights win over those of a preset.
+
+        Raises:
+          InputError: as of `EditConfig.load`.
+        """
+        return self.recommended.configs.get(name) or EditConfig.load(name)
 
     @property
     def calibration(self) -> Calibration:

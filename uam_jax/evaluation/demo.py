@@ -48,14 +48,14 @@ def run_demo(
     progress("encoding")
     z0 = editor.encode(pictures)
     ceiling = np.asarray(editor.decode(z0))
-    reconstructions, inversions = [], {}
+    reconstructions = []
     for name, prompts, uniformity in (
         ("source prompt", sources, 0.0),
         ("null prompt", "", 0.0),
         ("uniform maps", "", 1.0),
     ):
         progress(f"reconstructing with {name}")
-        inversion = inversions[name] = editor.invert(z0, prompts, uniformity=uniformity)
+        inversion = editor.invert(z0, prompts, uniformity=uniformity)
         made = np.asarray(editor.reconstruct(inversion))
         reconstructions.append(
             {
@@ -74,13 +74,7 @@ def run_demo(
         ("released", EditConfig.load("released")),
     ):
         progress(f"editing with {name}")
-        # Both edits start from the null prompt's inversion and blend with that of uniform maps.
-        result = editor.edit(
-            pictures,
-            targets,
-            inversions=[inversions["null prompt"], inversions["uniform maps"]],
-            config=config,
-        )
+        result = editor.edit(pictures, targets, sources, config=config)
         results[name] = result
         made = np.asarray(result.images)
         edits.append(

@@ -43,7 +43,7 @@ class Case:
       model: see `Editor.load`; None for random weights of `shape`.
       variant: see `Editor.load`.
       shape: a key of `models.configs.PUBLISHED`.
-      config: a preset or a TOML file; None for the model's own settings.
+      config: a preset or a TOML file; None is the preset `default`. A model's own form of a preset takes its place.
       overrides: "key=value" changes of the config.
       device: "cpu", "gpu" or "tpu"; None for the best that JAX finds.
       devices: the number of devices.
@@ -175,7 +175,6 @@ def load(case: Case, *, drawn: bool = True) -> "tuple[Editor, EditConfig]":
       drawn: as of `random_checkpoint`, where the case has a shape.
     """
     from uam_jax.editor import Editor
-    from uam_jax.method.config import EditConfig
 
     if case.shape is None:
         editor = Editor.load(case.model or "scenes", dtype=case.dtype, variant=case.variant)
@@ -187,9 +186,7 @@ def load(case: Case, *, drawn: bool = True) -> "tuple[Editor, EditConfig]":
         unet = editor.checkpoint.unet.clone(backend=case.attention)
         editor = Editor(replace(editor.checkpoint, unet=unet))
     overrides = (*case.overrides, *([f"steps={case.steps}"] if case.steps else []))
-    if case.config is None:
-        return editor, editor.default_config.overridden(overrides)
-    return editor, EditConfig.load(case.config, overrides)
+    return editor, editor.preset(case.config or "default").overridden(overrides)
 
 
 class Work(NamedTuple):
