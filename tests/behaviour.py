@@ -65,7 +65,7 @@ class Case:
 CASES = {
     "released": Case("released"),
     "default": Case(),
-    "own": Case("own"),
+    "own": Case("own", sourced=True),
     "ddim": Case("ddim", sourced=True),
     "masactrl": Case("masactrl"),
     "anchored": Case(
