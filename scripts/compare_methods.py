@@ -100,6 +100,9 @@ MASKS: Mapping[str, tuple[str, ...]] = {
 GUIDANCE = "guidance=2.0"
 """That of the model's own settings, in all cells."""
 
+OWN = ("default", "fast")
+"""Presets that the model has in its own form."""
+
 LEFT_OUT = (
     "Prompt-to-Prompt with the null prompt as the source's, since it has no words to align; null-text, negative-prompt "
     "and proximal inversion, ReNoise and SPDInv with other maps than the prompt's; guidance other than 2"
@@ -299,14 +302,14 @@ def main() -> None:
     if given.only != [*INVERSIONS]:
         return
     good = best(keep(screen, screened)["methods"], given.good)
-    groups = {"default": {"default": []}}
+    groups = {"presets": {preset: [] for preset in OWN}}
     for name in INVERSIONS:
         if cells := {label: keys for label, keys in tune.cells(name).items() if label in good}:
             groups[file_name(name)] = cells
     tuned = keep(tune, tune.rows(groups, given.jobs))["methods"]
-    del tuned["default"]
+    tuned = {label: each for label, each in tuned.items() if label not in OWN}
     every = {label: keys for name in INVERSIONS for label, keys in report.cells(name).items()}
-    chosen = {"default": [], "released": []}
+    chosen = {preset: [] for preset in (*OWN, "released")}
     chosen |= {label: every[label] for label in best(tuned, given.best)}
     groups = {file_name(label): {label: keys} for label, keys in chosen.items()}
     keep(report, report.rows(groups, given.jobs))

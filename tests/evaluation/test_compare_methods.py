@@ -54,6 +54,8 @@ def row(method: str, item: int, *, success: float, background: float) -> dict[st
 
 def test_the_best_cells_go_on(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[tuple[str, list[str]]] = []
+    some = ("ddim, prompt", "belm, null", "null-text")
+    monkeypatch.setattr(script, "INVERSIONS", {name: script.INVERSIONS[name] for name in some})
     every = script.Stage("screen", 20, "tune", 60).cells
     labels = [label for inversion in script.INVERSIONS for label in every(inversion)]
     background = {label: 20 + number / 100 for number, label in enumerate(labels)}
@@ -75,9 +77,9 @@ def test_the_best_cells_go_on(script: ModuleType, monkeypatch: pytest.MonkeyPatc
     screened = [names for stage, names in runs if stage == "screen"]
     tuned = [names for stage, names in runs if stage == "tune"]
     assert [name for names in screened for name in names] == labels
-    assert [name for names in tuned for name in names] == ["default", *good[-5:]]
+    assert [name for names in tuned for name in names] == ["default", "fast", *good[-5:]]
     reported = [name for stage, names in runs if stage == "report" for name in names]
-    assert reported == ["default", "released", *good[:-4:-1]]
+    assert reported == ["default", "fast", "released", *good[:-4:-1]]
     kept = json.loads((script.KEPT / "report.json").read_text())
     assert [*kept["methods"]] == reported
     assert (script.KEPT / "screen.png").stat().st_size > 10_000
@@ -89,7 +91,7 @@ def test_the_best_cells_go_on(script: ModuleType, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("sys.argv", [*sys.argv, "--jobs", "2"])
     monkeypatch.setattr(script, "settings", lambda preset: EditConfig(steps=49))
     script.main()
-    assert sorted(names for _, names in runs[count:]) == [["default"], ["default"], ["released"]]
+    assert sorted(names for _, names in runs[count:]) == [["default"], ["default", "fast"], ["fast"], ["released"]]
     # Of a file, cells that are not kept are.
     count = len(runs)
     controls = {**script.CONTROLS, "none": ("control=none", "mask.threshold=0.4")}
