@@ -1,12 +1,12 @@
 r"""Fits the confidence of the embedded model's edits on the tune third, and tests it on the report third.
 
-    uam eval scenes --methods default --third tune --out runs/scenes/tune
-    uam eval scenes --methods default --third report --out runs/scenes/report
-    python scripts/calibrate_confidence.py --tune runs/scenes/tune --report runs/scenes/report \
-        --out benchmarks/scenes/confidence --write
+    uam eval scenes --methods default,fast,configs/scenes/own.toml --third tune --out runs/scenes/tune
+    uam eval scenes --methods default,fast,configs/scenes/own.toml --third report --out runs/scenes/report
+    python scripts/calibrate_confidence.py --tune runs/scenes/tune --report runs/scenes/report --write
 
-`uam_jax.evaluation.calibration` says which edits are right, and fits. Photographs and noise, which are outside the
-model's world, must have a low confidence.
+The edits are those of all methods that ask the network whether a result agrees with its prompt. Those of the model's
+own settings are also judged alone. `uam_jax.evaluation.calibration` says which edits are right, and fits. Photographs
+and noise, which are outside the model's world, must have a low confidence.
 """
 
 import argparse
@@ -44,11 +44,13 @@ PHOTOGRAPHS = (
     "horse",
 )
 SETTINGS = Path("uam_jax/scenes/checkpoint/uam.toml")
+OUT = Path("benchmarks/scenes/confidence")
 
 
-def rows_of(folder: str, method: str) -> list[Row]:
-    rows = JobFolder(Folder(folder)).rows().values()
-    return [row for row in rows if row["status"] == "ok" and row["method"] == method]
+def rows_of(folder: Path) -> list[Row]:
+    """The edits of a run of `uam eval` that have all signals."""
+    rows = JobFolder(Folder(str(folder))).rows().values()
+    return [row for row in rows if row.get("figures", {}).get("agreement") is not None]
 
 
 def strangers(editor: Editor) -> dict[str, np.ndarray]:
@@ -85,27 +87,31 @@ def strangers(editor: Editor) -> dict[str, np.ndarray]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tune", required=True, help="folder of `uam eval scenes --third tune`")
-    parser.add_argument(
-        "--report", required=True, help="folder of `uam eval scenes --third report`"
-    )
-    parser.add_argument("--method", default="default")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the table and the plot")
+    parser.add_argument("--tune", type=Path, required=True, help="run on the tune third")
+    parser.add_argument("--report", type=Path, required=True, help="run on the report third")
     parser.add_argument(
         "--write", action="store_true", help=f"write the calibration into {SETTINGS}"
     )
     args = parser.parse_args()
     editor = Editor.load("scenes")
-    tune, report = rows_of(args.tune, args.method), rows_of(args.report, args.method)
-    on = f"Scenes-Bench's tune third, weights {editor.weights_hash}"
+    tune, report = rows_of(args.tune), rows_of(args.report)
+    own = [row for row in report if row["method"] == "default"]
+    on = f"Scenes-Bench's tune third by {methods(tune)} methods, weights {editor.weights_hash}"
     table = fit_confidence(tune, on)
     calibration = Calibration.from_settings(table)
-    figures: dict[str, Any] = {"method": args.method, "weights": editor.weights_hash}
-    plotted = {}
-    for name, rows in (("tune", tune), ("report", report)):
-        figures[name] = judge(calibration, rows)
-        sure = calibration.confidence(signals_of(rows))
-        plotted[f"{name} third"] = bins_of(sure, are_right(rows))
+    parts = {
+        f"tune third, {methods(tune)} methods": tune,
+        f"report third, {methods(report)} methods": report,
+        "report third, own settings": own,
+    }
+    figures: dict[str, Any] = {
+        "weights": editor.weights_hash,
+        "parts": {name: judge(calibration, rows) for name, rows in parts.items()},
+    }
+    plotted = {
+        name: bins_of(calibration.confidence(signals_of(rows)), are_right(rows))
+        for name, rows in parts.items()
+    }
     unknown = strangers(editor)
     sure = calibration.confidence(unknown)
     figures["strangers"] = {
@@ -113,24 +119,29 @@ def main() -> None:
         for name, c, r in zip(unknown["name"], sure, unknown["reconstruction"], strict=True)
     }
     figures["calibration"] = table
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "summary.json").write_text(json.dumps(figures, indent=1))
-    title = f"Confidence of {args.method}'s edits"
-    (args.out / "reliability.png").write_bytes(reliability(plotted, title=title))
-    (args.out / "summary.md").write_text(as_markdown(figures, args))
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "summary.json").write_text(json.dumps(figures, indent=1))
+    (OUT / "reliability.png").write_bytes(reliability(plotted, title="Confidence of edits"))
+    (OUT / "summary.md").write_text(
+        as_markdown(figures, f"--tune {args.tune} --report {args.report}")
+    )
     if args.write:
         known = SETTINGS.read_text(encoding="utf-8")
         SETTINGS.write_text(with_confidence(known, table), encoding="utf-8")
-    print((args.out / "summary.md").read_text())
+    print((OUT / "summary.md").read_text())
 
 
-def as_markdown(figures: dict[str, Any], args: argparse.Namespace) -> str:
+def methods(rows: list[Row]) -> int:
+    return len({row["method"] for row in rows})
+
+
+def as_markdown(figures: dict[str, Any], options: str) -> str:
+    parts = figures["parts"]
     lines = [
-        f"`python scripts/calibrate_confidence.py --tune {args.tune} --report {args.report} "
-        f"--out {args.out}`, method {figures['method']}, weights `{figures['weights']}`:",
+        f"`python scripts/calibrate_confidence.py {options}`, weights `{figures['weights']}`:",
         "",
-        "| | tune third | report third |",
-        "| --- | --- | --- |",
+        f"| | {' | '.join(parts)} |",
+        "|" + " --- |" * (1 + len(parts)),
     ]
     names = {
         "edits": "edits", "right": "share of right edits", "auroc": "AUROC for detecting the others",
@@ -140,14 +151,14 @@ def as_markdown(figures: dict[str, Any], args: argparse.Namespace) -> str:
         "right_among_others": "share of right edits among the others",
     }  # fmt: skip
     for key, text in names.items():
-        lines.append(f"| {text} | {figures['tune'][key]} | {figures['report'][key]} |")
+        lines.append(f"| {text} | {' | '.join(str(part[key]) for part in parts.values())} |")
     lines += [
         "",
         "Pictures outside the model's world:",
         "",
         "| picture | confidence | reconstruction dB |",
+        "| --- | --- | --- |",
     ]
-    lines.append("| --- | --- | --- |")
     for name, of in figures["strangers"].items():
         lines.append(f"| {name} | {of['confidence']} | {of['reconstruction']} |")
     return "\n".join(lines) + "\n"

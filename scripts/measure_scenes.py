@@ -33,8 +33,8 @@ _CHUNK = 32
 _NAMED = ("shape", "colour", "surface", "wall")
 
 EVALUATE = {
-    "report": "scenes --methods default,released --third report",
-    "tune": "scenes --methods default --third tune",
+    "report": "scenes --methods default,fast,released,configs/scenes/own.toml --third report",
+    "tune": "scenes --methods default,fast,configs/scenes/own.toml --third tune",
     "ablation": "scenes --methods configs/scenes/ablation.toml --third tune --n 64 --share",
     "tuning": "scenes --methods configs/scenes/tuning.toml --third tune --n 48 --share",
     "finer": "scenes --methods configs/scenes/finer.toml --third tune --n 48 --share",
@@ -46,10 +46,7 @@ EVALUATE = {
 }
 """Arguments of `uam eval` by study."""
 
-CONFIDENCE = (
-    f"scripts/calibrate_confidence.py --tune {RUNS}/tune --report {RUNS}/report "
-    f"--out {KEPT}/confidence --write"
-)
+CONFIDENCE = f"scripts/calibrate_confidence.py --tune {RUNS}/tune --report {RUNS}/report --write"
 
 
 def in_chunks(function: Callable[..., np.ndarray], *columns: Sequence[Any]) -> np.ndarray:
@@ -177,7 +174,8 @@ def figures() -> str:
             for case in ("source prompt", "null prompt", "wrong prompt", "uniform maps")
         ],
     )
-    for method, of in report["methods"].items():
+    for method in ("default", "fast", "released"):
+        of = report["methods"][method]
         means = of["overall"]
         rows = [
             ("edits that succeeded", interval(means["success"], "%")),
@@ -199,10 +197,11 @@ def figures() -> str:
             ),
         ]
         add(f"`{method}`, Scenes-Bench, report third, {of['items']} edits", rows)
-    third = confidence["report"]
-    area = interval((third["auroc"], *third["auroc_interval"]), "")
-    subject = f"confidence of `{confidence['method']}`, report third"
-    add(subject, [("AUROC for detecting edits that are not right", area)])
+    areas = [
+        (name, interval((part["auroc"], *part["auroc_interval"]), ""))
+        for name, part in confidence["parts"].items()
+    ]
+    add("confidence: AUROC for detecting edits that are not right", areas)
     return "\n".join(lines)
 
 

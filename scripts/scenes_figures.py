@@ -17,7 +17,6 @@ from scenes_networks import unet_state, vae_state
 from training_run import Run, save_grid
 
 from uam_jax import Editor, scenes
-from uam_jax.engine.inversion import Inversion
 from uam_jax.evaluation.metrics import psnr
 from uam_jax.evaluation.reconstruction import Reconstruction, invert, prompts_of
 from uam_jax.evaluation.scenes_bench import Items, Truth, draw_items, render_truth
@@ -140,11 +139,6 @@ def parts_of(editor: Editor, items: Items, truth: Truth) -> dict[str, Part]:
         z0 = editor.encode(truth.sources)
         return z0, np.asarray(editor.decode(z0))
 
-    @once
-    def inverted(name: str) -> Inversion:
-        method = _RECONSTRUCTIONS[name]
-        return invert(editor, method, encoded()[0], prompts_of(method, items))
-
     def vae() -> tuple[dict[str, float], np.ndarray]:
         quality = psnr(encoded()[1], truth.sources)
         shown = np.concatenate([truth.sources[:_SHOWN], encoded()[1][:_SHOWN]])
@@ -163,8 +157,9 @@ def parts_of(editor: Editor, items: Items, truth: Truth) -> dict[str, Part]:
 
     def reconstruction() -> tuple[dict[str, float], np.ndarray]:
         values: dict[str, float] = {}
-        for name in _RECONSTRUCTIONS:
-            made = np.asarray(editor.reconstruct(inverted(name)))
+        for name, method in _RECONSTRUCTIONS.items():
+            inversion = invert(editor, method, encoded()[0], prompts_of(method, items))
+            made = np.asarray(editor.reconstruct(inversion))
             quality = psnr(made, encoded()[1])
             values |= {
                 f"{name}, PSNR to the VAE's picture (dB)": quality.mean(),
@@ -174,10 +169,7 @@ def parts_of(editor: Editor, items: Items, truth: Truth) -> dict[str, Part]:
 
     def edits() -> tuple[dict[str, float], np.ndarray]:
         result = editor.edit_latents(
-            encoded()[0],
-            list(items.targets),
-            inversions=[inverted("null prompt"), inverted("uniform maps")],
-            images=truth.sources,
+            encoded()[0], list(items.targets), list(items.sources), images=truth.sources
         )
         made = np.asarray(result.images, np.float32)
         free = np.asarray(result.masks, np.float32)

@@ -91,7 +91,12 @@ def test_the_best_cells_go_on(script: ModuleType, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("sys.argv", [*sys.argv, "--jobs", "2"])
     monkeypatch.setattr(script, "settings", lambda preset: EditConfig(steps=49))
     script.main()
-    assert sorted(names for _, names in runs[count:]) == [["default"], ["default", "fast"], ["fast"], ["released"]]
+    assert sorted(names for _, names in runs[count:]) == [
+        ["default"],
+        ["default", "fast"],
+        ["fast"],
+        ["released"],
+    ]
     # Of a file, cells that are not kept are.
     count = len(runs)
     controls = {**script.CONTROLS, "none": ("control=none", "mask.threshold=0.4")}
