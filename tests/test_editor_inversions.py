@@ -19,6 +19,7 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
 
 
+@pytest.mark.long
 def test_given_inversions_are_used_and_not_spent_again(editor: Editor, images: np.ndarray) -> None:
     z0 = editor.encode(images)
     source = editor.invert(z0, uniformity=0.0, steps=6)

@@ -72,6 +72,7 @@ def test_a_region_of_the_inversion_needs_a_mask(editor: Editor, images: np.ndarr
     assert float(jnp.abs(outside.source_latents - plain.source_latents).max()) > 1e-4
 
 
+@pytest.mark.long
 def test_a_regional_edit_equals_its_singles(editor: Editor, images: np.ndarray) -> None:
     config = SMALL.updated({"target": {"outside_uniformity": 1.0}, "mask": {"rule": "auto"}})
     targets = [TARGET, "a cube", "a red ball"]

@@ -126,6 +126,7 @@ def test_belm_returns_after_fifty_steps(editor: Editor, images: np.ndarray) -> N
     assert (np.asarray(inversion.figures["bend"]) > 0).all()
 
 
+@pytest.mark.long
 def test_the_residual_inversion_returns_exactly(editor: Editor, images: np.ndarray) -> None:
     z0 = np.asarray(editor.encode(images[:2]))
     options = {"uniformity": 1.0, "steps": 4}

@@ -228,7 +228,7 @@ def test_a_variant_is_asked_for_by_every_command_that_loads(
     assert "diffusion_pytorch_model.fp16.safetensors" in result.stderr
 
 
-@pytest.mark.parametrize("model", ["converted", "scenes"])
+@pytest.mark.parametrize("model", ["converted", pytest.param("scenes", marks=pytest.mark.long)])
 def test_a_real_model_is_described(model: str, converted: str) -> None:
     model = converted if model == "converted" else model
     summary = json.loads(uam("info", model, "--no-cache", "--json").stdout)

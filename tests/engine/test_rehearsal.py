@@ -112,7 +112,8 @@ def compiled() -> Iterator[list[str]]:
     jax.monitoring.unregister_event_duration_listener(hear)
 
 
-@pytest.mark.parametrize("devices", [None, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("devices", [None, 2])
 def test_work_finds_its_programs_compiled(
     editor: Editor, devices: int | None, compiled: list[str]
 ) -> None:

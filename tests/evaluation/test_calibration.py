@@ -111,6 +111,7 @@ def calibrated(folder: Path, model: Path | str) -> Any:
     return CliRunner().invoke(main.app, command)
 
 
+@pytest.mark.long
 def test_a_run_calibrates_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tmp_path / "model"
     tiny_editor(model)

@@ -109,6 +109,7 @@ def _batched(lowered: Any) -> list[Any]:
     return [leaf for leaf in jax.tree.leaves(arrays[1:]) if len(leaf.shape) == 4][:1]
 
 
+@pytest.mark.long
 def test_tpus_are_planned_by_their_compiler(
     model: Path, tmp_path: Path, compiled: list[Any]
 ) -> None:

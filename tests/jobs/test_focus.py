@@ -35,7 +35,7 @@ def small_mask() -> np.ndarray:
     return mask
 
 
-@pytest.mark.parametrize("preserve", ["pixels", "latent"])
+@pytest.mark.parametrize("preserve", [pytest.param("pixels", marks=pytest.mark.long), "latent"])
 def test_the_edit_of_a_crop_is_that_of_a_picture_of_its_own(editor: Editor, preserve: str) -> None:
     config = CONFIG.updated({"preserve": preserve, "mask": {"user": "replace"}})
     picture, mask = photograph(), small_mask()

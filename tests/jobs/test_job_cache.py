@@ -42,6 +42,7 @@ def test_a_kept_inversion_is_not_made_again(
     assert files_of(tmp_path / "mended").items() <= files_of(tmp_path / "first").items()
 
 
+@pytest.mark.long
 def test_an_inversion_that_other_code_has_made_is_not_used(
     editor: Editor, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

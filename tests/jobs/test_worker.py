@@ -80,6 +80,7 @@ def test_the_figures_of_a_result_are_those_of_its_files(whole: Path) -> None:
             assert row["mask_share"] == pytest.approx(mask.mean(), abs=1 / 255)
 
 
+@pytest.mark.long
 def test_a_row_holds_what_the_inversions_tell_of_its_picture(
     editor: Editor, items: list[Item], tmp_path: Path
 ) -> None:

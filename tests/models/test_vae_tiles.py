@@ -82,12 +82,9 @@ def test_tiles_give_what_the_whole_gives(sides: tuple[int, int]) -> None:
     assert_close(ours, whole(params, latent), 1e-5)
 
 
-FURTHER = (1, "shard_map"), (2, "shard_map"), (3, "pmap")
-
-
+@pytest.mark.long
 @pytest.mark.parametrize(
-    ("count", "mode"),
-    [(3, "shard_map"), *(pytest.param(*each, marks=pytest.mark.long) for each in FURTHER)],
+    ("count", "mode"), [(1, "shard_map"), (2, "shard_map"), (3, "shard_map"), (3, "pmap")]
 )
 def test_tiles_on_several_devices(count: int, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The programs of `Editor`, with a batch that not every number of devices divides."""
