@@ -133,9 +133,17 @@ def test_a_result_that_equals_its_original_is_not_trusted_and_told(
 ) -> None:
     for settings in ({}, SETTINGS, SETTINGS | {"below": 0.0}):
         calibration = Calibration.from_settings(settings)
-        same = signals(changed=0.0, opacity=opacity, separability=0.9)
-        assert calibration.confidence(same) == 0
-        assert calibration.review(same) == [why]
+        for agreement in ({}, {"agreement": -0.1}, {"agreement": float("nan")}):
+            same = signals(changed=0.0, opacity=opacity, separability=0.9, **agreement)
+            assert calibration.confidence(same) == 0
+            assert calibration.review(same) == [why]
+
+
+def test_a_result_that_equals_its_original_is_trusted_where_that_shows_the_target() -> None:
+    calibration = Calibration.from_settings(SETTINGS)
+    same, changed = (signals(changed=each, separability=0.9, agreement=0.1) for each in (0.0, 1.0))
+    assert calibration.confidence(same) == calibration.confidence(changed) > calibration.below
+    assert calibration.review(same) == [None]
 
 
 @pytest.mark.parametrize(

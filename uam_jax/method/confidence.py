@@ -197,10 +197,13 @@ class Calibration:
         return found
 
     def confidence(self, signals: Mapping[str, Any]) -> Float[np.ndarray, "t"]:
-        """The chance, in [0, 1], that the edit did what it should and nothing else; 0 if it did nothing."""
+        """The chance, in [0, 1], that the edit did what it should and nothing else.
+
+        It is 0 where the result equals its original, unless the network finds that this shows the target already.
+        """
         logit = self.bias + sum(self._parts(signals).values(), np.zeros(()))
         likely = self.familiarity(signals) / (1 + np.exp(-np.clip(logit, -30, 30)))
-        return np.where(np.asarray(signals["changed"]) == 0, 0.0, likely)
+        return np.where(_idle(signals), 0.0, likely)
 
     def familiarity(self, signals: Mapping[str, Any]) -> Float[np.ndarray, "t"]:
         """1 for a picture of the model's own world, 0 for one that it knows nothing of."""
@@ -213,10 +216,10 @@ class Calibration:
     def review(self, signals: Mapping[str, Any]) -> list[str | None]:
         """Why each result should be looked at; None where it need not be."""
         sure, familiar = self.confidence(signals), self.familiarity(signals)
-        parts = self._parts(signals)
+        parts, idle = self._parts(signals), _idle(signals)
         found: list[str | None] = []
         for index, confidence in enumerate(sure):
-            if np.asarray(signals["changed"])[index] == 0:
+            if idle[index]:
                 masked = np.asarray(signals["opacity"])[index] < 0.5
                 found.append(MASKED if masked else UNCHANGED)
             elif confidence >= self.below:
@@ -242,6 +245,13 @@ class Calibration:
             for name, weight in self.weights.items()
             if name in signals
         }
+
+
+def _idle(signals: Mapping[str, Any]) -> np.ndarray:
+    """Which results equal their originals, although these do not agree with the target as far as is known."""
+    unchanged = np.asarray(signals["changed"]) == 0
+    agreement = np.asarray(signals.get("agreement", np.nan), np.float64)
+    return unchanged & ~(agreement >= 0)
 
 
 def _number(key: str, value: Any) -> float:
