@@ -1,7 +1,7 @@
 r"""Fits the confidence of the embedded model's edits on the tune third, and tests it on the report third.
 
-    uam eval scenes --methods default,fast,configs/scenes/own.toml --third tune --out runs/scenes/tune
-    uam eval scenes --methods default,fast,configs/scenes/own.toml --third report --out runs/scenes/report
+    uam eval scenes --methods default,configs/scenes/own.toml --third tune --out runs/scenes/tune
+    uam eval scenes --methods default,fast,released --third report --out runs/scenes/report
     python scripts/calibrate_confidence.py --tune runs/scenes/tune --report runs/scenes/report --write
 
 The edits are those of all methods that ask the network whether a result agrees with its prompt. Those of the model's

@@ -33,8 +33,8 @@ _CHUNK = 32
 _NAMED = ("shape", "colour", "surface", "wall")
 
 EVALUATE = {
-    "report": "scenes --methods default,fast,released,configs/scenes/own.toml --third report",
-    "tune": "scenes --methods default,fast,configs/scenes/own.toml --third tune",
+    "report": "scenes --methods default,fast,released --third report --share --chunk 5",
+    "tune": "scenes --methods default,configs/scenes/own.toml --third tune --share --chunk 5",
     "ablation": "scenes --methods configs/scenes/ablation.toml --third tune --n 64 --share",
     "tuning": "scenes --methods configs/scenes/tuning.toml --third tune --n 48 --share",
     "finer": "scenes --methods configs/scenes/finer.toml --third tune --n 48 --share",
@@ -191,10 +191,6 @@ def figures() -> str:
         rows += [
             ("overlap of its mask with the exact mask", interval(means["mask_iou"], "")),
             ("evaluations", str(of["evaluations"])),
-            (
-                "seconds per image in batches of 16, scoring in parallel",
-                interval(means["seconds"], ""),
-            ),
         ]
         add(f"`{method}`, Scenes-Bench, report third, {of['items']} edits", rows)
     areas = [
