@@ -97,8 +97,8 @@ MASKS: Mapping[str, tuple[str, ...]] = {
     "auto": ("mask.rule=auto", "mask.t_mask=21", "mask.radius=0"),
 }
 
-GUIDANCE = "guidance=2.0"
-"""That of the model's own settings, in all cells."""
+COMMON = ("guidance=2.0", "spacing=leading", "sampler=ddim")
+"""Settings of all cells, unless their own say otherwise; the guidance is that of the model's own settings."""
 
 OWN = ("default", "fast")
 """Presets that the model has in its own form."""
@@ -154,7 +154,7 @@ class Stage:
             own = [key.format(masactrl_start=start) for key in own]
             for mask, rule in MASKS.items():
                 found[f"{inversion}, {control}, {mask}"] = [
-                    GUIDANCE,
+                    *COMMON,
                     f"steps={self.steps}",
                     f"agreement={str(self.agreement).lower()}",
                     *INVERSIONS[inversion],

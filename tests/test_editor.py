@@ -106,6 +106,7 @@ def test_counts_of_the_method(editor: Editor) -> None:
     assert editor.evaluations(released.updated(fewest)) == 180
     assert editor.evaluations(released.updated({**fewest, "mask": {"t_mask": 21}})) == 153
     assert editor.evaluations(released, targets=3) == 150 + 3 * 150
+    assert editor.evaluations(editor.preset("fast")) == 52
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -19,6 +19,7 @@ def editor() -> Editor:
 def test_its_own_settings_cost_at_most_three_quarters_of_the_released_run(editor: Editor) -> None:
     released = editor.evaluations(EditConfig.load("released"))
     assert editor.evaluations(editor.default_config) <= 0.75 * released
+    assert editor.evaluations(editor.preset("fast")) <= 60
 
 
 def test_its_confidence_was_calibrated_with_its_weights(editor: Editor) -> None:
@@ -62,7 +63,7 @@ def test_the_larger_model_has_its_sizes_and_the_smaller_ones_settings_without_a_
     larger = Editor.load("scenes-128")
     assert (larger.native_size, larger.size_factor, larger.latent_channels) == (128, 8, 16)
     assert larger.weights_hash == "8d5c5149dfd17b43"
-    assert larger.default_config == editor.default_config
+    assert larger.recommended.configs == editor.recommended.configs
     assert larger.recommended.words == editor.recommended.words
     assert not larger.calibration.weights and not larger.calibration.fitted
 
