@@ -1,10 +1,9 @@
 """The same edits in PyTorch with diffusers' networks, written to be fast: `vs_torch.py` compares them with ours.
 
 Each step is one network call for the rows of all branches and both halves of guidance. In the reduced form, the
-vectors of the uniform branch and the text's keys and values are computed once per edit. The released form makes as
-many evaluations as the authors' code, 350 for 50 steps: it also evaluates the unguided half of the source, which is
-superfluous with the null prompt, and computes keys, values and uniform outputs from the text's states in every
-call. It uses fused attention nevertheless, so it is somewhat faster than the authors' code.
+vectors of the uniform branch and the text's keys and values are computed once per edit. The released form makes the 350
+evaluations of the authors' code for 50 steps: it also evaluates the unguided half of the source, superfluous with the
+null prompt, and computes keys, values and uniform outputs in every call, but with fused attention.
 """
 
 import dataclasses
@@ -24,6 +23,7 @@ from uam_jax import EditConfig
 from uam_jax.checkpoints.tokenizer import Tokenizer
 from uam_jax.method.controls import MasaCtrl, NoControl
 from uam_jax.method.inversions import DDIMInversion
+from uam_jax.method.masks import FLOOR
 from uam_jax.method.plan import Plan, Row
 from uam_jax.method.schedule import Schedule
 
@@ -325,7 +325,8 @@ class _Edit:
         mask = self.config.mask
         if mask.rule == "auto":
             even = smooth(change)
-            return dilate((even > otsu(even.flatten(1))).float(), mask.radius)
+            ratios = (even / even.amax((1, 2, 3), keepdim=True) + FLOOR).log()
+            return dilate((ratios > otsu(ratios.flatten(1))).float(), mask.radius)
         magnitude = difference.abs()
         level = magnitude.flatten(1).quantile(quantile, dim=1)[:, None, None, None]
         return dilate((magnitude > 2 * level).float(), mask.radius)

@@ -79,10 +79,12 @@ FACTS = {
 
 def test_a_record_names_the_forms_that_failed(vs: ModuleType, tmp_path: Path) -> None:
     made = cells(vs)
-    made.append(vs.Cell("PyTorch, compiled (max)", "own", 1, 153, run=made[0].run, failed="no gcc"))
+    made.append(
+        vs.Cell("PyTorch, compiled (max)", "anchored", 1, 153, run=made[0].run, failed="no gcc")
+    )
     vs.write(tmp_path, "python benchmarks/vs_torch.py", FACTS, made)
     text = (tmp_path / "summary.md").read_text()
-    assert "PyTorch, compiled (max), own, batch 1 could not run: no gcc" in text
+    assert "PyTorch, compiled (max), anchored, batch 1 could not run: no gcc" in text
     row = "| uam_jax, 2 devices | released | 8 | 300 | 9.0 | 3 | 0.5000 [0.5000, 0.5000] | 600.0 |"
     assert row in text
     summary = json.loads((tmp_path / "summary.json").read_text())
