@@ -397,5 +397,4 @@ def otsu(values: Tensor) -> Tensor:
     low = torch.arange(1, count, device=values.device) / count
     sums = (ordered - ordered.mean(1, keepdim=True)).cumsum(1)[:, :-1] / count
     best = (sums**2 / (low * (1 - low))).argmax(1, keepdim=True)
-    cut = (ordered.gather(1, best) + ordered.gather(1, best + 1)) / 2
-    return cut[:, :, None, None]
+    return ordered.gather(1, torch.cat([best, best + 1], 1)).mean(1)[:, None, None, None]
