@@ -34,7 +34,7 @@ _NAMED = ("shape", "colour", "surface", "wall")
 
 EVALUATE = {
     "report": "scenes --methods default,fast,released --third report --share --chunk 6",
-    "tune": "scenes --methods default,configs/scenes/own.toml --third tune --share --chunk 6",
+    "tune": "scenes --methods default,configs/scenes/own.toml --third tune --n 96 --share --chunk 6",
     "ablation": "scenes --methods configs/scenes/ablation.toml --third tune --n 64 --share",
     "tuning": "scenes --methods configs/scenes/tuning.toml --third tune --n 48 --share",
     "finer": "scenes --methods configs/scenes/finer.toml --third tune --n 48 --share",

@@ -74,7 +74,8 @@ def run_demo(
         ("released", EditConfig.load("released")),
     ):
         progress(f"editing with {name}")
-        result = editor.edit(pictures, targets, sources, config=config)
+        own = None if config.source.condition == "null" else sources
+        result = editor.edit(pictures, targets, own, config=config)
         results[name] = result
         made = np.asarray(result.images)
         edits.append(
