@@ -2,8 +2,8 @@ r"""Samplers and fixed-point inversion: how close reconstruction comes to the pi
 
     python scripts/measure_inversions.py samplers fixed_point
 
-16 items of Scenes-Bench's report third are inverted and reconstructed without guidance, and edited with the embedded
-model's own settings, once with the anchored source and once with a replayed one. The record is kept in
+16 items of Scenes-Bench's report third are inverted and reconstructed without guidance, and edited with guidance 2, no
+control and the automatic mask, once with the anchored source and once with a replayed one. The record is kept in
 `benchmarks/scenes/STUDY`. It is written after every measurement, and an interrupted run resumes from it.
 """
 
@@ -31,6 +31,10 @@ STEPS = (10, 20, 50)
 MAPS = ("uniform maps", "null prompt", "source prompt", "wrong prompt")
 SOURCES = {"anchored": "anchored source", "replay": "replayed source"}
 COUNT = 16
+EDIT = EditConfig.load(
+    "default",
+    ["guidance=2", "control=none", "mask.rule=auto", "mask.t_mask=21", "mask.radius=0"],
+)
 
 
 class Inverter(NamedTuple):
@@ -53,14 +57,14 @@ class Inverter(NamedTuple):
             return DDIMInversion()
         return FixedPointInversion(iterations=self.corrections, anderson=self.anderson)
 
-    def config(self, editor: Editor, steps: int, latents: str) -> EditConfig:
-        """The model's own settings with this inversion and sampler."""
+    def config(self, steps: int, latents: str) -> EditConfig:
+        """The settings of an edit with this inversion and sampler."""
         kind = {
             "kind": "fixed_point",
             "iterations": self.corrections,
             "anderson": self.anderson,
         }
-        return editor.default_config.updated(
+        return EDIT.updated(
             {
                 "steps": steps,
                 "sampler": self.sampler,
@@ -185,7 +189,7 @@ def measurements(
                     ),
                 )
             for latents in SOURCES:
-                config = inverter.config(editor, steps, latents)
+                config = inverter.config(steps, latents)
                 yield (
                     "edits",
                     {**cell, "source": latents},
@@ -224,7 +228,7 @@ def as_markdown(command: str, record: dict[str, Any], inverters: Sequence[Invert
             ]
             lines.append(f"| {inverter.label} | {counts} | {maps} | {' | '.join(shown)} |")
     lines += [
-        "", "Edits with the model's own settings, before unedited pixels are kept: mean [95 % interval].", "",
+        "", "Edits with guidance 2, no control and the automatic mask, before unedited pixels are kept: mean [95 % interval].", "",
         "| inversion | source | steps | evaluations | success % | background dB | edit to answer dB |",
         "|" + " --- |" * 7,
     ]  # fmt: skip
