@@ -229,7 +229,7 @@ def as_markdown(command: str, record: dict[str, Any], inverters: Sequence[Invert
             lines.append(f"| {inverter.label} | {counts} | {maps} | {' | '.join(shown)} |")
     lines += [
         "",
-        "Edits with guidance 2, no control and the automatic mask, before unedited pixels are kept: mean [95 % interval].",
+        "Edits with guidance 2, no control and the automatic mask, before pixels are kept: mean [95 % interval].",
         "",
         "| inversion | source | steps | evaluations | success % | background dB | edit to answer dB |",
         "|" + " --- |" * 7,
