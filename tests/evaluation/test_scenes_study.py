@@ -206,6 +206,8 @@ def test_the_summary_is_means_by_method_and_kind() -> None:
     rows = rows_of("a", 8)
     for row, seconds in zip(rows[2:], (1.0, 1.0, 1.0, 1.0, 2.0, 2.0), strict=True):
         row["seconds"] = seconds
+    for row, kept in zip(rows, (30.0, 34.0, *[100.0] * 6), strict=True):
+        row["figures"]["kept_background_psnr"] = kept
     found = summarise([*rows, failed, *rows_of("b", 4)])
     assert (found["a"]["items"], found["a"]["failed"], found["b"]["items"]) == (9, 1, 4)
     overall = found["a"]["overall"]
@@ -213,6 +215,8 @@ def test_the_summary_is_means_by_method_and_kind() -> None:
     assert overall["background_gap"][0] == pytest.approx(6.5)
     assert overall["background_gap"][1] < 6.5 < overall["background_gap"][2]
     assert overall["edit_psnr"] == [None] * 3
+    # Equal pictures have no PSNR.
+    assert overall["kept_background_psnr"] == [32, 30, 34]
     # Of two chunks, whatever they hold; the first was not timed.
     assert overall["seconds"] == [1.5, 1, 2] and found["b"]["overall"]["seconds"] == [None] * 3
     assert found["a"]["kinds"]["colour"]["background_psnr"][0] == pytest.approx(24)

@@ -14,8 +14,8 @@ Pictures = Num[np.ndarray, "b h w 3"]
 Region = Bool[np.ndarray, "b h w"]
 Each = Float[np.ndarray, "b"]
 
-_LEAST_ERROR = 1e-10
-"""Limits a PSNR to 100 dB, so that means are finite where pictures are equal."""
+EQUAL = 100.0
+"""The PSNR in dB of equal pictures, and the highest."""
 
 
 def mse(a: Pictures, b: Pictures, where: Region | None = None) -> Each:
@@ -25,13 +25,13 @@ def mse(a: Pictures, b: Pictures, where: Region | None = None) -> Each:
 
 
 def psnr(a: Pictures, b: Pictures, where: Region | None = None) -> Each:
-    """Peak signal-to-noise ratio of each picture in dB, at most 100."""
+    """Peak signal-to-noise ratio of each picture in dB, at most `EQUAL`."""
     return decibels(mse(a, b, where))
 
 
 def decibels(error: Each) -> Each:
-    """PSNR in dB of a mean squared error in [0, 1]."""
-    return -10 * np.log10(np.maximum(error, _LEAST_ERROR))
+    """PSNR in dB of a mean squared error in [0, 1], at most `EQUAL`."""
+    return -10 * np.log10(np.maximum(error, 10 ** (-EQUAL / 10)))
 
 
 def ssim(a: Pictures, b: Pictures, where: Region | None = None) -> Each:

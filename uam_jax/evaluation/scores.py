@@ -90,7 +90,10 @@ def number(value: Any) -> float | None:
 
 
 def _means(rows: Sequence[Row]) -> dict[str, list[float | None]]:
-    """The mean of every figure and the ends of its interval."""
+    """The mean of every figure and the ends of its interval.
+
+    Delivered backgrounds that are the source's to the bit are left out of their PSNR: it is infinite.
+    """
     good = [row for row in rows if row["status"] == "ok"]
     figures = [row["figures"] | _gap(row["figures"]) for row in good]
     names = dict.fromkeys(name for each in figures for name in each)
@@ -99,6 +102,8 @@ def _means(rows: Sequence[Row]) -> dict[str, list[float | None]]:
         values = np.asarray(
             [np.nan if each.get(name) is None else each[name] for each in figures], np.float64
         )
+        if name == "kept_background_psnr":
+            values[values >= metrics.EQUAL] = np.nan
         result[name] = [number(value) for value in metrics.bootstrap(values)]
     # The items of a chunk share one time.
     seconds = dict.fromkeys(row["seconds"] for row in good if row["seconds"] is not None)
