@@ -57,6 +57,7 @@ def auto64(change: np.ndarray, radius: int) -> np.ndarray:
     even = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 16
     masks = []
     for one in even:
+        one = np.log(one / one.max() + 0.02)
         values = np.sort(one.ravel())
         spread = [
             k * values[:k].var() + (len(values) - k) * values[k:].var()

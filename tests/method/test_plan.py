@@ -161,6 +161,8 @@ def plan_of(config: EditConfig, *, user_mask: bool = False) -> Plan:
             50 + 100 + 16 + 10,
         ),
         ({"mask": {"t_mask": 1000}, "auxiliary": {"latents": "anchored"}}, 1, 6 * 50),
+        # The last step is blended, whatever its timestep.
+        ({"mask": {"t_mask": 1}, "auxiliary": {"latents": "anchored"}}, 1, 4 * 50 + 2),
     ],
 )
 def test_counts(changes: dict, targets: int, expected: int) -> None:

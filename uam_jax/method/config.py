@@ -119,7 +119,9 @@ class MaskConfig(Section):
     quantile: Annotated[
         Share, 'quantile at the last step, for the rules "released" and "algorithm1"'
     ] = 0.5
-    t_mask: Annotated[Count, "timestep below which steps are blended"] = 200
+    t_mask: Annotated[
+        Count, "timestep below which steps are blended; the last step always is, except with 0"
+    ] = 200
     radius: Annotated[int, Between(0, 64), "radius of the dilation, in latent pixels"] = 1
     threshold: Annotated[
         Share,
@@ -275,7 +277,9 @@ class EditConfig(Section):
         prompted = self.source.condition != "null"
         count = len(timesteps)
         never, always = range(0), range(count)
-        late = range(sum(int(timestep) >= self.mask.t_mask for timestep in timesteps), count)
+        # Few steps, or another spacing, do not leave an edit without the mask that it asks for.
+        before = sum(int(timestep) >= self.mask.t_mask for timestep in timesteps)
+        late = range(min(before, count - 1) if self.mask.t_mask else count, count)
         replaced = user_mask and self.mask.user == "replace"
         user = always if self.mask.user_from_start else late
         parts = segments(
