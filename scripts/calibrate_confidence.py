@@ -1,4 +1,4 @@
-r"""Fits the confidence of the embedded model's edits on the tune third, and tests it on the report third.
+"""Fits the confidence of the embedded model's edits on the tune third, and tests it on the report third.
 
     uam eval scenes --methods default,configs/scenes/own.toml --third tune --n 96 --out runs/scenes/tune
     uam eval scenes --methods default,fast,released --third report --out runs/scenes/report

@@ -84,7 +84,7 @@ FLOOR = 0.02
 
 
 def auto_mask(change: Float[Array, "b h w 1"], radius: int) -> Float[Array, "b h w 1"]:
-    """E of all channels, from how much the branches have differed so far, without a number to choose.
+    """E of all channels, from how much the branches have differed so far, without a threshold to choose.
 
     What differs because the text says so does so in step after step, and in several channels of
     neighbouring pixels: `change` is summed over steps and channels, smoothed here, and cut in two by
