@@ -74,7 +74,8 @@ def test_a_region_of_the_inversion_needs_a_mask(editor: Editor, images: np.ndarr
 
 @pytest.mark.long
 def test_a_regional_edit_equals_its_singles(editor: Editor, images: np.ndarray) -> None:
-    config = SMALL.updated({"target": {"outside_uniformity": 1.0}, "mask": {"rule": "auto"}})
+    mask = {"rule": "auto", "radius": 0}
+    config = SMALL.updated({"target": {"outside_uniformity": 1.0}, "mask": mask})
     targets = [TARGET, "a cube", "a red ball"]
     together = editor.edit(images, targets, config=config)
     assert 0.05 < float(np.asarray(together.masks).mean()) < 0.95
