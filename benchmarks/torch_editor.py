@@ -23,7 +23,7 @@ from uam_jax import EditConfig
 from uam_jax.checkpoints.tokenizer import Tokenizer
 from uam_jax.method.controls import MasaCtrl, NoControl
 from uam_jax.method.inversions import DDIMInversion
-from uam_jax.method.masks import FLOOR
+from uam_jax.method.masks import CEILING
 from uam_jax.method.plan import Plan, Row
 from uam_jax.method.schedule import Schedule
 
@@ -276,7 +276,7 @@ class _Edit:
         plan, config, b = self.plan, self.config, len(self.z0)
         source = target = trajectory[-1]
         thresholds = np.linspace(0, config.mask.quantile, plan.steps).tolist()
-        change: Any = 0.0
+        changes: list[Tensor] = []
         source_rows, targets = branch_rows(plan)
         for part in plan.segments:
             for i in range(part.start, part.stop):
@@ -303,9 +303,9 @@ class _Edit:
                 if part.source:
                     clean_s = clean_estimate(source, noise_s, level)
                     difference = clean_s - clean
-                    change = change + difference.abs().mean(1, keepdim=True)
+                    changes.append(difference.abs().mean(1, keepdim=True))
                     if part.adaptive:
-                        edit = self.mask(difference, change, thresholds[i])
+                        edit = self.mask(difference, sum(changes) / len(changes), thresholds[i])
                         clean = clean_u.lerp(clean, edit)
                         if config.mask.source_line:
                             clean_s = clean_s.lerp(clean_u, edit)
@@ -325,8 +325,8 @@ class _Edit:
         mask = self.config.mask
         if mask.rule == "auto":
             even = smooth(change)
-            ratios = (even / even.amax((1, 2, 3), keepdim=True) + FLOOR).log()
-            return dilate((ratios > otsu(ratios.flatten(1))).float(), mask.radius)
+            cut = otsu(even.flatten(1)).clamp(max=CEILING)
+            return dilate((even > cut).float(), mask.radius)
         magnitude = difference.abs()
         level = magnitude.flatten(1).quantile(quantile, dim=1)[:, None, None, None]
         return dilate((magnitude > 2 * level).float(), mask.radius)

@@ -51,19 +51,19 @@ def dilate64(mask: np.ndarray, radius: int) -> np.ndarray:
 
 
 def auto64(change: np.ndarray, radius: int) -> np.ndarray:
-    """Smoothed by 1 2 1 twice, cut where the variance within both parts is least."""
+    """Smoothed by 1 2 1 twice, cut where the variance within both parts is least, or at 0.5."""
     padded = np.pad(change, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
     rows = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
     even = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 16
     masks = []
     for one in even:
-        one = np.log(one / one.max() + 0.02)
         values = np.sort(one.ravel())
         spread = [
             k * values[:k].var() + (len(values) - k) * values[k:].var()
             for k in range(1, len(values))
         ]
-        masks.append(one > values[int(np.argmin(spread)) : int(np.argmin(spread)) + 2].mean())
+        level = values[int(np.argmin(spread)) : int(np.argmin(spread)) + 2].mean()
+        masks.append(one > min(level, 0.5))
     return dilate64(np.stack(masks).astype(np.float64), radius)
 
 

@@ -123,7 +123,7 @@ class _Carried(NamedTuple):
     Attributes:
       branches: the sampler's state of each replayed branch.
       control: the control's state.
-      change: the sum of the branches' differences so far.
+      change: mean difference of the branches so far.
       free: 1 - P of every blended step, as far as there is one.
     """
 
@@ -195,6 +195,7 @@ def edit(
     )
     # The source's latents before and after every step.
     anchored = () if inputs.anchors is None else (inputs.anchors[:-1], inputs.anchors[1:])
+    compared = 0  # steps so far
     for (source, _), run in groupby(segments, key=lambda part: (part.source, part.active)):
         parts = tuple(run)
         at = slice(parts[0].start, parts[-1].stop)
@@ -210,20 +211,21 @@ def edit(
             predict=predict,
             parts=parts,
             count=count,
+            compared=compared,
             first_blended=first_blended,
             inputs=inputs,
             rules=rules,
         )
         carried, _ = scan(advance, carried, scanned)
+        compared += source * (parts[-1].stop - parts[0].start)
 
     ends = {name: rules.sampler.latent(state) for name, state in carried.branches.items()}
     free = carried.free
-    compared = sum(len(part) for part in segments if part.source)
     return EditTrace(
         target=ends["target"],
         source=ends.get("source"),
         free=free.mean(axis=(0, -1)) if free.shape[0] else jnp.ones(target.shape[:-1]),
-        change=carried.change[..., 0] / max(compared, 1),
+        change=carried.change[..., 0],
         stability=_stability(free),
         masks=free if keep_masks else None,
     )
@@ -236,6 +238,7 @@ def _advance(
     predict: BranchPredictor,
     parts: tuple[Segment, ...],
     count: int,
+    compared: int,
     first_blended: int,
     inputs: EditInputs,
     rules: EditRules,
@@ -264,7 +267,8 @@ def _advance(
     change, difference = carried.change, jnp.zeros_like(clean["target"])
     if "source" in clean:
         difference = clean["source"] - clean["target"]
-        change += jnp.abs(difference).mean(axis=-1, keepdims=True)
+        nth = compared + step.index - parts[0].start + 1
+        change += (jnp.abs(difference).mean(axis=-1, keepdims=True) - change) / nth
     if any(part.blended for part in parts):
         # The first blended step overwrites what those before it have put into its place.
         place = jnp.maximum(step.index - first_blended, 0)

@@ -79,27 +79,29 @@ def edit_mask(
     return 1 - dilate((magnitude <= level).astype(difference.dtype), radius)
 
 
-FLOOR = 0.02
-"""Changes below this share of the picture's strongest are as good as none to `auto_mask`."""
+CEILING = 0.5
+"""Where the clean estimates differ by more than this, `auto_mask` leaves everything free.
+
+In units of the latent, whose standard deviation is about 1.
+"""
 
 
 def auto_mask(change: Float[Array, "b h w 1"], radius: int) -> Float[Array, "b h w 1"]:
     """E of all channels, from how much the branches have differed so far, without a threshold to choose.
 
     What differs because the text says so does so in step after step, and in several channels of
-    neighbouring pixels: `change` is summed over steps and channels, smoothed here, and cut in two by
-    Otsu's criterion, image by image. The cut is one of ratios, log(change / strongest + `FLOOR`): where
-    the text changes two things, one of them strongly and one weakly, a cut of differences finds the first alone.
+    neighbouring pixels: `change` is a mean over steps and channels, smoothed here, and cut in two by
+    Otsu's criterion, image by image. The cut is `CEILING` at most: where the text changes two parts,
+    one of them more than the other, a cut between the two would keep the second as it was.
 
     Args:
-      change: sum over the steps so far of the mean |Δ| over channels.
+      change: mean |Δ| over the steps so far and the channels.
       radius: of the dilation, in latent pixels.
     """
     even = smooth(change)
-    strongest = even.max(axis=(1, 2, 3), keepdims=True)
-    ratios = jnp.log(even / jnp.maximum(strongest, jnp.finfo(even.dtype).tiny) + FLOOR)
-    level, _ = otsu(ratios.reshape(change.shape[0], -1))
-    return dilate((ratios > level[:, None, None, None]).astype(change.dtype), radius)
+    level, _ = otsu(even.reshape(change.shape[0], -1))
+    cut = jnp.minimum(level, CEILING)[:, None, None, None]
+    return dilate((even > cut).astype(change.dtype), radius)
 
 
 def smooth(x: Latent) -> Latent:
