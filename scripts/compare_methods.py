@@ -2,11 +2,11 @@
 
     python scripts/compare_methods.py
 
-Every cell edits 60 items of the tune third with 20 steps. The forty best of them, and the model's own settings, do so
-with 50 steps. The twelve best of those, the model's own settings and `released` edit the whole report third. A run that
-was stopped goes on where it was (`runs/methods/`). An inversion's cells are edited by a process of its own, since a
-process keeps all programs that it has compiled; `--jobs 2` runs two of them side by side, each on half of the cores.
-Their rows, the tables and the plots are kept in `benchmarks/scenes/methods/`; what is kept is not made again.
+Every cell edits 60 items of the tune third with 20 steps. The forty best of them, and the presets, do so with 50 steps.
+The twelve best of those, and the presets, edit the whole report third. A run that was stopped goes on where it was
+(`runs/methods/`). An inversion's cells are edited by a process of its own, since a process keeps all programs that it
+has compiled; `--jobs 2` runs two of them side by side, each on half of the cores. Their rows, the tables and the plots
+are kept in `benchmarks/scenes/methods/`; what is kept is not made again.
 """
 
 import argparse
@@ -100,8 +100,13 @@ MASKS: Mapping[str, tuple[str, ...]] = {
 COMMON = ("guidance=2.0", "spacing=leading", "sampler=ddim")
 """Settings of all cells, unless their own say otherwise; the guidance is that of the model's own settings."""
 
-OWN = ("default", "fast")
-"""Presets that the model has in its own form."""
+PRESETS: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "fast": (),
+    **dict.fromkeys(("released", "ddim", "masactrl", "plug-and-play"), ("agreement=true",)),
+    "prompt-to-prompt": ("agreement=true", "control.blend_side=0.5"),
+}
+"""Those that are compared with the best cells: the model's own form of the first two, and published runs."""
 
 LEFT_OUT = (
     "Prompt-to-Prompt with the null prompt as the source's, since it has no words to align; null-text, negative-prompt "
@@ -122,7 +127,7 @@ CHUNK = "5"
 Cells = Mapping[str, list[str]]
 """Settings by the cell's name: inversion, control and mask."""
 Groups = Mapping[str, Cells]
-"""Cells that one process edits, by a name; those without settings are presets."""
+"""Cells that one process edits, by a name."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +186,10 @@ class Stage:
         """The rows of a group: those of cells that are not kept with these settings come from `uam eval scenes`."""
         kept = KEPT / self.name / f"{name}.json.gz"
         of = {"weights": model().weights_hash, "items": self.items}
-        asked = {label: keys or [settings(label).fingerprint()] for label, keys in cells.items()}
+        asked = {
+            label: [*keys, settings(label).fingerprint()] if label in PRESETS else keys
+            for label, keys in cells.items()
+        }
         found = json.loads(gzip.decompress(kept.read_bytes())) if kept.exists() else {}
         if not of.items() <= found.items():
             found = {"cells": {}, "methods": {}}
@@ -204,14 +212,12 @@ class Stage:
         file = out.with_suffix(".toml")
         file.parent.mkdir(parents=True, exist_ok=True)
         tables = [
-            f'[methods.{json.dumps(label)}]\nconfig = "default"\nset = {json.dumps(keys)}\n'
+            f"[methods.{json.dumps(label)}]\n"
+            f"config = {json.dumps(label if label in PRESETS else 'default')}\nset = {json.dumps(keys)}\n"
             for label, keys in cells.items()
-            if keys
         ]
         file.write_text("\n".join(tables), encoding="utf-8")
-        presets = [label for label, keys in cells.items() if not keys]
-        methods = ",".join([*presets, *([str(file)] if tables else [])])
-        command = [sys.executable, "-m", "uam_jax", "eval", "scenes", "--methods", methods]
+        command = [sys.executable, "-m", "uam_jax", "eval", "scenes", "--methods", str(file)]
         command += ["--third", self.third, "--out", str(out), "--share", "--chunk", CHUNK]
         command += ["--n", str(self.items)] if self.items else []
         subprocess.run(command, check=True)
@@ -302,15 +308,15 @@ def main() -> None:
     if given.only != [*INVERSIONS]:
         return
     good = best(keep(screen, screened)["methods"], given.good)
-    groups = {"presets": {preset: [] for preset in OWN}}
+    presets = {name: [*keys] for name, keys in PRESETS.items()}
+    groups: dict[str, Cells] = {"presets": presets}
     for name in INVERSIONS:
         if cells := {label: keys for label, keys in tune.cells(name).items() if label in good}:
             groups[file_name(name)] = cells
     tuned = keep(tune, tune.rows(groups, given.jobs))["methods"]
-    tuned = {label: each for label, each in tuned.items() if label not in OWN}
+    tuned = {label: each for label, each in tuned.items() if label not in PRESETS}
     every = {label: keys for name in INVERSIONS for label, keys in report.cells(name).items()}
-    chosen = {preset: [] for preset in (*OWN, "released")}
-    chosen |= {label: every[label] for label in best(tuned, given.best)}
+    chosen = presets | {label: every[label] for label in best(tuned, given.best)}
     groups = {file_name(label): {label: keys} for label, keys in chosen.items()}
     keep(report, report.rows(groups, given.jobs))
 

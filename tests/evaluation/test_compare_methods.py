@@ -77,9 +77,9 @@ def test_the_best_cells_go_on(script: ModuleType, monkeypatch: pytest.MonkeyPatc
     screened = [names for stage, names in runs if stage == "screen"]
     tuned = [names for stage, names in runs if stage == "tune"]
     assert [name for names in screened for name in names] == labels
-    assert [name for names in tuned for name in names] == ["default", "fast", *good[-5:]]
+    assert [name for names in tuned for name in names] == [*script.PRESETS, *good[-5:]]
     reported = [name for stage, names in runs if stage == "report" for name in names]
-    assert reported == ["default", "fast", "released", *good[:-4:-1]]
+    assert reported == [*script.PRESETS, *good[:-4:-1]]
     kept = json.loads((script.KEPT / "report.json").read_text())
     assert [*kept["methods"]] == reported
     assert (script.KEPT / "screen.png").stat().st_size > 10_000
@@ -91,12 +91,10 @@ def test_the_best_cells_go_on(script: ModuleType, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("sys.argv", [*sys.argv, "--jobs", "2"])
     monkeypatch.setattr(script, "settings", lambda preset: EditConfig(steps=49))
     script.main()
-    assert sorted(names for _, names in runs[count:]) == [
-        ["default"],
-        ["default", "fast"],
-        ["fast"],
-        ["released"],
-    ]
+    presets = [*script.PRESETS]
+    assert sorted(names for _, names in runs[count:]) == sorted(
+        [presets, *([name] for name in presets)]
+    )
     # Of a file, cells that are not kept are.
     count = len(runs)
     controls = {**script.CONTROLS, "none": ("control=none", "mask.threshold=0.4")}
