@@ -18,7 +18,7 @@ from uam_jax.types import Latent, Step
 SCHEDULE = Schedule()
 STEPS, BLENDED, CONTROL = 10, 3, range(4, 8)
 SHAPE = (3, 6, 6, 2)
-SIZE = .05
+SIZE = 0.05
 """Of latents and noises: the branches' differences lie on both sides of `masks.CEILING`."""
 NEVER, LATE, ALWAYS = range(0), range(STEPS - BLENDED, STEPS), range(STEPS)
 
