@@ -48,6 +48,8 @@ def test_an_inversion_that_other_code_has_made_is_not_used(
 ) -> None:
     config = CONFIG.updated({"inversion": "my_module:MyInversion"})
     cache, calls = InversionCache(tmp_path / "cache"), []
+    # Compiling the programs of a first job calls them too.
+    run_tiny(editor, items[:1], tmp_path / "compiled", config=config)
     run = Program.__call__
     monkeypatch.setattr(
         Program, "__call__", lambda self, *a, **k: calls.append(self.__name__) or run(self, *a, **k)
