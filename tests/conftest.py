@@ -14,6 +14,9 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight devices to split batches over; what does not ask for them runs on the first.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+# PyTorch's threads wait for each other by spinning, so that two processes on two cores take ten times as long as one.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A test that asks the network is wrong: the hub's client answers from its cache or fails.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
