@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import ge
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -261,11 +262,27 @@ def unpacked(methods: Mapping[str, Any]) -> list[Row]:
 
 
 def best(methods: Mapping[str, Any], count: int) -> Sequence[str]:
-    """The names of the best cells: success within five points of the highest, then by the background's PSNR."""
-    of = {name: each["overall"] for name, each in methods.items() if each["overall"]}
-    highest = max(each["success"][0] for each in of.values())
-    near = [name for name, each in of.items() if each["success"][0] >= highest - 0.05]
-    return sorted(near, key=lambda name: -of[name]["background_psnr"][0])[:count]
+    """The names of the best cells, whose success is within five points of the highest.
+
+    First those that no other is better than: in success, the background's PSNR and evaluations at once. Then those that
+    are so without the first, and so on; each time by the background.
+    """
+    of = {name: each for name, each in methods.items() if each["overall"]}
+    highest = max(each["overall"]["success"][0] for each in of.values())
+    left, found = {}, []
+    for name, each in of.items():
+        success, background = (each["overall"][key][0] for key in ("success", "background_psnr"))
+        if success >= highest - 0.05:
+            left[name] = (success, background, -each["evaluations"])
+    while left and len(found) < count:
+        front = [
+            name
+            for name, own in left.items()
+            if not any(other != own and all(map(ge, other, own)) for other in left.values())
+        ]
+        found += sorted(front, key=lambda name: -left[name][1])
+        left = {name: own for name, own in left.items() if name not in front}
+    return found[:count]
 
 
 def keep(stage: Stage, rows: list[Row]) -> dict[str, Any]:

@@ -114,6 +114,23 @@ def test_the_best_cells_go_on(script: ModuleType, monkeypatch: pytest.MonkeyPatc
     assert [stage for stage, _ in runs[count:]] == ["screen"]
 
 
+def test_the_best_are_those_that_no_other_is_better_than(script: ModuleType) -> None:
+    cells = {
+        "good": (1.0, 32.0, 100),
+        "beaten": (1.0, 31.9, 100),
+        "cheap": (0.98, 31.0, 50),
+        "dear": (0.97, 32.5, 700),
+        "dearer": (0.97, 32.5, 800),
+        "bad": (0.9, 40.0, 10),
+    }
+    methods = {
+        name: {"overall": {"success": [success], "background_psnr": [background]}, "evaluations": evaluations}
+        for name, (success, background, evaluations) in cells.items()
+    }  # fmt: skip
+    assert script.best(methods, 10) == ["dear", "good", "cheap", "dearer", "beaten"]
+    assert script.best(methods, 2) == ["dear", "good"]
+
+
 def test_kept_rows_are_the_rows(script: ModuleType) -> None:
     rows = [row("a", item, success=1.0, background=30.123456) for item in range(3)]
     rows[1] |= {"status": "failed", "figures": {}}
