@@ -289,9 +289,14 @@ def keep(stage: Stage, rows: list[Row]) -> dict[str, Any]:
     """Keeps the table and the plot of a stage, and returns the summary."""
     items = f"{stage.items or 'all'} items, {stage.steps} steps"
     facts = {"benchmark": f"Scenes-Bench, {stage.third} third, {items}", "left out": LEFT_OUT}
-    summary = {"facts": facts, "methods": summarise(rows)}
+    methods = summarise(rows)
+    if (
+        stage.items
+    ):  # Hundreds of cells: the kinds of so few edits would make a wide table of single items.
+        methods = {name: each | {"kinds": {}} for name, each in methods.items()}
+    summary = {"facts": facts, "methods": methods}
     KEPT.mkdir(parents=True, exist_ok=True)
-    (KEPT / f"{stage.name}.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    (KEPT / f"{stage.name}.json").write_text(json.dumps(summary), encoding="utf-8")
     (KEPT / f"{stage.name}.md").write_text(as_markdown(summary), encoding="utf-8")
     groups: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
     for name, each in summary["methods"].items():

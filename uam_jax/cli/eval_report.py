@@ -70,7 +70,7 @@ def as_files(rows: Sequence[Row], summary: Mapping[str, Any]) -> dict[str, bytes
 
 
 def as_markdown(summary: Mapping[str, Any]) -> str:
-    """Writes a summary as Markdown: the overall table, and success and background by kind of edit."""
+    """Writes a summary as Markdown: the overall table, and success and background by kind, if it has them."""
     methods = summary["methods"]
     shown = {
         name: column
@@ -91,8 +91,9 @@ def as_markdown(summary: Mapping[str, Any]) -> str:
         auroc = f"{judged['auroc']:.2f} [{low:.2f}, {high:.2f}]"
         lines += ["", f"The confidence detects {wrong} with an AUROC of {auroc}."]
     kinds = list(dict.fromkeys(kind for of in methods.values() for kind in of["kinds"]))
-    lines += ["", "Success % / background dB by kind:", ""]
-    lines += [f"| kind | {' | '.join(methods)} |", "|" + " --- |" * (len(methods) + 1)]
+    if kinds:
+        lines += ["", "Success % / background dB by kind:", ""]
+        lines += [f"| kind | {' | '.join(methods)} |", "|" + " --- |" * (len(methods) + 1)]
     for kind in kinds:
         cells = []
         for of in methods.values():
