@@ -80,7 +80,7 @@ def edit_mask(
 
 
 CEILING = 0.5
-"""Where the clean estimates differ by more than this, `auto_mask` leaves everything free.
+"""`auto_mask` leaves every pixel free whose clean estimates differ by more than this, whatever the others do.
 
 In units of the latent, whose standard deviation is about 1.
 """
