@@ -1,19 +1,21 @@
 """Fits the confidence of the embedded model's edits on the tune third, and tests it on the report third.
 
-    uam eval scenes --methods default,configs/scenes/own.toml --third tune --n 96 --out runs/scenes/tune
-    uam eval scenes --methods default,fast,released --third report --out runs/scenes/report
-    python scripts/calibrate_confidence.py --tune runs/scenes/tune --report runs/scenes/report --write
+    python scripts/compare_methods.py
+    python scripts/calibrate_confidence.py --write
 
-The edits are those of all methods that ask the network whether a result agrees with its prompt. Those of the model's
-own settings are also judged alone. `uam_jax.evaluation.calibration` says which edits are right, and fits. Photographs
-and noise, which are outside the model's world, must have a low confidence.
+The edits are those of all methods that the comparison has edited with 50 steps, and of its presets. Those of the
+model's own settings are also judged alone. `uam_jax.evaluation.calibration` says which edits are right, and fits.
+Photographs and noise, which are outside the model's world, must have a low confidence.
 """
 
 import argparse
+import gzip
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import compare_methods
 import numpy as np
 
 from uam_jax import Editor
@@ -27,8 +29,6 @@ from uam_jax.evaluation.calibration import (
 )
 from uam_jax.evaluation.plots import reliability
 from uam_jax.io.images import resize, working_size
-from uam_jax.io.storage import Folder
-from uam_jax.jobs.job_folder import JobFolder
 from uam_jax.jobs.ledger import Row
 from uam_jax.method.confidence import Calibration
 
@@ -47,10 +47,15 @@ SETTINGS = Path("uam_jax/scenes/checkpoint/uam.toml")
 OUT = Path("benchmarks/scenes/confidence")
 
 
-def rows_of(folder: Path) -> list[Row]:
-    """The edits of a run of `uam eval` that have all signals."""
-    rows = JobFolder(Folder(str(folder))).rows().values()
-    return [row for row in rows if row.get("figures", {}).get("agreement") is not None]
+def rows_of(stage: str) -> list[Row]:
+    """The edits of a stage of the comparison."""
+    kept = compare_methods.KEPT
+    if not (summary := kept / f"{stage}.json").exists():
+        sys.exit(f"no {summary}: run scripts/compare_methods.py first")
+    methods = json.loads(summary.read_text())["methods"]
+    files = [json.loads(gzip.decompress(file.read_bytes())) for file in (kept / stage).glob("*.gz")]
+    rows = [row for file in files for row in compare_methods.unpacked(file["methods"])]
+    return sorted((row for row in rows if row["method"] in methods), key=lambda row: row["id"])
 
 
 def strangers(editor: Editor) -> dict[str, np.ndarray]:
@@ -87,14 +92,12 @@ def strangers(editor: Editor) -> dict[str, np.ndarray]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tune", type=Path, required=True, help="run on the tune third")
-    parser.add_argument("--report", type=Path, required=True, help="run on the report third")
     parser.add_argument(
         "--write", action="store_true", help=f"write the calibration into {SETTINGS}"
     )
     args = parser.parse_args()
     editor = Editor.load("scenes")
-    tune, report = rows_of(args.tune), rows_of(args.report)
+    tune, report = rows_of("tune"), rows_of("report")
     own = [row for row in report if row["method"] == "default"]
     on = f"Scenes-Bench's tune third by {methods(tune)} methods, weights {editor.weights_hash}"
     table = fit_confidence(tune, on)
@@ -122,9 +125,7 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "summary.json").write_text(json.dumps(figures, indent=1))
     (OUT / "reliability.png").write_bytes(reliability(plotted, title="Confidence of edits"))
-    (OUT / "summary.md").write_text(
-        as_markdown(figures, f"--tune {args.tune} --report {args.report}")
-    )
+    (OUT / "summary.md").write_text(as_markdown(figures))
     if args.write:
         known = SETTINGS.read_text(encoding="utf-8")
         SETTINGS.write_text(with_confidence(known, table), encoding="utf-8")
@@ -135,10 +136,10 @@ def methods(rows: list[Row]) -> int:
     return len({row["method"] for row in rows})
 
 
-def as_markdown(figures: dict[str, Any], options: str) -> str:
+def as_markdown(figures: dict[str, Any]) -> str:
     parts = figures["parts"]
     lines = [
-        f"`python scripts/calibrate_confidence.py {options}`, weights `{figures['weights']}`:",
+        f"`python scripts/calibrate_confidence.py`, weights `{figures['weights']}`:",
         "",
         f"| | {' | '.join(parts)} |",
         "|" + " --- |" * (1 + len(parts)),

@@ -1,15 +1,18 @@
 r"""Which caption inverts best: the flattest (uniform maps), the emptiest (the null prompt), or a precise one?
 
     python scripts/compare_captions.py
+    python scripts/compare_captions.py --model scenes-128 --items 8 --steps 10 20
 
 Every inversion takes pictures of Scenes-Bench's report third to noise and back, under uniform maps, the null prompt,
 and a right, a vague and a wrong caption, without guidance and with that of the model's own edits. Pictures are kept
-apart. The record is kept in `benchmarks/scenes/captions`. It is written after every measurement, and an interrupted run
+apart. The record is kept in `benchmarks/MODEL/captions`. It is written after every measurement, and an interrupted run
 resumes from it.
 """
 
 import argparse
 import json
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +28,6 @@ from uam_jax.evaluation.scenes_bench import draw_items, render_truth
 from uam_jax.runtime.backend import describe_machine
 from uam_jax.types import Latent
 
-KEPT = Path("benchmarks/scenes/captions")
 STEPS, GUIDANCES = (10, 20, 50), (1.0, 2.0)
 UNIFORM, NULL = "uniform maps", "null prompt"
 CAPTIONS = (UNIFORM, NULL, "right caption", "vague caption", "wrong caption")
@@ -78,9 +80,9 @@ class Case(NamedTuple):
         return EditConfig().updated(settings)
 
 
-def cases() -> Iterator[Case]:
+def cases(numbers: Sequence[int]) -> Iterator[Case]:
     """All measurements: those of an inversion and a number of steps share programs."""
-    for steps in STEPS:
+    for steps in numbers:
         for inversion in ALONE:
             for guidance in GUIDANCES:
                 for caption in CAPTIONS if guidance == 1 else CAPTIONS[2:]:
@@ -110,8 +112,8 @@ def rebuild(editor: Editor, case: Case, z0: Latent, prompts: list[str]) -> Laten
     return editor.reconstruct_latents(inversion, guidance=guidance)
 
 
-def measure(editor: Editor, count: int) -> dict[str, Any]:
-    """Completes the record."""
+def measure(editor: Editor, count: int, numbers: Sequence[int], file: Path) -> dict[str, Any]:
+    """Completes the record of so many pictures, with these numbers of steps."""
     items = draw_items().select(["report"], count)
     z0 = editor.encode(render_truth(items, editor.native_size).sources)
     ceiling = np.asarray(editor.decode(z0))
@@ -127,7 +129,6 @@ def measure(editor: Editor, count: int) -> dict[str, Any]:
         "versions": ", ".join(f"{name} {number}" for name, number in machine["versions"].items()),
         "left out": LEFT_OUT,
     }
-    file = KEPT / "summary.json"
     record = json.loads(file.read_text()) if file.exists() else {}
     if record.get("facts") != facts:
         agreement = {
@@ -136,7 +137,7 @@ def measure(editor: Editor, count: int) -> dict[str, Any]:
         }
         record = {"facts": facts, "agreement": agreement, "rows": []}
     known = {Case(*(row[name] for name in Case._fields)) for row in record["rows"]}
-    missing = [case for case in cases() if case not in known]
+    missing = [case for case in cases(numbers) if case not in known]
     for before, case in zip([None, *missing], missing, strict=False):
         if before and (before.inversion, before.steps) != (case.inversion, case.steps):
             # All programs together need more memory mappings than Linux grants a process.
@@ -146,14 +147,14 @@ def measure(editor: Editor, count: int) -> dict[str, Any]:
         )
         record["rows"].append({**case._asdict(), "psnr": np.round(each, 3).tolist()})
         print(*case, np.round(np.median(each), 2), flush=True)
-        KEPT.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(record))
     return record
 
 
 def as_markdown(record: dict[str, Any]) -> str:
     """A table for each guidance: median, worst picture, and the number of pictures for which a caption is the best."""
-    lines = ["`python scripts/compare_captions.py`", ""]
+    lines = [f"`{shlex.join(['python', *sys.argv])}`", ""]
     lines += ["; ".join(f"{name} {value}" for name, value in record["facts"].items()), ""]
     describes = ", ".join(
         f"{sum(value > 0 for value in values)} of {len(values)} times for a {caption}"
@@ -196,15 +197,16 @@ def cell(values: np.ndarray, best: np.ndarray) -> str:
 def draw(record: dict[str, Any]) -> bytes:
     """Every picture as a point: a panel for each guidance and number of steps."""
     panels: dict[str, dict[str, dict[str, Sequence[float]]]] = {}
+    numbers = sorted({row["steps"] for row in record["rows"]})
     for guidance in GUIDANCES:
-        for steps in STEPS:
+        for steps in numbers:
             panel = panels.setdefault(f"{steps} steps, guidance {guidance:g}", {})
             for row in record["rows"]:
                 if (row["steps"], row["guidance"]) == (steps, guidance):
                     panel.setdefault(row["inversion"], {})[row["caption"]] = row["psnr"]
     return strips(
         panels,
-        columns=len(STEPS),
+        columns=len(numbers),
         title="Which caption inverts best? Every picture is a point, the bar is the median",
         y="PSNR to the VAE's picture (dB)",
     )
@@ -212,11 +214,15 @@ def draw(record: dict[str, Any]) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="scenes", choices=("scenes", "scenes-128"))
     parser.add_argument("--items", type=int, default=32, help="pictures of the report third")
-    record = measure(Editor.load("scenes"), parser.parse_args().items)
-    (KEPT / "captions.png").write_bytes(draw(record))
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, choices=STEPS)
+    args = parser.parse_args()
+    kept = Path("benchmarks") / args.model / "captions"
+    record = measure(Editor.load(args.model), args.items, args.steps, kept / "summary.json")
+    (kept / "captions.png").write_bytes(draw(record))
     text = as_markdown(record)
-    (KEPT / "summary.md").write_text(text, encoding="utf-8")
+    (kept / "summary.md").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -300,7 +300,7 @@ def keep(stage: Stage, rows: list[Row]) -> dict[str, Any]:
     (KEPT / f"{stage.name}.md").write_text(as_markdown(summary), encoding="utf-8")
     groups: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
     for name, each in summary["methods"].items():
-        control, mask = name.split(", ")[-2:] if name.count(",") > 1 else (name, name)
+        control, mask = ("preset", name) if name in PRESETS else name.split(", ")[-2:]
         means = each["overall"]
         if means.get("success", [None])[0] is not None:
             point = means["background_psnr"][0], means["success"][0], each["evaluations"]

@@ -46,7 +46,12 @@ EVALUATE = {
 }
 """Arguments of `uam eval` by study."""
 
-CONFIDENCE = f"scripts/calibrate_confidence.py --tune {RUNS}/tune --report {RUNS}/report --write"
+SCRIPTS = {
+    "methods": "scripts/compare_methods.py",
+    "captions": "scripts/compare_captions.py",
+    "confidence": "scripts/calibrate_confidence.py --write",
+}
+"""Studies with a script of their own, which keep their tables themselves; the methods' edits fit the confidence."""
 
 
 def in_chunks(function: Callable[..., np.ndarray], *columns: Sequence[Any]) -> np.ndarray:
@@ -221,7 +226,7 @@ def write_between_marks(path: Path, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    names = ("model", *EVALUATE, "confidence")
+    names = ("model", *EVALUATE, *SCRIPTS)
     parser.add_argument(
         "--only", choices=names, action="append", help="run this study only; repeatable"
     )
@@ -236,8 +241,8 @@ def main() -> None:
         print(f"== {name}", flush=True)
         if name == "model":
             measure_model(args.count)
-        elif name == "confidence":
-            subprocess.run([sys.executable, *CONFIDENCE.split()], check=True)
+        elif name in SCRIPTS:
+            subprocess.run([sys.executable, *SCRIPTS[name].split()], check=True)
         else:
             run_study(name)
     if args.write:
