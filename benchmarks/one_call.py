@@ -23,7 +23,7 @@ TARGET = "a blue cube on a wooden table"
 
 def calls_only(calls: int) -> EditConfig:
     """Settings under which each of the steps is a call of `PARTS` rows for every picture, and nothing else happens."""
-    return EditConfig.load("default").updated(
+    return EditConfig.load("released").updated(
         {
             "steps": calls,
             "preserve": "latent",

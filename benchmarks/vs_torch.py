@@ -39,7 +39,7 @@ VARIANTS = {
 }
 """Forms of the PyTorch side."""
 
-SETTINGS = (EVALUATION, "default", "anchored", "released")
+SETTINGS = (EVALUATION, "masked", "anchored", "released")
 """Settings of cells, the most important first."""
 ANCHORED = (
     "source.latents=anchored", "control=none", "guidance=2", "mask.rule=auto", "mask.t_mask=21", "mask.radius=0",
@@ -97,8 +97,9 @@ def build(args: argparse.Namespace, scratch: Path) -> tuple[list[Cell], dict[str
         editor = Editor.load(args.model, dtype=dtype)
     size = args.size or (512 if args.shape else editor.native_size)
     changes: dict[str, Any] = {"preserve": "latent"} | ({"steps": args.steps} if args.steps else {})
-    found = {name: EditConfig.load(name) for name in ("default", "released")}
-    found["anchored"] = EditConfig.load("default", ANCHORED)
+    found = {"released": EditConfig.load("released")}
+    found["masked"] = found["released"].overridden(["auxiliary.latents=anchored"])
+    found["anchored"] = found["masked"].overridden(ANCHORED)
     configs = {name: config.updated(changes) for name, config in found.items()}
     wanted = args.settings or SETTINGS
     chosen = [name for name in SETTINGS if name in wanted and name in configs]
@@ -237,7 +238,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--settings",
         default="",
-        help="of evaluation (the U-Net alone), default, anchored and released, by comma; all by default",
+        help="of evaluation (the U-Net alone), masked (released with an anchored auxiliary branch), anchored and released, by comma; all by default",
     )
     parser.add_argument(
         "--variants",

@@ -22,9 +22,10 @@ from pathlib import Path
 import jax
 import numpy as np
 from PIL import Image
+from tiny import MASKED
 
 from uam_jax import EditConfig, Editor
-from uam_jax.method.controls import NoControl
+from uam_jax.method.controls import MasaCtrl
 
 COMMITTED = Path(__file__).parent / "behaviour"
 KEPT = 256
@@ -48,14 +49,14 @@ class Case:
     """One edit of two pictures.
 
     Attributes:
-      preset: its settings, "own" for the model's.
+      preset: its settings, "own" for the model's, "masked" for `MASKED`.
       changes: to them, besides those of the model.
       sourced: the source prompts are given.
       masked: a user's masks are given.
       targets: prompts for each picture.
     """
 
-    preset: str = "default"
+    preset: str = "masked"
     changes: Mapping[str, object] | None = None
     sourced: bool = False
     masked: bool = False
@@ -64,7 +65,8 @@ class Case:
 
 CASES = {
     "released": Case("released"),
-    "default": Case(),
+    "default": Case("default"),
+    "masked": Case(),
     "own": Case("own", sourced=True),
     "ddim": Case("ddim", sourced=True),
     "masactrl": Case("masactrl"),
@@ -153,10 +155,11 @@ def user_masks(side: int) -> np.ndarray:
 def run_edit(editor: Editor, model: str, case: Case) -> Arrays:
     """Everything that an edit returns, with every step's mask."""
     own = case.preset == "own"
-    config = editor.default_config if own else EditConfig.load(case.preset)
+    known = {"own": editor.default_config, "masked": MASKED}
+    config = known.get(case.preset) or EditConfig.load(case.preset)
     # The model's own settings stay as they are, but for the number of steps.
     few = {"steps": FEW_STEPS[model]["steps"]} if own else dict(FEW_STEPS[model])
-    if config.control == NoControl():
+    if not isinstance(config.control, MasaCtrl):
         few.pop("control", None)
     images = pictures(model)
     result = editor.edit(

@@ -136,8 +136,8 @@ class Careless(MyInversion):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("levels", "run must return the latents of the 3 levels"),
-        ("latents", "run must return the latents of the 3 levels"),
+        ("levels", "run must return the latents of the 7 levels"),
+        ("latents", "run must return the latents of the 7 levels"),
         ("batch", r"run returned times of shape \(6,\)"),
     ],
 )

@@ -8,7 +8,9 @@ from checkpoint_files import write_checkpoint
 
 from uam_jax import EditConfig, Editor
 
-SMALL = EditConfig().updated(
+MASKED = EditConfig.load("released", ["auxiliary.latents=anchored", "preserve=pixels"])
+"""The released run with an anchored auxiliary branch: every part of an edit has something to do."""
+SMALL = MASKED.updated(
     {
         "steps": 6,
         "guidance": 3.0,
@@ -31,7 +33,8 @@ def assert_close(a: object, b: object, tolerance: float = 1e-5) -> None:
 
 
 VARIANTS = {
-    "default": {},
+    "masked": {},
+    "default": {"source": {"latents": "anchored"}, "control": "plug-and-play"},
     "released": {"auxiliary": {"latents": "replay"}},
     "anchored source": {"source": {"latents": "anchored"}},
     "no control": {"source": {"latents": "anchored"}, "control": "none", "agreement": True},

@@ -165,7 +165,7 @@ def test_an_edit_on_several_devices(
         }  # fmt: skip
 
 
-LOOPS = (programs.invert, programs.denoise, programs.edit)
+LOOPS = (programs.invert, programs.denoise, programs.edit, programs.agreement)
 MASKED = {
     "user mask": {"mask": {"rule": "none"}},
     "region of the inversion": {"inversion": {"outside_uniformity": 1.0}},

@@ -81,7 +81,7 @@ def test_overrides_are_toml_values_or_bare_words_and_the_last_wins() -> None:
     )
     assert (config.guidance, config.steps) == (5.0, 25)
     assert config.mask == MaskConfig(rule="algorithm1", source_line=False)
-    assert config.source == SourceConfig(condition="prompt")
+    assert config.source == SourceConfig(condition="prompt", latents="replay")
     assert config.control == NoControl()
     assert config.inversion == InversionConfig(uniformity=1.0, guidance=2.5)
     assert config.auxiliary.latents == "replay"
@@ -103,8 +103,8 @@ def test_overrides_are_toml_values_or_bare_words_and_the_last_wins() -> None:
         ("control=3", ["control is 3", "a table"]),
         ("mask=none", ["mask is 'none'", "a table"]),
         (
-            "control.step_start=-1",
-            ["from 0 to 1000 (first denoising step with mutual self-attention)"],
+            "control.resnet=-1",
+            ["from 0 to 1000 (ResNet block whose features are taken"],
         ),
         ("inversion=3", ["inversion is 3", "a table"]),
         ("inversion=none", ["inversion.kind is 'none'", "ddim, fixed_point"]),
@@ -176,7 +176,7 @@ def test_bad_files_are_named(tmp_path: Path, text: str, says: str) -> None:
 def test_unreadable_files_and_misspelt_presets(tmp_path: Path) -> None:
     with pytest.raises(
         InputError,
-        match=r"\(ddim, default, fast, masactrl, plug-and-play, prompt-to-prompt, released\).*did you mean released\?",
+        match=r"\(captioned, ddim, default, fast, masactrl, plug-and-play, prompt-to-prompt, released\).*did you mean released\?",
     ):
         EditConfig.load("relased")
     with pytest.raises(InputError, match="neither a preset"):
@@ -223,11 +223,11 @@ def test_a_spacing_is_the_models_own_or_another() -> None:
 
 def test_the_fingerprint_is_the_same_everywhere() -> None:
     # Jobs and caches know a config by it.
-    assert EditConfig().fingerprint() == "787986c8c6acf773"
+    assert EditConfig().fingerprint() == "2117ad96bbc70b3f"
 
 
 def test_another_kind_begins_with_its_own_defaults_and_the_same_keeps_its_values() -> None:
-    config = EditConfig().overridden(["control.step_start=2", "control=masactrl"])
+    config = EditConfig().overridden(["control=masactrl", "control.step_start=2", "control=masactrl"])
     assert config.control == MasaCtrl(step_start=2)
     config = config.overridden(["control=none", "control={step_end=9, kind='masactrl'}"])
     assert config.control == MasaCtrl(step_end=9)

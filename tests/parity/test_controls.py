@@ -86,7 +86,7 @@ def config_of(kind: str, **settings: Any) -> EditConfig:
             "steps": STEPS,
             "guidance": GUIDANCE,
             "preserve": "latent",
-            "source": {"condition": "prompt"},
+            "source": {"condition": "prompt", "latents": "replay"},
             "mask": {"rule": "none"},
             "control": {"kind": kind, **settings},
         }

@@ -49,7 +49,7 @@ PLAIN = EditConfig().updated(
         "preserve": "latent",
         "control": "none",
         "mask": {"rule": "none"},
-        "source": {"condition": "prompt"},
+        "source": {"condition": "prompt", "latents": "replay"},
         "auxiliary": {"latents": "original"},
     }
 )

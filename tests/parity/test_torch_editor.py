@@ -34,12 +34,13 @@ SHORT = {
 }
 CASES = {
     "released": ("released", {}),
-    "default": ("default", {"control": {"step_start": 2}}),
+    "masked": ("released", {"auxiliary": {"latents": "anchored"}, "control": {"step_start": 2}}),
     "own": (
-        "default",
+        "released",
         {
             "guidance": 2.0,
             "source": {"latents": "anchored"},
+            "auxiliary": {"latents": "anchored"},
             "control": {"kind": "none"},
             "mask": {"rule": "auto", "radius": 0},
         },
@@ -149,7 +150,7 @@ def test_calls_alone(benchmark: Any, ours: Editor, theirs: Any, folder: Path) ->
     assert both.relative_error(made, start) > 10 * WHOLE_RUN
     for refused in (SHORT, {"source": {"latents": "anchored"}}):
         with pytest.raises(ValueError, match="there is a mask, or the source is anchored"):
-            theirs.evaluations(start, [one_call.TARGET] * 2, EditConfig().updated(refused))
+            theirs.evaluations(start, [one_call.TARGET] * 2, EditConfig.load("released").updated(refused))
 
 
 def test_random_weights_of_a_published_shape_are_the_same_for_both(
@@ -206,4 +207,4 @@ def test_refuses_what_it_does_not_do(
     with pytest.raises(ValueError, match=named):
         benchmark.plan_of(config_of("released").updated(changes), theirs.schedule)
     with pytest.raises(ValueError, match="replays"):
-        benchmark.plan_of(config_of("default"), theirs.schedule, as_released=True)
+        benchmark.plan_of(config_of("masked"), theirs.schedule, as_released=True)

@@ -18,7 +18,7 @@ import numpy as np
 from uam_jax.errors import InputError
 from uam_jax.files import local_path, read_text
 from uam_jax.method.agreement import EVALUATIONS
-from uam_jax.method.controls import CONTROLS, Control, MasaCtrl
+from uam_jax.method.controls import CONTROLS, Control, PlugAndPlay
 from uam_jax.method.inversions import INVERSIONS, DDIMInversion, InversionMethod
 from uam_jax.method.masks import MaskRule
 from uam_jax.method.plan import Plan, branch_rows, segments
@@ -58,7 +58,7 @@ class SourceConfig(Section):
     latents: Annotated[
         Literal["replay", "anchored"],
         "latents of the source branch: denoised again, or anchored on those of its inversion",
-    ] = "replay"
+    ] = "anchored"
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class EditConfig(Section):
     mask: Annotated[MaskConfig, "where the original is preserved"] = MaskConfig()
     control: Annotated[
         Control, Kinds(CONTROLS), "how the target takes its structure from the source"
-    ] = field(default_factory=MasaCtrl)
+    ] = field(default_factory=PlugAndPlay)
 
     @classmethod
     def load(cls, name_or_path: str | Path = "default", overrides: Sequence[str] = ()) -> Self:
