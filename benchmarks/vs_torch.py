@@ -40,7 +40,7 @@ VARIANTS = {
 """Forms of the PyTorch side."""
 
 SETTINGS = (EVALUATION, "masked", "anchored", "released")
-"""Settings of cells, the most important first."""
+"""Settings of cells, the most important first; `masked` is `released` with an anchored auxiliary branch."""
 ANCHORED = (
     "source.latents=anchored", "control=none", "guidance=2", "mask.rule=auto", "mask.t_mask=21", "mask.radius=0",
 )  # fmt: skip
@@ -238,7 +238,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--settings",
         default="",
-        help="of evaluation (the U-Net alone), masked (released with an anchored auxiliary branch), anchored and released, by comma; all by default",
+        help="of evaluation (the U-Net alone), masked, anchored and released, by comma; all by default",
     )
     parser.add_argument(
         "--variants",

@@ -79,7 +79,9 @@ def test_attention_is_one_operation(platform: Platform, fused: bool) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["masked", "default", "released", "prompt", "no guidance", "fixed point"])
+@pytest.mark.parametrize(
+    "name", ["masked", "default", "released", "prompt", "no guidance", "fixed point"]
+)
 @pytest.mark.parametrize("devices", [None, 2])
 def test_evaluations_are_those_of_the_plan(editor: Editor, name: str, devices: int | None) -> None:
     config = SMALL.updated(VARIANTS[name])

@@ -176,7 +176,7 @@ def test_bad_files_are_named(tmp_path: Path, text: str, says: str) -> None:
 def test_unreadable_files_and_misspelt_presets(tmp_path: Path) -> None:
     with pytest.raises(
         InputError,
-        match=r"\(captioned, ddim, default, fast, masactrl, plug-and-play, prompt-to-prompt, released\).*did you mean released\?",
+        match=r"\(captioned, ddim, .*prompt-to-prompt, released\).*did you mean released\?",
     ):
         EditConfig.load("relased")
     with pytest.raises(InputError, match="neither a preset"):
@@ -227,7 +227,9 @@ def test_the_fingerprint_is_the_same_everywhere() -> None:
 
 
 def test_another_kind_begins_with_its_own_defaults_and_the_same_keeps_its_values() -> None:
-    config = EditConfig().overridden(["control=masactrl", "control.step_start=2", "control=masactrl"])
+    config = EditConfig().overridden(
+        ["control=masactrl", "control.step_start=2", "control=masactrl"]
+    )
     assert config.control == MasaCtrl(step_start=2)
     config = config.overridden(["control=none", "control={step_end=9, kind='masactrl'}"])
     assert config.control == MasaCtrl(step_end=9)

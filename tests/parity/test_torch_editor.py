@@ -150,7 +150,9 @@ def test_calls_alone(benchmark: Any, ours: Editor, theirs: Any, folder: Path) ->
     assert both.relative_error(made, start) > 10 * WHOLE_RUN
     for refused in (SHORT, {"source": {"latents": "anchored"}}):
         with pytest.raises(ValueError, match="there is a mask, or the source is anchored"):
-            theirs.evaluations(start, [one_call.TARGET] * 2, EditConfig.load("released").updated(refused))
+            theirs.evaluations(
+                start, [one_call.TARGET] * 2, EditConfig.load("released").updated(refused)
+            )
 
 
 def test_random_weights_of_a_published_shape_are_the_same_for_both(
