@@ -65,7 +65,10 @@ class Settings:
 
     config: Annotated[
         LocalName | None,
-        Option(metavar="NAME|FILE", help="`default`, `fast`, `released` or a TOML file."),
+        Option(
+            metavar="NAME|FILE",
+            help="`default`, `captioned`, `fast`, `released`, another preset or a TOML file.",
+        ),
     ] = None
     overrides: Annotated[
         tuple[str, ...],
