@@ -299,17 +299,21 @@ def keep(stage: Stage, rows: list[Row]) -> dict[str, Any]:
     (KEPT / f"{stage.name}.json").write_text(json.dumps(summary), encoding="utf-8")
     (KEPT / f"{stage.name}.md").write_text(as_markdown(summary), encoding="utf-8")
     groups: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    names = {}
     for name, each in summary["methods"].items():
-        control, mask = ("preset", name) if name in PRESETS else name.split(", ")[-2:]
+        control, mask = ("preset", "preset") if name in PRESETS else name.split(", ")[-2:]
         means = each["overall"]
         if means.get("success", [None])[0] is not None:
             point = means["background_psnr"][0], means["success"][0], each["evaluations"]
             groups.setdefault(control, {}).setdefault(mask, []).append(point)
+            if name in PRESETS:
+                names[name] = point[:2]
     plot = clouds(
         groups,
         title=f"{facts['benchmark']}: a point is an inversion, its area the evaluations",
         x="background PSNR (dB)",
         y="share of edits that succeeded",
+        names=names,
     )
     (KEPT / f"{stage.name}.png").write_bytes(plot)
     return summary

@@ -206,6 +206,29 @@ def figures() -> str:
     return "\n".join(lines)
 
 
+def methods() -> str:
+    """The comparison's table for the README: who succeeds most often comes first, then the background."""
+    summary = json.loads((KEPT / "methods" / "report.json").read_text())
+    lines = [
+        f"`python scripts/compare_methods.py`, {summary['facts']['benchmark']}; mean [95 % interval]:",
+        "",
+        "| Inversion, control, mask | Succeeded | Background | Pixels kept: succeeded | Background | Evaluations |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    shown = {name: each["overall"] for name, each in summary["methods"].items()}
+    keys = {
+        "success": "%",
+        "background_psnr": "dB",
+        "kept_success": "%",
+        "kept_background_psnr": "dB",
+    }
+    for name in sorted(shown, key=lambda name: [-shown[name][key][0] for key in [*keys][:2]]):
+        cells = [interval(shown[name].get(key, (None,) * 3), unit) for key, unit in keys.items()]
+        cells.append(str(summary["methods"][name]["evaluations"]))
+        lines.append(f"| {name if ',' in name else f'`{name}`'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def interval(three: Sequence[float | None], unit: str) -> str:
     if three[0] is None:
         return "–"
@@ -214,9 +237,9 @@ def interval(three: Sequence[float | None], unit: str) -> str:
     return f"{mean} [{low}, {high}] {unit}".rstrip()
 
 
-def write_between_marks(path: Path, text: str) -> None:
-    """Replaces the text between the two marks of a Markdown file."""
-    marks = "<!-- figures: scripts/measure_scenes.py -->", "<!-- end of figures -->"
+def write_between_marks(path: Path, name: str, text: str) -> None:
+    """Replaces the text between the two marks of a name in a Markdown file."""
+    marks = f"<!-- {name}: scripts/measure_scenes.py -->", f"<!-- end of {name} -->"
     pattern = re.compile("(?s)" + re.escape(marks[0]) + ".*?" + re.escape(marks[1]))
     old = path.read_text(encoding="utf-8")
     if not pattern.search(old):
@@ -246,8 +269,10 @@ def main() -> None:
         else:
             run_study(name)
     if args.write:
-        for path in (ROOT / "README.md", ROOT / "uam_jax" / "scenes" / "MODEL_CARD.md"):
-            write_between_marks(path, figures())
+        readme = ROOT / "README.md"
+        for path in (readme, ROOT / "uam_jax" / "scenes" / "MODEL_CARD.md"):
+            write_between_marks(path, "figures", figures())
+        write_between_marks(readme, "methods", methods())
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ def clouds(
     title: str,
     x: str,
     y: str,
+    names: Mapping[str, tuple[float, float]] | None = None,
 ) -> bytes:
     """Draws many points: the first name gives the colour, the second the mark, and the third number the area.
 
@@ -66,6 +67,7 @@ def clouds(
       title: of the figure.
       x: the label of the horizontal axis.
       y: the label of the vertical axis.
+      names: of single points by their place, which are written beside them.
     """
     figure = Figure(figsize=(8, 5.2), layout="constrained")
     axes = figure.subplots()
@@ -83,6 +85,13 @@ def clouds(
             )  # fmt: skip
     for number, mark in enumerate(marks):
         axes.plot([], [], _MARKS[number % len(_MARKS)], color="0.4", label=mark)
+    if names:
+        axes.margins(y=0.2)  # They hang below their points.
+    for name, place in (names or {}).items():
+        axes.annotate(
+            name, place, (3, -5), textcoords="offset points", fontsize=8, rotation=-60, va="top",
+            rotation_mode="anchor",
+        )  # fmt: skip
     _finish(figure, axes, title, x, y)
     return _png(figure)
 
