@@ -253,9 +253,11 @@ def unpacked(methods: Mapping[str, Any]) -> list[Row]:
     """The rows that `packed` was given, with what was kept of them."""
     rows = []
     for method, own in methods.items():
+        # One that no edit has is none of the method's: those that keep no pixels have no figures of that.
+        has = {name: values for name, values in own["figures"].items() if {*values} != {None}}
         for number, (item, kind, status) in enumerate(own["items"]):
             row = {"id": f"{method}/{item}", "method": method, "item": item, "kind": kind}
-            figures = {name: values[number] for name, values in own["figures"].items()}
+            figures = {name: values[number] for name, values in has.items()}
             row |= {"status": status, "evaluations": own["evaluations"], "seconds": None}
             rows.append(row | {"figures": figures})
     return rows

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from uam_jax.evaluation.calibration import are_right
 from uam_jax.method.config import EditConfig
 
 pytestmark = pytest.mark.long
@@ -137,3 +138,5 @@ def test_kept_rows_are_the_rows(script: ModuleType) -> None:
     found = script.unpacked(script.packed(rows))
     assert [each["id"] for each in found] == ["a/0", "a/1", "a/2"]
     assert found[0]["figures"]["background_psnr"] == 30.1235 and found[1]["status"] == "failed"
+    # Who keeps no pixels has no figures of that, and is judged in the model's picture.
+    assert "kept_success" not in found[0]["figures"] and are_right([found[0]]).all()
