@@ -41,6 +41,7 @@ EVALUATE = {
     "finest": "scenes --methods configs/scenes/finest.toml --third tune --n 96 --share",
     "regions": "scenes --methods configs/scenes/regions.toml --third tune --n 48 --share",
     "late": "scenes --methods configs/scenes/late.toml --third tune --n 64 --share",
+    "candidates": "scenes --methods configs/scenes/candidates.toml --third tune --n 64 --share --chunk 5",
     "plain": "scenes --methods configs/scenes/plain.toml --third tune --n 64 --share",
     "reconstruction": "reconstruction --third report --n 32",
 }
