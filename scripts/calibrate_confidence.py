@@ -47,15 +47,22 @@ SETTINGS = Path("uam_jax/scenes/checkpoint/uam.toml")
 OUT = Path("benchmarks/scenes/confidence")
 
 
-def rows_of(stage: str) -> list[Row]:
-    """The edits of a stage of the comparison."""
+def rows_of(stage: str, weights: str) -> list[Row]:
+    """The edits of a stage of the comparison that did not fail, in the order of their ids."""
     kept = compare_methods.KEPT
     if not (summary := kept / f"{stage}.json").exists():
         sys.exit(f"no {summary}: run scripts/compare_methods.py first")
-    methods = json.loads(summary.read_text())["methods"]
-    files = [json.loads(gzip.decompress(file.read_bytes())) for file in (kept / stage).glob("*.gz")]
-    rows = [row for file in files for row in compare_methods.unpacked(file["methods"])]
-    return sorted((row for row in rows if row["method"] in methods), key=lambda row: row["id"])
+    compared = json.loads(summary.read_text())["methods"]
+    rows = []
+    for file in (kept / stage).glob("*.json.gz"):
+        found = json.loads(gzip.decompress(file.read_bytes()))
+        if found["weights"] != weights:
+            sys.exit(
+                f"{file} is of other weights ({found['weights']}): run scripts/compare_methods.py"
+            )
+        rows += compare_methods.unpacked(found["methods"])
+    wanted = [row for row in rows if row["method"] in compared and row["status"] == "ok"]
+    return sorted(wanted, key=lambda row: row["id"])
 
 
 def strangers(editor: Editor) -> dict[str, np.ndarray]:
@@ -97,7 +104,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     editor = Editor.load("scenes")
-    tune, report = rows_of("tune"), rows_of("report")
+    tune, report = (rows_of(stage, editor.weights_hash) for stage in ("tune", "report"))
     own = [row for row in report if row["method"] == "default"]
     on = f"Scenes-Bench's tune third by {methods(tune)} methods, weights {editor.weights_hash}"
     table = fit_confidence(tune, on)

@@ -11,8 +11,6 @@ resumes from it.
 
 import argparse
 import json
-import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,9 +150,9 @@ def measure(editor: Editor, count: int, numbers: Sequence[int], file: Path) -> d
     return record
 
 
-def as_markdown(record: dict[str, Any]) -> str:
+def as_markdown(record: dict[str, Any], options: str = "") -> str:
     """A table for each guidance: median, worst picture, and the number of pictures for which a caption is the best."""
-    lines = [f"`{shlex.join(['python', *sys.argv])}`", ""]
+    lines = [f"`python scripts/compare_captions.py{options}`", ""]
     lines += ["; ".join(f"{name} {value}" for name, value in record["facts"].items()), ""]
     describes = ", ".join(
         f"{sum(value > 0 for value in values)} of {len(values)} times for a {caption}"
@@ -221,7 +219,9 @@ def main() -> None:
     kept = Path("benchmarks") / args.model / "captions"
     record = measure(Editor.load(args.model), args.items, args.steps, kept / "summary.json")
     (kept / "captions.png").write_bytes(draw(record))
-    text = as_markdown(record)
+    steps = sorted({row["steps"] for row in record["rows"]})
+    options = f" --model {args.model} --items {args.items} --steps {' '.join(map(str, steps))}"
+    text = as_markdown(record, options)
     (kept / "summary.md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -253,7 +253,7 @@ def unpacked(methods: Mapping[str, Any]) -> list[Row]:
     """The rows that `packed` was given, with what was kept of them."""
     rows = []
     for method, own in methods.items():
-        # One that no edit has is none of the method's: those that keep no pixels have no figures of that.
+        # A figure that no edit of a method has is left out: methods that keep no pixels have no `kept_` figures.
         has = {name: values for name, values in own["figures"].items() if {*values} != {None}}
         for number, (item, kind, status) in enumerate(own["items"]):
             row = {"id": f"{method}/{item}", "method": method, "item": item, "kind": kind}

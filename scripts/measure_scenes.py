@@ -208,7 +208,7 @@ def figures() -> str:
 
 
 def methods() -> str:
-    """The comparison's table for the README: who succeeds most often comes first, then the background."""
+    """The comparison's table for the README: methods that succeed most often first, then those with the best background."""
     summary = json.loads((KEPT / "methods" / "report.json").read_text())
     lines = [
         f"`python scripts/compare_methods.py`, {summary['facts']['benchmark']}; mean [95 % interval]:",
@@ -216,17 +216,22 @@ def methods() -> str:
         "| Inversion, control, mask | Succeeded | Background | Pixels kept: succeeded | Background | Evaluations |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    shown = {name: each["overall"] for name, each in summary["methods"].items()}
-    keys = {
+    units = {
         "success": "%",
         "background_psnr": "dB",
         "kept_success": "%",
         "kept_background_psnr": "dB",
     }
-    for name in sorted(shown, key=lambda name: [-shown[name][key][0] for key in [*keys][:2]]):
-        cells = [interval(shown[name].get(key, (None,) * 3), unit) for key, unit in keys.items()]
-        cells.append(str(summary["methods"][name]["evaluations"]))
-        lines.append(f"| {name if ',' in name else f'`{name}`'} | {' | '.join(cells)} |")
+    none = (None,) * 3
+
+    def rank(each: dict[str, Any]) -> list[float]:
+        means = each["overall"]
+        return [means.get(key, none)[0] or 0 for key in ("success", "background_psnr")]
+
+    of = summary["methods"]
+    for name in sorted(of, key=lambda name: rank(of[name]), reverse=True):
+        cells = [interval(of[name]["overall"].get(key, none), unit) for key, unit in units.items()]
+        lines.append(f"| {name} | {' | '.join(cells)} | {of[name]['evaluations']} |")
     return "\n".join(lines)
 
 
@@ -270,10 +275,12 @@ def main() -> None:
         else:
             run_study(name)
     if args.write:
-        readme = ROOT / "README.md"
-        for path in (readme, ROOT / "uam_jax" / "scenes" / "MODEL_CARD.md"):
-            write_between_marks(path, "figures", figures())
-        write_between_marks(readme, "methods", methods())
+        readme, texts = ROOT / "README.md", {"figures": figures(), "methods": methods()}
+        for name, text in texts.items():
+            write_between_marks(readme, name, text)
+        write_between_marks(
+            ROOT / "uam_jax" / "scenes" / "MODEL_CARD.md", "figures", texts["figures"]
+        )
 
 
 if __name__ == "__main__":

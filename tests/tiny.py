@@ -35,6 +35,10 @@ def assert_close(a: object, b: object, tolerance: float = 1e-5) -> None:
 VARIANTS = {
     "masked": {},
     "default": {"source": {"latents": "anchored"}, "control": "plug-and-play"},
+    "captioned": {
+        "source": {"condition": "prompt", "latents": "anchored"},
+        "control": {"kind": "prompt-to-prompt", "local_blend": False},
+    },
     "released": {"auxiliary": {"latents": "replay"}},
     "anchored source": {"source": {"latents": "anchored"}},
     "no control": {"source": {"latents": "anchored"}, "control": "none", "agreement": True},

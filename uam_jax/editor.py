@@ -119,7 +119,8 @@ class Editor(LoadedModel):
           guidance: scale; 1 is none.
           steps: of the sampler.
           spacing: as in `EditConfig`.
-          keep: "all" latents, or those that reconstruction and an edit by `default_config` need.
+          keep: "all" latents, or those that reconstruction and an edit by `default_config` need, which are all if its
+            source is anchored.
           regions: in place of `uniformity`, towards the null prompt's uniform maps; an axis of 1 serves all.
           sampler: as in `EditConfig`.
           method: the algorithm, see `method.inversions`; DDIM if not given.

@@ -75,6 +75,7 @@ FAULTS = [
         "item 0: the word 'cone' is not in 'a cube' or 'a ball'",
     ),
     (["{in}", "--target", "x", "--set", "control=prompt-to-prompt"], "compares the prompts"),
+    (["{in}", "--target", "x", "--config", "captioned"], "item 0 has no source prompt"),
     (["{empty}", "--target", "x"], "holds no pictures"),
     (["{in}", "--target", "x", "--shard", "2/2"], "--shard 2/2: give I/N"),
     (["{in}", "--target", "x", "--shard", "half"], "--shard half: give I/N"),

@@ -10,6 +10,7 @@ from fake_editor import FakeEditor
 from PIL import Image
 from program import files, picture, pixels, uam
 
+from uam_jax import Editor
 from uam_jax.method.config import EditConfig
 from uam_jax.method.edits import Edit, Words
 
@@ -66,6 +67,19 @@ def test_the_editor_gets_what_was_asked(tmp_path: Path, editor: FakeEditor, imag
     np.testing.assert_array_equal(
         pixels(tmp_path / "out" / "in-1.png")[:, 20:], pixels(image)[:, 20:]
     )
+
+
+def test_a_caption_that_is_needed_is_asked_for_before_a_model_is_loaded(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(Editor, "load", load)
+    edit = ("edit", image, "--target", "x", "--out", tmp_path / "out.png", "--config", "captioned")
+    result = uam(*edit)
+    assert result.exit_code == 2 and "describe the picture as it is (--source" in result.stderr
+    assert files(tmp_path) == {image.name}
 
 
 def test_a_models_own_form_of_a_preset_takes_its_place(

@@ -23,7 +23,13 @@ from uam_jax.evaluation import check, metrics
 from uam_jax.evaluation.check import PHOTOS, CheckSettings, mean_reconstructions, run_check
 from uam_jax.io.images import read_image
 
-SHORT = ("steps=3", "mask.t_mask=600", "auxiliary.latents=original", "control=none")
+SHORT = (
+    "steps=3",
+    "mask.t_mask=600",
+    "auxiliary.latents=original",
+    "control=none",
+    "source.latents=replay",
+)
 SIDE = 16
 
 

@@ -19,11 +19,9 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(SCRIPTS)
-    module = importlib.import_module("compare_captions")
-    monkeypatch.setattr(module, "KEPT", tmp_path / "kept")
-    return module
+    return importlib.import_module("compare_captions")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +30,7 @@ def editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
 
 
 def test_every_inversion_has_every_caption(script: ModuleType) -> None:
-    cases = list(script.cases())
+    cases = list(script.cases(script.STEPS))
     assert len(set(cases)) == len(cases) == 3 * (8 * (5 + 3) + 3 * 3)
     for case in cases:
         assert (
@@ -56,8 +54,9 @@ def test_an_inversion_that_returns_exactly_does(
 
 
 def test_a_record_is_resumed_and_shown(
-    script: ModuleType, editor: Editor, monkeypatch: pytest.MonkeyPatch
+    script: ModuleType, editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    kept, steps = tmp_path / "kept" / "summary.json", (10, 20)
     made: list[Any] = []
 
     def rebuild(editor: Editor, case: Any, z0: Any, prompts: list[str]) -> Any:
@@ -67,21 +66,18 @@ def test_a_record_is_resumed_and_shown(
         return z0 + (1 + rank) / case.steps
 
     monkeypatch.setattr(script, "rebuild", rebuild)
-    monkeypatch.setattr(script, "STEPS", (10, 20))
-    record = script.measure(editor, 3)
+    record = script.measure(editor, 3, steps, kept)
     captions = {case.caption: prompt for case, prompt in made}
     assert captions["uniform maps"] == captions["null prompt"] == ""
     assert captions["vague caption"] == script.VAGUE
     assert len(set(captions.values())) == 4
     count = len(made)
-    assert script.measure(editor, 3) == record and len(made) == count
-    kept = script.KEPT / "summary.json"
+    assert script.measure(editor, 3, steps, kept) == record and len(made) == count
     kept.write_text(json.dumps(record | {"rows": record["rows"][:-1]}))
-    assert script.measure(editor, 3) == record and len(made) == count + 1
+    assert script.measure(editor, 3, steps, kept) == record and len(made) == count + 1
     text = script.as_markdown(record)
     [line] = [line for line in text.splitlines() if line.startswith("| ddim | 10 |")][:1]
     assert line.count("; 3)") == 1 and line.index("; 3)") < line.index("; 0)")
     assert re.search(r"agrees \d of 3 times for a right caption, .* wrong caption\.", text)
     assert "| null-text | 20 |" in text and "Guidance 2:" in text
     assert script.draw(record).startswith(b"\x89PNG")
-    (script.KEPT / "captions.png").write_bytes(script.draw(record))

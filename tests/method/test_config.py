@@ -52,6 +52,11 @@ def test_example_configs_load_and_say_how_to_run_them(path: Path) -> None:
     assert f"--config configs/{path.name}" in path.read_text().partition("\n")[0]
 
 
+def test_the_example_of_algorithm_1_is_the_released_run_otherwise() -> None:
+    released = EditConfig.load("released", ["mask.rule=algorithm1", "preserve=pixels"])
+    assert EditConfig.load(CONFIGS / "algorithm1.toml") == released
+
+
 def test_there_are_examples() -> None:
     assert len(list(CONFIGS.glob("*.toml"))) >= 2
 

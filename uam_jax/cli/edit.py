@@ -75,7 +75,11 @@ def edit(
         images, out, targets=len(target), mask=mask, save_mask=save_mask, report=report,
         overwrite=overwrite,
     )  # fmt: skip
-    settings.check()  # after the paths: the settings know the controls, which take JAX
+    known = settings.check()  # after the paths: the settings know the controls, which take JAX
+    if source is None:
+        from uam_jax.engine.prompts import source_prompts
+
+        source_prompts(None, known)  # is one needed? It says so before a model is loaded.
     editor = compute.load_editor(model, console)
     config = settings.of(editor)
     fingerprint = config.fingerprint()  # of settings that have none, it says so before the work

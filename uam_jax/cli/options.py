@@ -75,13 +75,13 @@ class Settings:
         Option("--set", metavar="KEY=VALUE", help="Change one setting. Can be repeated."),
     ] = ()
 
-    def check(self) -> None:
-        """Reads the settings as far as they are known before a model is loaded.
+    def check(self) -> "EditConfig":
+        """The settings as far as they are known before a model is loaded.
 
         Raises:
           InputError: the configuration or an override is at fault.
         """
-        _ = self._without_model
+        return self._without_model
 
     @functools.cached_property
     def _without_model(self) -> "EditConfig":

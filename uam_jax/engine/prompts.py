@@ -60,7 +60,8 @@ def source_prompts(source: Prompts | None, config: EditConfig) -> Prompts:
     if config.source.condition == "null":
         if source is not None:
             warnings.warn(
-                'the source prompt is ignored: source.condition is "null"; set it to "prompt" or "auto" to use it',
+                'the source prompt is ignored: source.condition is "null"; set it to "prompt" or "auto" to use it, or '
+                "choose the preset captioned",
                 UserWarning,
                 stacklevel=4,
             )
@@ -68,10 +69,17 @@ def source_prompts(source: Prompts | None, config: EditConfig) -> Prompts:
     if source is None and config.source.condition == "auto":
         return ""
     if source is None:
-        raise InputError(
-            'source.condition is "prompt": give the source prompt, or set it to "null"'
-        )
+        raise InputError(without_source(config))
     return source
+
+
+def without_source(config: EditConfig, whose: str = "the edit") -> str:
+    """Why an edit that has no source prompt is refused, and what helps; it is for `source.condition` "prompt"."""
+    other = "" if config.control.compares_prompts else ', or set source.condition to "null"'
+    return (
+        f'{whose} has no source prompt, and source.condition is "prompt": describe the picture as it is '
+        f'(--source, or "source" in a manifest){other}'
+    )
 
 
 def settle_context(config: EditConfig, source: Prompts | None) -> EditConfig:
@@ -204,7 +212,7 @@ def check_edits(
       source: the source prompts.
 
     Raises:
-      InputError: as of `prepare_control`.
+      InputError: there is no source prompt where one is needed, or as of `prepare_control`.
     """
     control = config.control
     given = {name for edit in edits for name, words in vars(edit.words).items() if words}
@@ -215,7 +223,9 @@ def check_edits(
             UserWarning,
             stacklevel=5,
         )
-    if config.source.condition == "prompt" and source is not None:
+    if config.source.condition == "prompt":
+        if source is None:
+            raise InputError(without_source(config))
         sources = prompt_list(source)
         if len(sources) in (1, index.max() + 1):  # else another error says more
             prepare_control(control, tokenizer, with_sources(edits, index, sources))

@@ -67,7 +67,7 @@ def clouds(
       title: of the figure.
       x: the label of the horizontal axis.
       y: the label of the vertical axis.
-      names: of single points by their place, which are written beside them.
+      names: places of single points, by the names that are written beside them.
     """
     figure = Figure(figsize=(8, 5.2), layout="constrained")
     axes = figure.subplots()

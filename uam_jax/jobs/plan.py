@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from uam_jax.engine.prompts import check_edits, source_prompts
+from uam_jax.engine.prompts import check_edits, source_prompts, without_source
 from uam_jax.errors import InputError
 from uam_jax.files import base_name
 from uam_jax.io.encoding import default_suffix, output_format
@@ -201,10 +201,7 @@ def plan_job(
         if own.source.condition == "prompt":
             for item in members.items:
                 if item.source is None:
-                    raise InputError(
-                        f'item {item.id} has no source prompt, and source.condition is "prompt": give it, '
-                        "or --set source.condition=null"
-                    )
+                    raise InputError(without_source(own, f"item {item.id}"))
         else:
             source = next((item.source for item in members.items if item.source is not None), None)
             source_prompts(source, own)  # warns that it is ignored

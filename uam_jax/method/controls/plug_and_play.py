@@ -75,7 +75,8 @@ class PlugAndPlay(Control):
         ]
         if len(pairs) < 2 and not (self.block_start and self.resnet):
             raise InputError(
-                "the network has no second transformer block on its way up: set control.block_start and control.resnet"
+                "the network has no second transformer block on its way up: set control.block_start and "
+                "control.resnet, or control=none"
             )
         resnet, block = pairs[1] if len(pairs) > 1 else (0, 0)
         return replace(self, block_start=self.block_start or block, resnet=self.resnet or resnet)
