@@ -208,7 +208,7 @@ def figures() -> str:
 
 
 def methods() -> str:
-    """The comparison's table for the README: methods that succeed most often first, then those with the best background."""
+    """The comparison's table for the README: by success, then by background."""
     summary = json.loads((KEPT / "methods" / "report.json").read_text())
     lines = [
         f"`python scripts/compare_methods.py`, {summary['facts']['benchmark']}; mean [95 % interval]:",
