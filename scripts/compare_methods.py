@@ -117,7 +117,7 @@ LEFT_OUT = (
 
 FIGURES = (
     "success", "background_psnr", "vae_background_psnr", "kept_success", "kept_background_psnr", "edit_psnr",
-    "mask_iou", "agreement", "changed", "contrast", "difference", "moved", "noise", "opacity", "reconstruction",
+    "mask_iou", "agreement", "loss", "changed", "contrast", "difference", "moved", "noise", "opacity", "reconstruction",
     "round_trip", "separability", "share", "stability",
 )  # fmt: skip
 """Those that are kept of every edit: its scores and the signals of its confidence."""

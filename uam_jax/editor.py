@@ -317,8 +317,7 @@ class Editor(LoadedModel):
             on=self.devices,
         )
         if config.agreement:
-            found = self.inverter.agreement(trace.target, conditions["target"], RESULT)
-            signals = {**signals, "agreement": found}
+            signals |= self.inverter.agreement(trace.target, conditions["target"], RESULT)
         t, h, w = trace.free.shape
         size = t, h * self.size_factor, w * self.size_factor
         return EditResult(

@@ -23,7 +23,8 @@ def test_it_is_the_logarithm_of_the_ratio_of_errors() -> None:
 
     found = jax.jit(lambda z0: agreement(noise_of, z0, STEPS))(Z0)
     jax.effects_barrier()
-    np.testing.assert_allclose(found, 2 * np.log(2 / np.arange(1, 4)), atol=2e-5)
+    np.testing.assert_allclose(found["agreement"], 2 * np.log(2 / np.arange(1, 4)), atol=2e-5)
+    np.testing.assert_allclose(found["loss"], 2 * np.log(np.arange(1, 4)), atol=2e-5)
     assert sorted(asked) == [450, 850] and len(asked) * 2 == EVALUATIONS
 
 
@@ -50,4 +51,5 @@ def test_where_the_network_is_perfect_nothing_divides_by_zero() -> None:
         noise = (latent - step.signal * Z0) / step.sigma
         return noise, noise
 
-    assert np.isfinite(np.asarray(agreement(noise_of, Z0, STEPS))).all()
+    found = agreement(noise_of, Z0, STEPS)
+    assert all(np.isfinite(np.asarray(each)).all() for each in found.values())

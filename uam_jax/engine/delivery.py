@@ -137,7 +137,7 @@ class EditResult:
       error_map: (b, h, w) in [0, 1]: how far the uniform reconstruction is from each pixel of the
         original (`confidence.error_map`).
       signals: numbers from which confidence and review are made, (T,) each (`confidence.edit_signals`), and
-        "agreement" where `config.agreement` asks for it (`method.agreement`).
+        "agreement" and "loss" where `config.agreement` asks for them (`method.agreement`).
       config: the edit's settings.
       calibration: makes signals a confidence.
       step_masks: (steps, T, h/f, w/f, c), 1 where free, if asked for.

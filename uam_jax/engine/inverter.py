@@ -88,7 +88,7 @@ class Inverter:
 
     def agreement(
         self, latents: Latent, text: Condition, shares: Sequence[float]
-    ) -> Float[Array, "b"]:
+    ) -> dict[str, Float[Array, "b"]]:
         """See `method.agreement`; `text` has a row for each picture."""
         model = self.model()
         return programs.agreement(

@@ -277,7 +277,7 @@ class LoadedModel:
         latents = self._latents(latents, finite=False)
         texts = prompts_of(prompts, len(latents))
         text = per_image(self.condition(texts), len(latents))
-        return self.inverter.agreement(latents, text, CAPTION)
+        return self.inverter.agreement(latents, text, CAPTION)["agreement"]
 
     def settle_source(
         self,

@@ -302,7 +302,7 @@ def signals(
 @program(static=["model"], batched={"latents": 0, "null": None, "text": 0, "steps": None}, out=0)
 def agreement(
     model: Model, params: Params, latents: Latent, null: Condition, text: Condition, steps: Step
-) -> Float[Array, "b"]:
+) -> dict[str, Float[Array, "b"]]:
     """See `method.agreement`."""
     noise_of = noise_under(model, params, (null, text), len(latents))
     return agreement_of(noise_of, latents, steps)

@@ -1,4 +1,4 @@
-"""How well a prompt describes a picture, in the eyes of the network.
+"""How well a prompt describes a picture, and how likely both are, in the eyes of the network.
 
 Noise is added to the picture, and the network estimates it under the prompt and under the null prompt. Where the prompt
 describes the picture, it helps. Such errors are compared by the "diffusion classifier" of Li et al. 2023 (arXiv
@@ -26,8 +26,8 @@ NoiseOf = Callable[[Latent, Step], tuple[Latent, Latent]]
 """The noise in a latent as the network estimates it, under the null prompt and under the text."""
 
 
-def agreement(noise_of: NoiseOf, latents: Latent, steps: Step) -> Float[Array, "b"]:
-    """The logarithm of the error under the null prompt over that under the text, mean over the steps.
+def agreement(noise_of: NoiseOf, latents: Latent, steps: Step) -> dict[str, Float[Array, "b"]]:
+    """The errors of the network's estimates under both prompts, as logarithms, mean over the steps.
 
     Args:
       noise_of: the network.
@@ -35,15 +35,16 @@ def agreement(noise_of: NoiseOf, latents: Latent, steps: Step) -> Float[Array, "
       steps: at which noise is added, of `Schedule.at`.
 
     Returns:
-      A number per picture: above 0 where the prompt helps.
+      `agreement`, the error under the null prompt over that under the text, is above 0 where the prompt helps. `loss`
+      is the error under the text: the higher, the less the picture is like those that the network was trained on.
     """
 
-    def compare(_: None, step: Step) -> tuple[None, Float[Array, "b"]]:
+    def compare(_: None, step: Step) -> tuple[None, dict[str, Float[Array, "b"]]]:
         key = jax.random.fold_in(jax.random.key(0), step.time)
         noise = jax.random.normal(key, latents.shape[1:])
         found = noise_of(step.signal * latents + step.sigma * noise, step)
         errors = [jnp.mean((each - noise) ** 2, axis=(1, 2, 3)) for each in found]
         null, text = (jnp.log(jnp.maximum(error, 1e-12)) for error in errors)
-        return None, null - text
+        return None, {"agreement": null - text, "loss": text}
 
-    return scan(compare, None, steps)[1].mean(axis=0)
+    return jax.tree.map(lambda each: each.mean(axis=0), scan(compare, None, steps)[1])

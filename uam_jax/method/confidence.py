@@ -2,7 +2,8 @@
 
 The right answer is not known here. The auxiliary branch shows how well the model can reproduce this picture at all, the
 source branch shows whether denoising came back to where it started, the masks show whether the two prompts disagree
-in one place or everywhere, and the network can be asked whether the result agrees with its prompt (`agreement`).
+in one place or everywhere, and the network can be asked whether the result agrees with its prompt and is like the
+pictures that it knows (`agreement`).
 """
 
 import math
@@ -125,6 +126,10 @@ REASONS: dict[str, tuple[str, str]] = {
     "agreement": (
         "the result does not look like its target prompt",
         "the result looks like nothing but its target prompt",
+    ),
+    "loss": (
+        "the result is plainer than the model's pictures",
+        "the result is not like the model's pictures",
     ),
     "round_trip": ("the way back did not lead to the original", "nothing moved the source branch"),
 }
