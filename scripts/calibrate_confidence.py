@@ -3,9 +3,9 @@
     python scripts/compare_methods.py
     python scripts/calibrate_confidence.py --write
 
-The edits are those of all methods that the comparison has edited with 50 steps, and of its presets. Those of the
-model's own settings are also judged alone. `uam_jax.evaluation.calibration` says which edits are right, and fits.
-Photographs and noise, which are outside the model's world, must have a low confidence.
+The edits are those of all methods that the comparison has taken to the report third: its best cells and its presets.
+Those of the model's own settings are also judged alone. `uam_jax.evaluation.calibration` says which edits are right, and
+fits. Photographs and noise, which are outside the model's world, must have a low confidence.
 """
 
 import argparse
@@ -48,9 +48,9 @@ OUT = Path("benchmarks/scenes/confidence")
 
 
 def rows_of(stage: str, weights: str) -> list[Row]:
-    """The edits of a stage of the comparison that did not fail, in the order of their ids."""
+    """The edits of a stage by the methods of the last one, without those that failed, in the order of their ids."""
     kept = compare_methods.KEPT
-    if not (summary := kept / f"{stage}.json").exists():
+    if not (summary := kept / "report.json").exists():
         sys.exit(f"no {summary}: run scripts/compare_methods.py first")
     compared = json.loads(summary.read_text())["methods"]
     rows = []
