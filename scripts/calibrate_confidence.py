@@ -4,8 +4,8 @@
     python scripts/calibrate_confidence.py --write
 
 The edits are those of all methods that the comparison has taken to the report third: its best cells and its presets.
-Those of the model's own settings are also judged alone. `uam_jax.evaluation.calibration` says which edits are right, and
-fits. Photographs and noise, which are outside the model's world, must have a low confidence.
+Those of the model's own settings are also judged alone. `uam_jax.evaluation.calibration` says which edits are right,
+and fits. Photographs and noise, which are outside the model's world, must have a low confidence.
 """
 
 import argparse
