@@ -301,7 +301,7 @@ def keep(stage: Stage, rows: list[Row]) -> dict[str, Any]:
     (KEPT / f"{stage.name}.json").write_text(json.dumps(summary), encoding="utf-8")
     (KEPT / f"{stage.name}.md").write_text(as_markdown(summary), encoding="utf-8")
     groups: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
-    names = {}
+    places: dict[tuple[float, float], list[str]] = {}
     for name, each in summary["methods"].items():
         control, mask = ("preset", "preset") if name in PRESETS else name.split(", ")[-2:]
         means = each["overall"]
@@ -309,13 +309,13 @@ def keep(stage: Stage, rows: list[Row]) -> dict[str, Any]:
             point = means["background_psnr"][0], means["success"][0], each["evaluations"]
             groups.setdefault(control, {}).setdefault(mask, []).append(point)
             if name in PRESETS:
-                names[name] = point[:2]
+                places.setdefault((round(point[0], 1), round(point[1], 2)), []).append(name)
     plot = clouds(
         groups,
         title=f"{facts['benchmark']}: a point is an inversion, its area the evaluations",
         x="background PSNR (dB)",
         y="share of edits that succeeded",
-        names=names,
+        names={", ".join(each): place for place, each in places.items()},
     )
     (KEPT / f"{stage.name}.png").write_bytes(plot)
     return summary

@@ -35,7 +35,8 @@ def test_it_goes_along_the_arc_from_the_sources_to_the_null_prompts() -> None:
 
 
 def test_the_sources_unguided_half_is_evaluated_only_if_it_differs() -> None:
-    changes = {"steps": 4, "source": {"condition": "prompt"}, "inversion": "negative-prompt"}
+    source = {"condition": "prompt", "latents": "replay"}
+    changes = {"steps": 4, "source": source, "control": "none", "inversion": "negative-prompt"}
     config, times = EditConfig().updated(changes), Schedule().timesteps(4)
     source = [row for row in config.plan(times).rows if row.branch == "source"]
     assert source == [Row("source", "source")]
