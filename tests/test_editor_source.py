@@ -86,5 +86,5 @@ def test_neither_one_prompt_nor_one_each_is_refused(editor: Editor, images: np.n
     "changes", [{"control": "prompt-to-prompt"}, {"inversion": "negative-prompt"}]
 )
 def test_what_lives_on_the_source_prompt_does_not_go_without_it(changes: dict) -> None:
-    with pytest.raises(InputError, match="set source.condition"):
+    with pytest.raises(InputError, match='source.condition is "auto": set'):
         AUTO.updated(changes).check()

@@ -181,7 +181,8 @@ def test_bad_files_are_named(tmp_path: Path, text: str, says: str) -> None:
 def test_unreadable_files_and_misspelt_presets(tmp_path: Path) -> None:
     with pytest.raises(
         InputError,
-        match=r"\(captioned, ddim, .*prompt-to-prompt, released\).*did you mean released\?",
+        match=r"\(captioned, ddim, default, fast, masactrl, plug-and-play, prompt-to-prompt, released\)"
+        r".*did you mean released\?",
     ):
         EditConfig.load("relased")
     with pytest.raises(InputError, match="neither a preset"):

@@ -1,4 +1,4 @@
-"""How well a prompt describes a picture, and how likely both are, in the eyes of the network.
+"""How well a prompt describes a picture, and how well the network knows such pictures.
 
 Noise is added to the picture, and the network estimates it under the prompt and under the null prompt. Where the prompt
 describes the picture, it helps. Such errors are compared by the "diffusion classifier" of Li et al. 2023 (arXiv

@@ -2,8 +2,8 @@
 
 The right answer is not known here. The auxiliary branch shows how well the model can reproduce this picture at all, the
 source branch shows whether denoising came back to where it started, the masks show whether the two prompts disagree
-in one place or everywhere, and the network can be asked whether the result agrees with its prompt and is like the
-pictures that it knows (`agreement`).
+in one place or everywhere, and the network can be asked whether the result agrees with its prompt (`agreement`) and is
+like the pictures that it knows (`loss`).
 """
 
 import math

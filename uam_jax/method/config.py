@@ -254,8 +254,8 @@ class EditConfig(Section):
             )
         if self.control.compares_prompts and condition != "prompt":
             raise InputError(
-                f"{type(self.control).__name__} compares the prompts of source and target: describe the picture as it "
-                'is (--source), and set source.condition to "prompt"'
+                f"{type(self.control).__name__} compares the prompts of source and target, and source.condition is "
+                f'"{condition}": set it to "prompt" and give the prompt that describes the picture (--source)'
             )
         if self.control.needs_mask and not user_mask:
             raise InputError(
