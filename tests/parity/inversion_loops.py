@@ -122,7 +122,27 @@ class BELM(Loop):
             # The published relation, solved for its noisiest latent.
             rest = (h1**2 - h**2) / h1**2 * a0 / a1 * way[0] - h * (h + h1) / h1 * a0 * noise
             way.insert(0, (way[1] - rest) * h1**2 / h**2 * a2 / a0)
+        self.above: Any = None
         return way
+
+    def step(self, i: int, source: torch.Tensor, target: torch.Tensor) -> Any:
+        """From the latents before too, which the step before left in `above`."""
+        above, self.above = self.above, (source.double(), target.double())
+        if i == 0:
+            return self.way[1], self.way[1]
+        if i + 1 == len(self.times):
+            return source, target  # level 0 and the first timestep are one level
+        levels = [self.reference.alpha_bar(time) for time in self.times[i - 1 : i + 2]]
+        high, mid, low = (self.ratio(level) for level in levels)
+        a2, a1, a0 = (level**0.5 for level in levels)
+        h, h1 = mid - low, high - mid
+        states = (self.source, self.reference.targets)
+        reached = []
+        for before, here, own in zip(above, self.above, states, strict=True):
+            noise = self.predicted(here.float(), own, i).double()
+            rest = (h1**2 - h**2) / h1**2 * a0 / a1 * here - h * (h + h1) / h1 * a0 * noise
+            reached.append(h**2 / h1**2 * a0 / a2 * before + rest)
+        return tuple(reached)
 
 
 class EditFriendly(Loop):
