@@ -20,6 +20,9 @@ from uam_jax.engine.inversion import Inversion, InversionKey
 Needed = Mapping[InversionKey, tuple[int, ...]]
 """Levels by inversion."""
 
+FORM = 2
+"""Of the files; a new one where a method records another array."""
+
 # The folder may hold anything else: nothing of another name is counted or removed.
 _OWN = re.compile(
     r"(?P<pair>[0-9a-f]{2})/(?:(?P=pair)[0-9a-f]{62}\.safetensors|(?P<temporary>[0-9a-f]{32}\.tmp))"
@@ -78,7 +81,7 @@ class InversionCache:
             self._shrink()
 
     def _file(self, digest: str, key: InversionKey, levels: tuple[int, ...]) -> Path:
-        name = hashlib.sha256(f"{digest} {key.fingerprint()} {levels}".encode()).hexdigest()
+        name = hashlib.sha256(f"{FORM} {digest} {key.fingerprint()} {levels}".encode()).hexdigest()
         return self._folder / name[:2] / f"{name}.safetensors"
 
     def _read(self, file: Path) -> dict[str, np.ndarray] | None:

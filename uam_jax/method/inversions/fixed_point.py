@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from uam_jax.errors import InputError
-from uam_jax.method.inversions.method import InversionMethod
+from uam_jax.method.inversions.ddim import DDIMInversion
 from uam_jax.method.sample import invert
 from uam_jax.method.samplers import SAMPLERS, Sampler
 from uam_jax.method.schedule import split, turned
@@ -40,7 +40,7 @@ RATE, DECAY, ENOUGH = 1e-3, 1e-2, 5e-6
 
 
 @dataclass(frozen=True)
-class FixedPointInversion(InversionMethod):
+class FixedPointInversion(DDIMInversion):
     """Each step takes the noise that is predicted at the latent that it leads to.
 
     A step of the solver "gradient" takes an evaluation and its gradient, which costs about two more, and counts as one.
@@ -80,7 +80,9 @@ class FixedPointInversion(InversionMethod):
         sampler: Sampler,
         keep: Sequence[int],
     ) -> dict[str, Array]:
-        """The implicit steps upwards; "latents", and with iterations "residual" (steps, b), see `implicit`."""
+        """The implicit steps upwards; "latents", and "residual" (steps, b), see `implicit`; without any, DDIM's."""
+        if not self.iterations:
+            return super().run(predict, z0, steps, sampler=sampler, keep=keep)
         if self.solver == "average":
             solve = averaged(predict, self.iterations)
         elif self.solver == "gradient":
@@ -91,8 +93,10 @@ class FixedPointInversion(InversionMethod):
         return {"latents": latents, **taps}
 
     def figures(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
-        """`residual`: the largest of all steps, see `implicit`; nothing without iterations, where none is known."""
-        return {"residual": data["residual"].max(axis=0)} if self.iterations else {}
+        """`residual`: the largest of all steps, see `implicit`; without iterations DDIM's."""
+        if not self.iterations:
+            return super().figures(data)
+        return {"residual": data["residual"].max(axis=0)}
 
 
 class _Search(NamedTuple):

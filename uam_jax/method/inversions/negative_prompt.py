@@ -6,7 +6,7 @@ nearly the source's own condition: between it and itself there is no guidance, s
 Source: Miyake et al. 2023 (arXiv 2305.16807); the interpolation from Han et al. 2023 (arXiv 2306.05414).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -16,15 +16,13 @@ from jaxtyping import Array, Float
 
 from uam_jax.method.inversions.ddim import DDIMInversion
 from uam_jax.method.inversions.method import InversionMethod
-from uam_jax.method.inversions.way_up import estimated_residual, whole_way
 from uam_jax.method.plan import Row
-from uam_jax.method.samplers import Sampler
 from uam_jax.method.section import Share
-from uam_jax.types import Condition, Latent, Predictor, Step
+from uam_jax.types import Condition, Step
 
 
 @dataclass(frozen=True)
-class NegativePromptInversion(InversionMethod):
+class NegativePromptInversion(DDIMInversion):
     """The unguided halves of both branches are under the source's prompt."""
 
     replaces_null: ClassVar[bool] = True
@@ -40,26 +38,6 @@ class NegativePromptInversion(InversionMethod):
         """Without interpolation the source's two halves are the same, and one is evaluated."""
         twice = Row("source", "null", "unguided")
         return tuple(row for row in rows if self.interpolation or row != twice)
-
-    def run(
-        self,
-        predict: Predictor,
-        z0: Latent,
-        steps: Step,
-        *,
-        sampler: Sampler,
-        keep: Sequence[int],
-    ) -> dict[str, Array]:
-        """The sampler's steps upwards; "latents", and "residual" (steps, b), see `estimated_residual`."""
-        way, noise = whole_way(predict, z0, steps, sampler=sampler)
-        return {
-            "latents": way[jnp.asarray(keep)],
-            "residual": estimated_residual(way, noise, steps),
-        }
-
-    def figures(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
-        """`estimated_residual`: the largest of all steps, see `estimated_residual`."""
-        return {"estimated_residual": data["residual"].max(axis=0)}
 
     def conditions(
         self, conditions: Mapping[str, Condition], data: Mapping[str, Array], step: Step

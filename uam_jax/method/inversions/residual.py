@@ -14,7 +14,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from uam_jax.method.inversions.method import InversionMethod
+from uam_jax.method.inversions.ddim import DDIMInversion
 from uam_jax.method.inversions.way_up import estimated_residual, whole_way
 from uam_jax.method.samplers import Sampler
 from uam_jax.method.schedule import turned
@@ -22,7 +22,7 @@ from uam_jax.types import Latent, Predictor, Step
 
 
 @dataclass(frozen=True)
-class ResidualInversion(InversionMethod):
+class ResidualInversion(DDIMInversion):
     """DDIM's way up, which every branch's network calls lean on on the way down; no further evaluations."""
 
     samplers: ClassVar[tuple[str, ...]] = ("ddim",)
@@ -49,10 +49,6 @@ class ResidualInversion(InversionMethod):
 
     def per_step(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
         return {"shift": data["shift"][::-1]}
-
-    def figures(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
-        """`estimated_residual`: the largest of all steps, see `estimated_residual`; what the way down corrects."""
-        return {"estimated_residual": data["residual"].max(axis=0)}
 
     def query(
         self, latents: dict[str, Latent], data: Mapping[str, Array], step: Step
