@@ -201,6 +201,7 @@ def test_without_a_correction_fixed_point_is_ddim_to_the_bit(
             each.figures["estimated_residual"], np.asarray(plain.data["residual"]).max(axis=0)
         )
     assert (np.asarray(plain.figures["estimated_residual"]) > 0).all()
+    assert editor.invert(z0, steps=1).figures == {}
     np.testing.assert_array_equal(
         corrected.figures["residual"], np.asarray(corrected.data["residual"]).max(axis=0)
     )

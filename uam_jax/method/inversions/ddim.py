@@ -36,5 +36,6 @@ class DDIMInversion(InversionMethod):
         }
 
     def figures(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
-        """`estimated_residual`: the largest of all steps, see `estimated_residual`."""
-        return {"estimated_residual": data["residual"].max(axis=0)}
+        """`estimated_residual`: the largest of all steps, see there; one step has none."""
+        residual = data["residual"]
+        return {"estimated_residual": residual.max(axis=0)} if len(residual) > 1 else {}
