@@ -39,6 +39,8 @@ RUNS, KEPT = Path("runs/methods"), Path("benchmarks/scenes/methods")
 NULL, PROMPT = ("source.condition=null",), ("source.condition=prompt",)
 UNIFORM, ANCHORED = ("inversion.uniformity=1.0",), ("source.latents=anchored",)
 REPLAY = ("source.latents=replay",)
+TEXT_FREE = (*NULL, *UNIFORM)
+"""One inversion serves all prompts; uniform maps of the source's prompt are the mean of its words."""
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "ddim": ("inversion.kind=ddim", *REPLAY),
@@ -48,7 +50,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "belm": ("inversion.kind=belm", "sampler=belm", *REPLAY),
     "edit-friendly": ("inversion.kind=edit-friendly", "sampler=ddpm", *REPLAY),
 }
-"""Inversions that take the prompt's maps, those of the null prompt, or uniform ones."""
+"""Inversions that take the prompt's maps, those of the null prompt, or uniform ones of either."""
 
 PROMPTED: Mapping[str, tuple[str, ...]] = {
     "negative-prompt": ("inversion.kind=negative-prompt", *REPLAY),
@@ -78,6 +80,7 @@ INVERSIONS: Mapping[str, tuple[str, ...]] = {
             "prompt": PROMPT,
             "null": NULL,
             "uniform": (*PROMPT, *UNIFORM),
+            "text-free": TEXT_FREE,
         }.items()
     },
     **{kind: (*keys, *PROMPT) for kind, keys in PROMPTED.items()},
@@ -110,7 +113,8 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
 """Those that are compared with the best cells: the model's own form of the first two, and published runs."""
 
 LEFT_OUT = (
-    "Prompt-to-Prompt with the null prompt as the source's, since it has no words to align; null-text, negative-prompt "
+    "Prompt-to-Prompt with the null prompt as the source's, since it has no words to align; direct inversion by its "
+    "offsets, whose cells are those of an anchored source; null-text, negative-prompt "
     "and proximal inversion, ReNoise and SPDInv with other maps than the prompt's; guidance other than 2"
 )
 
@@ -153,7 +157,7 @@ class Stage:
         """The settings of an inversion's cells, by their names."""
         found = {}
         for control, own in CONTROLS.items():
-            if inversion.endswith(", null") and control.startswith("p2p"):
+            if inversion.endswith((", null", ", text-free")) and control.startswith("p2p"):
                 continue
             # MasaCtrl's own start is the fourth of 50 steps.
             start = round(0.08 * self.steps)

@@ -38,8 +38,11 @@ def test_every_cell_is_a_plan_of_its_own(script: ModuleType, steps: int, start: 
             assert re.fullmatch(r"[\w.+=-][\w.+=, -]*", name)
             assert config.plan(times).evaluations() > 2 * steps and config.steps == steps
             found[name] = config
+            if ", text-free, " in name:
+                own = config.source_inversion
+                assert own.uniformity == 1 and config.source.condition == "null"
     fingerprints = {config.fingerprint() for config in found.values()}
-    assert len(fingerprints) == len(found) == 24 * 15 - 6 * 6
+    assert len(fingerprints) == len(found) == 30 * 15 - 12 * 6
     assert {name.split(", ")[-2] for name in found} == {*script.CONTROLS}
     control: Any = found["ddim, prompt, masactrl, no mask"].control
     assert control.step_start == start

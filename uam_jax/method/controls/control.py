@@ -1,5 +1,6 @@
 """The base class of controls: settings, and hooks around the network calls of an edit."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
@@ -11,6 +12,9 @@ from uam_jax.method.edits import Edit
 from uam_jax.method.plan import Row
 from uam_jax.method.section import Section
 from uam_jax.types import Latent, Rules, Site, Step
+
+ROUNDING = 1e-4
+"""Added before a number of steps is rounded down, so that 0.29 of 100 steps are 29."""
 
 
 class Moment(NamedTuple):
@@ -134,3 +138,8 @@ class Control(Section):
 @dataclass(frozen=True)
 class NoControl(Control):
     """The target branch is left to its prompt."""
+
+
+def rounded_down(steps: float) -> int:
+    """A whole number of steps."""
+    return math.floor(steps + ROUNDING)

@@ -5,7 +5,6 @@ diffusers, which inverts and edits in 50 steps. With the negative prompt "ugly, 
 is the edit of the published comparison.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from uam_jax.errors import InputError
-from uam_jax.method.controls.control import Control, Moment
+from uam_jax.method.controls.control import Control, Moment, rounded_down
 from uam_jax.method.controls.sharing import SharedMaps, source_of_rows
 from uam_jax.method.plan import Row
 from uam_jax.method.section import Count, Share
@@ -56,10 +55,9 @@ class PlugAndPlay(Control):
 
     def windows(self, steps: int) -> Mapping[str, range]:
         """The steps with the source's features, and with its maps."""
-        # Rounded down, but 0.29 of 100 steps are 29.
         return {
-            "features": range(math.floor(self.feature_steps * steps + 1e-4)),
-            "maps": range(math.floor(self.map_steps * steps + 1e-4)),
+            "features": range(rounded_down(self.feature_steps * steps)),
+            "maps": range(rounded_down(self.map_steps * steps)),
         }
 
     def fitted(self, sites: Sequence[Site]) -> Self:

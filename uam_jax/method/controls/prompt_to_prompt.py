@@ -4,7 +4,6 @@ Source: Hertz et al., Prompt-to-Prompt, ICLR 2023 (arXiv 2208.01626), and the au
 on the conditional half of the guidance alone.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -15,7 +14,7 @@ from jaxtyping import Array
 
 from uam_jax.errors import InputError, quoted
 from uam_jax.method.alignment import Prompt, places_of, refined, replaced
-from uam_jax.method.controls.control import Control, Moment
+from uam_jax.method.controls.control import ROUNDING, Control, Moment, rounded_down
 from uam_jax.method.controls.cross_maps import CrossMaps, empty_maps, level_of, word_tokens
 from uam_jax.method.controls.local_blend import region
 from uam_jax.method.controls.sharing import SharedMaps, samples_of, source_of_rows
@@ -23,9 +22,6 @@ from uam_jax.method.edits import Edit
 from uam_jax.method.plan import Row
 from uam_jax.method.section import Share
 from uam_jax.types import Latent, Rules
-
-_ROUNDING = 1e-4
-"""Added before a number of steps is rounded down, so that 0.29 of 100 steps are 29."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +75,10 @@ class PromptToPrompt(Control):
     def windows(self, steps: int) -> Mapping[str, range]:
         """The steps with the source's cross-attention and self-attention, and with LocalBlend's maps."""
         # The authors' table of windows has a row more than there are steps.
-        cross = _floor(max(self.cross_steps, self.word_steps) * (steps + 1))
+        cross = rounded_down(max(self.cross_steps, self.word_steps) * (steps + 1))
         return {
             "cross": range(min(cross, steps)),
-            "self": range(_floor(self.self_steps * steps)),
+            "self": range(rounded_down(self.self_steps * steps)),
             **({"blend": range(steps)} if self.local_blend else {}),
         }
 
@@ -158,7 +154,7 @@ class PromptToPrompt(Control):
 
     def _shares(self, data: Mapping[str, Array], moment: Moment) -> tuple[Array, Array]:
         """How much of a token's map is taken from the source, and how much is the target's own, in a step."""
-        ends = jnp.floor(data["window"] * (moment.steps + 1) + _ROUNDING)
+        ends = jnp.floor(data["window"] * (moment.steps + 1) + ROUNDING)
         index = moment.step.index
         inside = (ends[..., 0] <= index) & (index < ends[..., 1])
         taken = data["weights"] * data["copied"]
@@ -192,9 +188,5 @@ class PromptToPrompt(Control):
             threshold=self.blend_threshold,
             subtract_threshold=self.subtract_threshold,
         )
-        early = moment.step.index < _floor(self.blend_start * moment.steps)
+        early = moment.step.index < rounded_down(self.blend_start * moment.steps)
         return state, {**latents, "target": jnp.where(inside | early, target, source)}
-
-
-def _floor(steps: float) -> int:
-    return math.floor(steps + _ROUNDING)

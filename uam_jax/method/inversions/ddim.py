@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from uam_jax.method.inversions.method import InversionMethod
 from uam_jax.method.inversions.way_up import estimated_residual, whole_way
+from uam_jax.method.sample import Trajectory
 from uam_jax.method.samplers import Sampler
 from uam_jax.types import Latent, Predictor, Step
 
@@ -28,12 +29,14 @@ class DDIMInversion(InversionMethod):
         sampler: Sampler,
         keep: Sequence[int],
     ) -> dict[str, Array]:
-        """The sampler's steps upwards; "latents", and "residual" (steps, b), see `estimated_residual`."""
+        """The steps upwards; "latents", `estimated_residual` as "residual" (steps, b), and what `beside` adds."""
         way, noise = whole_way(predict, z0, steps, sampler=sampler)
-        return {
-            "latents": way[jnp.asarray(keep)],
-            "residual": estimated_residual(way, noise, steps),
-        }
+        residual = estimated_residual(way, noise, steps)
+        return {"latents": way[jnp.asarray(keep)], "residual": residual, **self.beside(way)}
+
+    def beside(self, way: Trajectory) -> dict[str, Array]:
+        """Further arrays of the latents of all levels, z0 first."""
+        return {}
 
     def figures(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
         """`estimated_residual`: the largest of all steps, see there; one step has none."""

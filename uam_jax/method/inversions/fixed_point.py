@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float
 
 from uam_jax.errors import InputError
 from uam_jax.method.inversions.ddim import DDIMInversion
+from uam_jax.method.inversions.way_up import size
 from uam_jax.method.sample import invert
 from uam_jax.method.samplers import SAMPLERS, Sampler
 from uam_jax.method.schedule import split, turned
@@ -117,15 +118,13 @@ def implicit(predict: Predictor, iterations: int, *, anderson: bool = False) -> 
 
     Args:
       predict: the predictor at given latents; each step evaluates it `1 + iterations` times.
-      iterations: how often the step is corrected; 0 returns `predict` itself, which is plain inversion.
+      iterations: how often the step is corrected, at least once.
       anderson: combine the last three iterates so that their residuals cancel, instead of taking the last one.
 
     Returns:
       A predictor with the tap "residual": the root mean square of that least residual over that of the latent. The
       first iterate is the latent below, whose residual is the length of the plain step.
     """
-    if iterations == 0:
-        return predict
 
     def solve(latent: Latent, step: Step) -> Prediction:
         from_above = turned(step)
@@ -138,7 +137,7 @@ def implicit(predict: Predictor, iterations: int, *, anderson: bool = False) -> 
             noise = predict(search.latent, own).noise
             image = _image(noise, latent, step)
             error = image - search.latent
-            residual = _size(error)
+            residual = size(error)
             # The first is taken as it is: where the network gives no number, neither does the inversion.
             better = (number == 0) | (residual < search.residual)
             images = jnp.concatenate([search.images[1:], image[None]])
@@ -169,13 +168,11 @@ def averaged(predict: Predictor, iterations: int) -> Predictor:
 
     Args:
       predict: the predictor at given latents; each step evaluates it `1 + iterations` times.
-      iterations: how often f is repeated; 0 returns `predict` itself.
+      iterations: how often f is repeated, at least once.
 
     Returns:
       A predictor with the tap "residual", see `implicit`: of the last iterate.
     """
-    if iterations == 0:
-        return predict
     late = jnp.arange(iterations + 1) >= iterations - 1
     early = jnp.arange(iterations + 1) < AVERAGED
 
@@ -191,7 +188,7 @@ def averaged(predict: Predictor, iterations: int) -> Predictor:
             )
             noise = predict(reached, own).noise
             image = _image(noise, latent, step)
-            return (image, mean + share * noise), _size(image - reached)
+            return (image, mean + share * noise), size(image - reached)
 
         start = latent, jnp.zeros_like(latent)
         numbered = jnp.arange(iterations + 1), share
@@ -217,14 +214,12 @@ def descended(predict: Predictor, updates: int) -> Predictor:
 
     Args:
       predict: the predictor at given latents; each step evaluates it at most `1 + updates` times.
-      updates: the most; 0 returns `predict` itself.
+      updates: the most, at least 1.
 
     Returns:
       A predictor whose step leads to the last iterate, with the tap "residual", see `implicit`: of the iterate before
       the last update.
     """
-    if updates == 0:
-        return predict
     optimiser = optax.adamw(RATE, weight_decay=DECAY)
 
     def solve(latent: Latent, step: Step) -> Prediction:
@@ -275,13 +270,8 @@ def _image(noise: Latent, latent: Latent, step: Step) -> Latent:
 
 def _solved(noise: Latent, residual: Float[Array, "b"], latent: Latent, step: Step) -> Prediction:
     """The prediction of an implicit step, with its residual over the size of the latent below."""
-    taps = {"residual": residual / jnp.maximum(_size(latent), 1e-6)}
+    taps = {"residual": residual / jnp.maximum(size(latent), 1e-6)}
     return split(noise, latent, step, "epsilon")._replace(taps=taps)
-
-
-def _size(latent: Latent) -> Float[Array, "b"]:
-    """Root mean square of each example."""
-    return jnp.sqrt(jnp.mean(latent**2, axis=(1, 2, 3)))
 
 
 def _mixed(

@@ -112,7 +112,7 @@ class NullTextInversion(InversionMethod):
             )
             learned: Any = scan(turn, begun, jnp.arange(UPDATES))[0]
             latent = reached(learned.states, latent, prompted, step)
-            error = size((latent - below)[None])[0] / jnp.maximum(size(below[None])[0], 1e-6)
+            error = size(latent - below) / jnp.maximum(size(below), 1e-6)
             return (latent, learned.states), (learned.states, error)
 
         start = way[-1], _varying(null.states.astype(jnp.float32), z0)

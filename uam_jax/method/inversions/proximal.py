@@ -14,7 +14,7 @@ released code has one quantile for a whole batch; here each example has its own.
 Source: Han et al., WACV 2024 (arXiv 2306.05414), and the authors' code.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -22,11 +22,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from uam_jax.method.inversions.negative_prompt import NegativePromptInversion
-from uam_jax.method.inversions.way_up import estimated_residual, whole_way
 from uam_jax.method.masks import dilate, threshold
-from uam_jax.method.samplers import Sampler
+from uam_jax.method.sample import Trajectory
 from uam_jax.method.section import Between, Count, Share
-from uam_jax.types import Latent, Predictor, Step, Taps
+from uam_jax.types import Latent, Step, Taps
 
 
 @dataclass(frozen=True)
@@ -45,20 +44,9 @@ class ProximalInversion(NegativePromptInversion):
     t_correct: Annotated[Count, "timestep below which steps are corrected, in that form"] = 400
     radius: Annotated[int, Between(0, 64), "radius of the dilation, in that form"] = 1
 
-    def run(
-        self,
-        predict: Predictor,
-        z0: Latent,
-        steps: Step,
-        *,
-        sampler: Sampler,
-        keep: Sequence[int],
-    ) -> dict[str, Array]:
-        """As of negative-prompt inversion; in the form proxnpi also "below" (steps, b, h, w, c), z0 first."""
-        way, noise = whole_way(predict, z0, steps, sampler=sampler)
-        below = {"below": way[:-1]} if self.form == "proxnpi" else {}
-        residual = estimated_residual(way, noise, steps)
-        return {"latents": way[jnp.asarray(keep)], "residual": residual, **below}
+    def beside(self, way: Trajectory) -> dict[str, Array]:
+        """In the form proxnpi "below" (steps, b, h, w, c): the latents below the steps, z0 first."""
+        return {"below": way[:-1]} if self.form == "proxnpi" else {}
 
     def per_step(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
         return {"below": data["below"][::-1]} if self.form == "proxnpi" else {}

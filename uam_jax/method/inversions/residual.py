@@ -7,18 +7,16 @@ up, so the same predictor returns exactly; off it, the difference between the br
 Source: ours; compare Ju et al., PnP inversion, ICLR 2024 (arXiv 2310.01506), which adds the error after the step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from uam_jax.method.inversions.ddim import DDIMInversion
-from uam_jax.method.inversions.way_up import estimated_residual, whole_way
-from uam_jax.method.samplers import Sampler
+from uam_jax.method.sample import Trajectory
 from uam_jax.method.schedule import turned
-from uam_jax.types import Latent, Predictor, Step
+from uam_jax.types import Latent, Step
 
 
 @dataclass(frozen=True)
@@ -27,25 +25,9 @@ class ResidualInversion(DDIMInversion):
 
     samplers: ClassVar[tuple[str, ...]] = ("ddim",)
 
-    def run(
-        self,
-        predict: Predictor,
-        z0: Latent,
-        steps: Step,
-        *,
-        sampler: Sampler,
-        keep: Sequence[int],
-    ) -> dict[str, Array]:
-        """DDIM's steps upwards; "latents", "shift" (steps, b, h, w, c) and "residual" (steps, b).
-
-        The shift of a step is the latent below it less the one above; for the residual see `estimated_residual`.
-        """
-        way, noise = whole_way(predict, z0, steps, sampler=sampler)
-        return {
-            "latents": way[jnp.asarray(keep)],
-            "shift": way[:-1] - way[1:],
-            "residual": estimated_residual(way, noise, steps),
-        }
+    def beside(self, way: Trajectory) -> dict[str, Array]:
+        """The latent below each step less the one above: "shift" (steps, b, h, w, c)."""
+        return {"shift": way[:-1] - way[1:]}
 
     def per_step(self, data: Mapping[str, Array]) -> Mapping[str, Array]:
         return {"shift": data["shift"][::-1]}

@@ -43,6 +43,6 @@ def estimated_residual(
     return jnp.concatenate([error, jnp.zeros_like(size(noise[-1:]))])
 
 
-def size(latents: Float[Array, "n b h w c"]) -> Float[Array, "n b"]:
+def size(latents: Float[Array, "*n h w c"]) -> Float[Array, "*n"]:
     """Root mean square of every latent."""
-    return jnp.sqrt(jnp.mean(latents**2, axis=(2, 3, 4)))
+    return jnp.sqrt(jnp.mean(latents**2, axis=(-3, -2, -1)))
