@@ -13,8 +13,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "negative-prompt": {"inversion": "negative-prompt"},
     "residual": {"inversion": "residual"},
     "direct": {"inversion": "direct"},
-    "edit-friendly": {"inversion": "edit-friendly", "sampler": "ddpm"},
-    "belm": {"inversion": "belm", "sampler": "belm"},
+    "edit-friendly": {"inversion": "edit-friendly"},
+    "belm": {"inversion": "belm"},
     "proxnpi": {"inversion": {"kind": "proximal", "form": "proxnpi"}},
     "null-text": {"inversion": "null-text"},
 }

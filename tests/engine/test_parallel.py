@@ -171,8 +171,8 @@ MASKED = {
     "region of the inversion": {"inversion": {"outside_uniformity": 1.0}},
 }
 INVERTED = {
-    "belm": {"inversion": "belm", "sampler": "belm"},
-    "edit-friendly": {"inversion": "edit-friendly", "sampler": "ddpm"},
+    "belm": {"inversion": "belm"},
+    "edit-friendly": {"inversion": "edit-friendly"},
     # Where a slope is hardly more than rounding, Adam may go either way.
     "gradient": {
         "inversion": {"kind": "fixed_point", "solver": "gradient", "iterations": 2},

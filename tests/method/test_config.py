@@ -278,3 +278,24 @@ def test_a_url_is_no_file_of_settings() -> None:
         InputError, match="config gs://bucket/uam.toml: .*a local file is needed, not a URL"
     ):
         EditConfig.load("gs://bucket/uam.toml")
+
+
+def test_an_inversion_brings_its_own_sampler_unless_another_is_named() -> None:
+    times = range(951, 0, -50)
+    plain = EditConfig(steps=20)
+    for start in (plain, plain.updated({"sampler": "dpm++2m"})):
+        for kind, sampler in (("belm", "belm"), ("edit-friendly", "ddpm")):
+            brought = start.overridden(["control=none", f"inversion.kind={kind}"])
+            assert (
+                brought.sampler == sampler and start.updated({"inversion": kind}).sampler == sampler
+            )
+            brought.check()
+            # Whoever leaves it leaves its sampler.
+            assert brought.overridden(["inversion.kind=fixed_point"]).sampler == "ddim"
+        # The others take what there is, or refuse it.
+        assert start.overridden(["inversion.kind=fixed_point"]).sampler == start.sampler
+    for named in (["sampler=ddim", "inversion.kind=belm"], ["inversion.kind=belm", "sampler=ddim"]):
+        with pytest.raises(InputError, match="BELMInversion works with belm: set sampler=belm"):
+            plain.overridden(named).plan(times)
+    with pytest.raises(InputError, match="sampler is belm, and DDIMInversion works with ddim or"):
+        plain.overridden(["sampler=belm"]).check()

@@ -22,6 +22,7 @@ from uam_jax.method.controls import CONTROLS, Control, PlugAndPlay
 from uam_jax.method.inversions import INVERSIONS, DDIMInversion, InversionMethod
 from uam_jax.method.masks import MaskRule
 from uam_jax.method.plan import Plan, branch_rows, segments
+from uam_jax.method.samplers import SAMPLERS
 from uam_jax.method.section import (
     Between,
     Count,
@@ -167,8 +168,8 @@ class EditConfig(Section):
     ] = "pixels"
     sampler: Annotated[
         Literal["ddim", "dpm++2m", "ddpm", "belm"],
-        "rule of a step, in denoising and inversion: DDIM, or DPM-Solver++ of second order; ddpm and belm are those of "
-        "the inversions edit-friendly and belm",
+        "rule of a step, in denoising and inversion: DDIM, or DPM-Solver++ of second order; the inversions "
+        "edit-friendly and belm bring ddpm and belm",
     ] = "ddim"
     agreement: Annotated[
         bool,
@@ -207,19 +208,34 @@ class EditConfig(Section):
           InputError: naming the override, and what is valid.
         """
         config = self
+        named = any(override.partition("=")[0].strip() == "sampler" for override in overrides)
         for override in overrides:
             try:
-                config = config.updated(_table(override), imports=imports)
+                table = _table(override)
+                if named:
+                    table = {"sampler": config.sampler, **table}
+                config = config.updated(table, imports=imports)
             except InputError as error:
                 raise InputError(f"--set {override}: {error}") from error.__cause__
         return config
 
     def updated(self, table: Mapping[str, Any], *, imports: bool = True) -> Self:
-        """As `Section.updated`; keys of former versions are refused with their names now."""
+        """As `Section.updated`; an inversion that has a sampler of its own brings it, unless the table names one.
+
+        Keys of former versions are refused with their names now.
+        """
         for key in leaves(table):
             if key in RENAMED:
                 raise InputError(f"{key} is now {RENAMED[key]}")
-        return super().updated(table, imports=imports)
+        config = super().updated(table, imports=imports)
+        brought = config.inversion.method.works_with[0]
+        special = not (SAMPLERS[brought].general and SAMPLERS[config.sampler].general)
+        same = type(config.inversion.method) is type(self.inversion.method)
+        return (
+            config
+            if same or "sampler" in table or not special
+            else replace(config, sampler=brought)
+        )
 
     def fingerprint(self) -> str:
         """A short hash of the content, the same on every machine; see `section.identity`."""

@@ -43,7 +43,10 @@ class InversionMethod(Section):
 
     prefix: ClassVar[str] = "inversion."
     samplers: ClassVar[tuple[str, ...]] = ()
-    """The samplers that it works with, by name; empty: all that are general, see `Sampler`."""
+    """The samplers that it works with, by name; empty: all that are general, see `Sampler`.
+
+    Where the first is not general, settings that name the inversion and no sampler get it.
+    """
     replaces_null: ClassVar[bool] = False
     """Whether `conditions` puts others in the place of the null prompt and of the negative prompts: the source needs
     a prompt then, and an edit may not have a negative prompt."""
@@ -64,11 +67,16 @@ class InversionMethod(Section):
         """
         return 0
 
+    @property
+    def works_with(self) -> tuple[str, ...]:
+        """The names of the samplers that it works with."""
+        general = (each for each, sampler in SAMPLERS.items() if sampler.general)
+        return self.samplers or tuple(general)
+
     def check_sampler(self, name: str) -> None:
         """Raises an `InputError` for a sampler that the method does not work with."""
-        works = self.samplers or [each for each, sampler in SAMPLERS.items() if sampler.general]
-        if name not in works:
-            works = " or ".join(works)
+        if name not in self.works_with:
+            works = " or ".join(self.works_with)
             raise InputError(
                 f"sampler is {name}, and {type(self).__name__} works with {works}: set sampler={works}, or choose "
                 "another inversion.kind"
