@@ -249,6 +249,53 @@ class NullText(Loop):
         return self.states[i]
 
 
+class Iterated(Loop):
+    """AIDI with three corrections, of which the one with the least residual is taken; each picture alone."""
+
+    corrections = 3
+
+    def up(self, z0: torch.Tensor) -> list[torch.Tensor]:
+        ways = [self.climb(z0[one : one + 1]) for one in range(len(z0))]
+        return [torch.cat(parts) for parts in zip(*ways, strict=True)]
+
+    def climb(self, z0: torch.Tensor) -> list[torch.Tensor]:
+        way = [z0]
+        for i in reversed(range(len(self.times))):
+            level, below = self.levels(i)
+            reached, images, residuals = way[0], [], []
+            for _ in range(self.corrections + 1):
+                noise = self.noise(reached, self.times[i], self.source)
+                images.append(self.ddim(way[0], noise, below, level))
+                residuals.append(images[-1] - reached)
+                reached = self.next(images, residuals)
+            sizes = [residual.norm().item() for residual in residuals]
+            way.insert(0, images[sizes.index(min(sizes))])
+        return way
+
+    def next(self, images: list[torch.Tensor], residuals: list[torch.Tensor]) -> torch.Tensor:
+        return images[-1]
+
+
+class Anderson(Iterated):
+    """Likewise, mixed with weights of sum 1 that make the mixed residual least, in float64."""
+
+    def next(self, images: list[torch.Tensor], residuals: list[torch.Tensor]) -> torch.Tensor:
+        if len(images) < 3:
+            return images[-1]
+        # The first image is that of the level below, and has no part.
+        images, residuals = images[1:][-3:], residuals[1:][-3:]
+        rows = torch.stack([residual.flatten().double() for residual in residuals])
+        products = rows @ rows.T
+        count = len(images)
+        system = torch.ones(count + 1, count + 1, dtype=torch.float64)
+        system[:count, :count] = products + 1e-6 * products.trace() * torch.eye(count)
+        system[count, count] = 0
+        right = torch.zeros(count + 1, dtype=torch.float64)
+        right[count] = 1
+        weights = torch.linalg.solve(system, right)[:count]
+        return sum(float(weight) * image for weight, image in zip(weights, images, strict=True))
+
+
 class Average(Loop):
     """ReNoise with nine iterations."""
 
