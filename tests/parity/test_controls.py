@@ -1,7 +1,7 @@
 """Attention controls against plain PyTorch loops over diffusers' U-Net, step by step and as a whole."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -95,9 +95,8 @@ def config_of(kind: str, **settings: Any) -> EditConfig:
 
 def prompt_to_prompt(i: int) -> torch_controls.PromptToPrompt:
     """Its mapper by hand: of start, a, red, cube, end; start, a, big, red, ball, end; start, a, red, ball, end."""
-    index = torch.arange(LENGTH).repeat(2, 1)
-    copied, weights = torch.ones(2, LENGTH), torch.ones(2, LENGTH)
-    index[0, :6] = torch.tensor([0, 1, 0, 2, 0, 4])
+    mapper, copied, weights, ends = same_tokens()
+    mapper[0, :, :6] = torch.eye(LENGTH)[:, [0, 1, 0, 2, 0, 4]]
     copied[0, [2, 4]] = 0
     copied[1, 3] = 0
     weights[0, 4], weights[1, 2] = 2, 0.5
@@ -105,7 +104,32 @@ def prompt_to_prompt(i: int) -> torch_controls.PromptToPrompt:
     words[0, 0, 0, 3] = words[0, 0, 1, 4] = 1
     words[0, 1, 0, 2] = words[0, 1, 1, 3] = 1
     words[1, 0] = 1  # without words to blend, the region is everything
-    return torch_controls.PromptToPrompt(i, index, copied, weights, words, SUBTRACT, 20)
+    return torch_controls.PromptToPrompt(i, mapper, copied, weights, ends, words, SUBTRACT, 20)
+
+
+def same_tokens() -> tuple[torch.Tensor, ...]:
+    """A mapper of each token to that at its place, what is copied, weights, and windows of 20 steps."""
+    ones = torch.ones(2, LENGTH)
+    ends = torch.tensor([0, 20]).repeat(2, LENGTH, 1)
+    return torch.eye(LENGTH).repeat(2, 1, 1), ones, ones.clone(), ends
+
+
+REPLACED = [
+    Edit("a big ball", words=Words(weights={"ball": 1.5}, windows={"ball": (0.1, 0.5)})),
+    Edit("a red bigball"),
+]
+
+
+def replacement(editor: Editor) -> torch_controls.PromptToPrompt:
+    """Its mapper by hand: of start, a, red, cube, end; start, a, big, ball, end; start, a, red, big, ball, end."""
+    mapper, copied, weights, ends = same_tokens()
+    # The words that the tokenizer does not know are several tokens, which share the map of one.
+    last = 1 + len(editor.checkpoint.tokenizer.tokens("a red bigball"))
+    assert last > 4
+    mapper[1, :, 3:last] = torch.eye(LENGTH)[:, [3]] / (last - 3)
+    mapper[1, :, last] = torch.eye(LENGTH)[4]
+    weights[0, 3], ends[0, 3] = 1.5, torch.tensor([5, 25])
+    return torch_controls.PromptToPrompt(0, mapper, copied, weights, ends, self_steps=30)
 
 
 Run = list[tuple[torch.Tensor, torch.Tensor, Any]]
@@ -183,6 +207,7 @@ def check_step(
     state: Callable[[Any], Any],
     mask: jax.Array | None = None,
     negative: Any = None,
+    edits: Sequence[Edit] = EDITS,
 ) -> None:
     """One step from the run's latents, and the state that `state` makes of its control's memory."""
     before, (source, target, _) = run[i], run[i + 1]
@@ -190,32 +215,39 @@ def check_step(
         name: jnp.asarray(both.as_numpy(part))
         for name, part in zip(("source", "target"), before, strict=False)
     }
-    _, found = taker(editor, loop, config, mask, negative)(i, state(before[2]), latents)
+    _, found = taker(editor, loop, config, edits, mask, negative)(i, state(before[2]), latents)
     assert error(found["source"], source) <= PER_STEP
     assert error(found["target"], target) <= PER_STEP
 
 
-def check_steps_in_a_row(
-    editor: Editor, loop: Loop, run: Run, config: EditConfig, mask: Any = None, negative: Any = None
+def check_run(
+    editor: Editor,
+    run: Run,
+    z0: torch.Tensor,
+    edits: Sequence[Edit],
+    config: EditConfig,
+    mask: Any = None,
 ) -> None:
-    """All steps, each from what the last one gave."""
-    start, take = jnp.asarray(both.as_numpy(run[0][0])), taker(editor, loop, config, mask, negative)
-    latents = {"source": start, "target": start}
-    state = config.control.start(latents)
-    for i in range(STEPS):
-        state, latents = take(i, state, latents)
+    """The whole edit, from the clean latents on."""
+    start = jnp.asarray(both.as_numpy(z0))
+    masks = None if mask is None else np.repeat(np.repeat(mask[..., 0], 2, axis=1), 2, axis=2)
+    found = editor.edit_latents(start, edits, SOURCE, masks=masks, config=config)
     source, target, _ = run[-1]
-    assert error(latents["source"], source) <= WHOLE_RUN
-    assert error(latents["target"], target) <= WHOLE_RUN
+    assert error(found.latents, target) <= WHOLE_RUN
+    if found.source_latents is not None:  # of a source that goes down to the end
+        assert error(found.source_latents, source) <= WHOLE_RUN
 
 
 def taker(
-    editor: Editor, loop: Loop, config: EditConfig, mask: jax.Array | None, negative: Any = None
+    editor: Editor,
+    loop: Loop,
+    config: EditConfig,
+    edits: Sequence[Edit],
+    mask: jax.Array | None,
+    negative: Any = None,
 ) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
     """A function from a step's number, the control's state and the latents to those after it."""
-    edits = [replace(edit, source=SOURCE) for edit in EDITS]
-    if isinstance(config.control, controls.MasaCtrl):
-        edits = [replace(edit, words=Words(("cube", "ball"))) for edit in edits]
+    edits = [replace(edit, source=SOURCE) for edit in edits]
     plan = editor.plan(config, user_mask=mask is not None)
     control = config.control.fitted(editor.sites)
     sources = {"null": loop.null, "source": loop.source.expand(2, -1, -1), "target": loop.targets}
@@ -265,30 +297,48 @@ def test_a_run_of_prompt_to_prompt(
     assert (
         0 < float(same[0]) < 1 and not same[1]
     )  # LocalBlend has done something, in the first alone
-    config = config_of("prompt-to-prompt", **P2P)
-    ours = editor.edit_latents(jnp.asarray(both.as_numpy(z0)), EDITS, SOURCE, config=config)
-    assert error(ours.source_latents, source) <= WHOLE_RUN
-    assert error(ours.latents, target) <= WHOLE_RUN
+    check_run(editor, p2p_run, z0, EDITS, config_of("prompt-to-prompt", **P2P))
+
+
+def test_replaced_words_in_windows_of_their_own(
+    editor: Editor, loop: Loop, z0: torch.Tensor
+) -> None:
+    """The source's cross-attention is taken for 20 steps, or a word's own, its self-attention for 30."""
+    states = torch.from_numpy(np.array(editor.condition([edit.target for edit in REPLACED]).states))
+    run = run_of(replace(loop, targets=states), z0, replacement(editor))
+    settings = {"mapping": "replace", "local_blend": False, "word_steps": 0.5}
+    config = config_of("prompt-to-prompt", **settings)
+    for i in (0, 4, 5, 19, 20, 24, 25, 29):
+        check_step(
+            editor, replace(loop, targets=states), run, config, i, lambda _: (), edits=REPLACED
+        )
+    check_run(editor, run, z0, REPLACED, config)
 
 
 @pytest.mark.parametrize("variant", MASACTRL)
 def test_steps_of_masactrl(editor: Editor, loop: Loop, z0: torch.Tensor, variant: str) -> None:
     run = run_of(loop, z0, masactrl(0, variant))
-    config = config_of("masactrl", **MASACTRL[variant])
+    # The user's mask is the foreground alone: nothing is blended outside it.
+    config = config_of("masactrl", **MASACTRL[variant]).overridden(["mask.t_mask=0"])
+    words = Words(("cube", "ball")) if variant == "words" else Words()
+    edits = [replace(edit, words=words) for edit in EDITS]
 
     def stored(control: torch_controls.MasaCtrl) -> Any:
         return jnp.asarray(control.stored.numpy())[:, None] if variant == "words" else ()
 
     mask = jnp.asarray(MASK.movedim(1, -1).numpy()) if variant == "mask" else None
     for i in (5, 30):
-        check_step(editor, loop, run, config, i, stored, mask)
-    check_steps_in_a_row(editor, loop, run, config, mask)
+        check_step(editor, loop, run, config, i, stored, mask, edits=edits)
+    check_run(editor, run, z0, edits, config, mask)
 
 
 def test_steps_of_plug_and_play(editor: Editor, loop: Loop, z0: torch.Tensor) -> None:
-    negative = torch.from_numpy(np.array(editor.condition(["a red", "a ball"]).states))
-    run = run_of(loop, z0, torch_controls.PlugAndPlay(0, negative, 25, 25))
-    config = config_of("plug-and-play", feature_steps=0.5)
-    for i in (0, 24, 25):
+    """The source's maps are taken for 25 steps, and its features for 40."""
+    others = ("a red", "a ball")
+    negative = torch.from_numpy(np.array(editor.condition(others).states))
+    run = run_of(loop, z0, torch_controls.PlugAndPlay(0, negative, 25, 40))
+    config = config_of("plug-and-play")
+    for i in (0, 24, 25, 39, 40):
         check_step(editor, loop, run, config, i, lambda _: (), negative=negative)
-    check_steps_in_a_row(editor, loop, run, config, negative=negative)
+    edits = [Edit(edit.target, negative=text) for edit, text in zip(EDITS, others, strict=True)]
+    check_run(editor, run, z0, edits, config)

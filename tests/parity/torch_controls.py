@@ -65,21 +65,23 @@ class Control:
 
 @dataclass
 class PromptToPrompt(Control):
-    """Refinement, reweighting and LocalBlend.
+    """Refinement or replacement, reweighting, windows and LocalBlend.
 
     Attributes:
-      index: (b, s), the source's token of each of the target's.
-      copied: (b, s), 1 where there is one.
+      mapper: (b, s, s), the shares of the source's tokens in each of the target's.
+      copied: (b, s), 1 where there are any.
       weights: (b, s).
-      words: of LocalBlend: (b, lists, 2, s).
+      ends: (b, s, 2), the first step of a token's window and the one after its last.
+      words: of LocalBlend, (b, lists, 2, s); without it None.
       self_steps: the first steps, whose self-attention is the source's.
       subtract_threshold: as a share of a map's maximum.
       stored: the sum of its maps so far, (b, lists, 2, side, side).
     """
 
-    index: Any = None
+    mapper: Any = None
     copied: Any = None
     weights: Any = None
+    ends: Any = None
     words: Any = None
     subtract_threshold: float = 0.3
     self_steps: int = 30
@@ -92,11 +94,12 @@ class PromptToPrompt(Control):
             if self.i < self.self_steps and level >= 1:
                 target = source
         else:
-            if self.i < 20:
-                index = self.index[:, None, None].expand_as(target)
-                copied, weights = self.copied[:, None, None], self.weights[:, None, None]
-                target = weights * (source.gather(-1, index) * copied + target * (1 - copied))
-            if level == 2:
+            copied, weights, first, last = (
+                part[:, None, None] for part in (self.copied, self.weights, *self.ends.unbind(-1))
+            )
+            mixed = weights * (source @ self.mapper[:, None] * copied + target * (1 - copied))
+            target = torch.where((first <= self.i) & (self.i < last), mixed, target)
+            if level == 2 and self.words is not None:
                 seen = torch.stack([source.mean(1), target.mean(1)], 1)
                 seen = torch.einsum("brns,bkrs->bkrn", seen, self.words)
                 side = int(seen.shape[-1] ** 0.5)
@@ -104,7 +107,7 @@ class PromptToPrompt(Control):
         return torch.cat([without_source, without_target, source, target]) @ value
 
     def after(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        if self.i < 10:
+        if self.i < 10 or self.words is None:
             return target
         keep = []
         for number, threshold in enumerate((0.3, self.subtract_threshold)):
