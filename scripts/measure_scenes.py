@@ -42,6 +42,8 @@ EVALUATE = {
     "regions": "scenes --methods configs/scenes/regions.toml --third tune --n 48 --share",
     "late": "scenes --methods configs/scenes/late.toml --third tune --n 64 --share",
     "candidates": "scenes --methods configs/scenes/candidates.toml --third tune --n 64 --share --chunk 5",
+    "few": "scenes --methods configs/scenes/few.toml --third tune --n 64 --share --chunk 5",
+    "blend": "scenes --methods configs/scenes/blend.toml --third tune --n 60 --share --chunk 5",
     "plain": "scenes --methods configs/scenes/plain.toml --third tune --n 64 --share",
     "reconstruction": "reconstruction --third report --n 32",
 }
