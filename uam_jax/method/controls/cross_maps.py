@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from uam_jax.errors import InputError
 from uam_jax.method.alignment import Prompt, marked, places_of
 from uam_jax.method.controls.sharing import in_order
 from uam_jax.types import AttentionSite, Latent, Taps, plain_attention
@@ -41,6 +42,15 @@ def empty_maps(latent: Latent, lists: int, level: int) -> WordMaps:
     """Maps of nothing, for latents whose sides a level halves `level` times."""
     b, h, w, _ = latent.shape
     return jnp.zeros_like(latent, shape=(b, lists, 2, -(-h // 2**level), -(-w // 2**level)))
+
+
+def added_maps(maps: WordMaps, taps: Taps, side: float, remedy: str) -> WordMaps:
+    """A step's maps added to those before; an `InputError` with the remedy if the network has none of that side."""
+    if "words" not in taps:
+        raise InputError(
+            f"the model has no cross-attention at {side:g} of the latent's side: set {remedy}"
+        )
+    return maps + taps["words"].reshape(maps.shape)
 
 
 @jax.tree_util.register_dataclass

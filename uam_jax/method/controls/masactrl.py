@@ -18,11 +18,18 @@ from uam_jax.method.controls.control import Control, Moment
 from uam_jax.method.controls.cross_maps import (
     CrossMaps,
     WordMaps,
+    added_maps,
     empty_maps,
     level_of,
     word_tokens,
 )
-from uam_jax.method.controls.sharing import attend_within, in_order, samples_of, source_of_rows
+from uam_jax.method.controls.sharing import (
+    attend_within,
+    in_order,
+    projected,
+    samples_of,
+    source_of_rows,
+)
 from uam_jax.method.edits import Edit
 from uam_jax.method.plan import Row
 from uam_jax.method.section import Count, Share
@@ -156,12 +163,8 @@ class MasaCtrl(Control):
         """Adds up the words' maps."""
         if "words" not in moment.active:
             return moment.state, latents
-        if "words" not in taps:
-            raise InputError(
-                f"the model has no cross-attention at {self.word_side:g} of the latent's side: set "
-                "control.word_side to 0.5 or 1"
-            )
-        return moment.state + taps["words"].reshape(moment.state.shape), latents
+        remedy = "control.word_side to 0.5 or 1"
+        return added_maps(moment.state, taps, self.word_side, remedy), latents
 
 
 def mutual_self_attention(
@@ -189,18 +192,13 @@ def mutual_self_attention(
         return _RegionalSelfAttention(
             tuple(source_of), block_start, block_end, union, level, foreground
         )
-    # Keys and values are projected once per sample that is taken from, not once per sample that takes.
-    taken, place = np.unique(np.asarray(source_of), return_inverse=True)
-    return _MutualSelfAttention(
-        tuple(taken.tolist()), tuple(place.tolist()), block_start, block_end
-    )
+    return _MutualSelfAttention(tuple(source_of), block_start, block_end)
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class _MutualSelfAttention:
-    taken: tuple[int, ...]
-    place: tuple[int, ...]
+    source_of: tuple[int, ...]
     block_start: int
     block_end: int
 
@@ -209,8 +207,7 @@ class _MutualSelfAttention:
     ) -> Float[Array, "b n c"]:
         if not self.block_start <= site.number < self.block_end:
             return plain_attention(site, x, context)
-        taken, place = np.asarray(self.taken), np.asarray(self.place)
-        key, value = (part[place] for part in (site.key(x[taken]), site.value(x[taken])))
+        key, value = projected(x, self.source_of, site.key, site.value)
         return site.project(site.attend(site.query(x), key, value))
 
 

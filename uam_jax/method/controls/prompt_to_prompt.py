@@ -15,7 +15,13 @@ from jaxtyping import Array
 from uam_jax.errors import InputError, quoted
 from uam_jax.method.alignment import Prompt, places_of, refined, replaced
 from uam_jax.method.controls.control import ROUNDING, Control, Moment, rounded_down
-from uam_jax.method.controls.cross_maps import CrossMaps, empty_maps, level_of, word_tokens
+from uam_jax.method.controls.cross_maps import (
+    CrossMaps,
+    added_maps,
+    empty_maps,
+    level_of,
+    word_tokens,
+)
 from uam_jax.method.controls.local_blend import region
 from uam_jax.method.controls.sharing import SharedMaps, samples_of, source_of_rows
 from uam_jax.method.edits import Edit
@@ -175,12 +181,8 @@ class PromptToPrompt(Control):
         """Outside LocalBlend's region, the target is the source."""
         if "blend" not in moment.active:
             return moment.state, latents
-        if "words" not in taps:
-            raise InputError(
-                f"the model has no cross-attention at {self.blend_side:g} of the latent's side: set "
-                "control.blend_side to 0.5 or 1, or control.local_blend=false"
-            )
-        state = moment.state + taps["words"].reshape(moment.state.shape)
+        remedy = "control.blend_side to 0.5 or 1, or control.local_blend=false"
+        state = added_maps(moment.state, taps, self.blend_side, remedy)
         source, target = latents["source"], latents["target"]
         inside = region(
             state,

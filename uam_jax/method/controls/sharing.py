@@ -1,6 +1,6 @@
 """Samples of a network call that take parts of their attention from the source's, for several controls."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -82,6 +82,14 @@ def attend_within(
     return site.attend(query, key, widened(value))[..., :width]
 
 
+def projected(
+    x: Float[Array, "b n c"], source_of: Sequence[int], *projections: Callable[[Array], Array]
+) -> list[Array]:
+    """Projections of the sample that each takes from, made once per sample that is taken from."""
+    taken, place = np.unique(np.asarray(source_of), return_inverse=True)
+    return [project(x[taken])[place] for project in projections]
+
+
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class SharedMaps:
@@ -107,7 +115,5 @@ class SharedMaps:
         held = self.block_start <= site.number < self.block_end
         if not held or site.level < self.level_start:
             return plain_attention(site, x, context)
-        # Queries and keys are projected once per sample that is taken from, not once per sample that takes.
-        taken, place = np.unique(np.asarray(self.source_of), return_inverse=True)
-        query, key = site.query(x[taken])[place], site.key(x[taken])[place]
+        query, key = projected(x, self.source_of, site.query, site.key)
         return site.project(site.attend(query, key, site.value(x)))
