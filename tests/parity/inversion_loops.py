@@ -249,14 +249,21 @@ class NullText(Loop):
         return self.states[i]
 
 
-class Iterated(Loop):
-    """AIDI with three corrections, of which the one with the least residual is taken; each picture alone."""
-
-    corrections = 3
+class Alone(Loop):
+    """Each picture has a way up of its own."""
 
     def up(self, z0: torch.Tensor) -> list[torch.Tensor]:
         ways = [self.climb(z0[one : one + 1]) for one in range(len(z0))]
         return [torch.cat(parts) for parts in zip(*ways, strict=True)]
+
+    def climb(self, z0: torch.Tensor) -> list[torch.Tensor]:
+        raise NotImplementedError
+
+
+class Iterated(Alone):
+    """AIDI with three corrections, of which the one with the least residual is taken."""
+
+    corrections = 3
 
     def climb(self, z0: torch.Tensor) -> list[torch.Tensor]:
         way = [z0]
@@ -312,14 +319,10 @@ class Average(Loop):
         return way
 
 
-class Gradient(Loop):
-    """SPDInv with five updates, likewise; without steps so short that rounding decides where Adam goes."""
+class Gradient(Alone):
+    """SPDInv with five updates; without steps so short that rounding decides where Adam goes."""
 
     times = (999, 749, 499, 249)
-
-    def up(self, z0: torch.Tensor) -> list[torch.Tensor]:
-        ways = [self.climb(z0[one : one + 1]) for one in range(len(z0))]
-        return [torch.cat(parts) for parts in zip(*ways, strict=True)]
 
     def climb(self, z0: torch.Tensor) -> list[torch.Tensor]:
         way = [z0]
