@@ -215,7 +215,8 @@ def methods() -> str:
     lines = [
         f"`python scripts/compare_methods.py`, {summary['facts']['benchmark']}; mean [95 % interval]:",
         "",
-        "| Preset; or inversion, control, mask | Success | Background | Success, as delivered | Background, as delivered | Evaluations |",
+        "| Preset; or inversion, control, mask | Success | Background "
+        "| Success, as delivered | Background, as delivered | Evaluations |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     units = {
