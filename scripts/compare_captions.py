@@ -55,10 +55,11 @@ IN_EDIT = {
 """Inversions that lead the source of an edit under guidance; they have captions alone."""
 
 MOST_STEPS = {"spdinv": 20}
+"""For the time that more would take."""
 
 LEFT_OUT = (
-    "direct, which returns by its offsets whatever the caption; 50 steps of SPDInv, with 75 evaluations each; "
-    "guidance under the null prompt or uniform maps, which has nothing to act on"
+    "direct, which returns by its offsets whatever the caption; 50 steps of SPDInv, for the time that 25 gradients in "
+    "each of them take; guidance under the null prompt or uniform maps, which has nothing to act on"
 )
 
 

@@ -1,5 +1,6 @@
 """Plain PyTorch loops of inversions and of their edits without a control, written from their descriptions."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import jax
@@ -249,15 +250,16 @@ class NullText(Loop):
         return self.states[i]
 
 
-class Alone(Loop):
+class Alone(Loop, ABC):
     """Each picture has a way up of its own."""
 
     def up(self, z0: torch.Tensor) -> list[torch.Tensor]:
         ways = [self.climb(z0[one : one + 1]) for one in range(len(z0))]
         return [torch.cat(parts) for parts in zip(*ways, strict=True)]
 
+    @abstractmethod
     def climb(self, z0: torch.Tensor) -> list[torch.Tensor]:
-        raise NotImplementedError
+        """The way up of one picture."""
 
 
 class Iterated(Alone):
